@@ -1,0 +1,3 @@
+"""shmfs: tmpfs in user space with the lights on."""
+
+__version__ = "0.1.0"

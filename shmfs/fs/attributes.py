@@ -1,0 +1,75 @@
+"""Attributes: what setattr changes, and what a change of content or owner takes away.
+
+Compare mm/shmem.c:shmem_setattr and fs/attr.c:setattr_copy.
+"""
+
+import stat
+from typing import NamedTuple
+
+from shmfs.fs import file
+from shmfs.fs.inode import Inode
+from shmfs.fs.superblock import Superblock
+from shmfs.fs.xattr import change_mode, remove
+
+_CAPABILITY = b"security.capability"
+_DAY = 86_400 * 1_000_000_000
+
+
+class Changes(NamedTuple):
+    """The attributes to set; None leaves one as it is. Times are nanoseconds."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+    through_descriptor: bool = False
+    """ftruncate or O_TRUNC, which change the times even where the size stays the same."""
+
+
+def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
+    """Change attributes; raises what `file.resize` raises, and then has changed nothing."""
+    now = sb.clock()
+    if changes.size is not None:
+        file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
+    if changes.uid is not None or changes.gid is not None:
+        inode.uid = inode.uid if changes.uid is None else changes.uid
+        inode.gid = inode.gid if changes.gid is None else changes.gid
+        if not stat.S_ISDIR(inode.mode):
+            kill_privileges(sb, inode)
+        inode.ctime = now
+    if changes.mode is not None:
+        change_mode(inode, changes.mode)
+        inode.ctime = now
+    if changes.atime is not None:
+        inode.atime = changes.atime
+        inode.ctime = now
+    if changes.mtime is not None:
+        inode.mtime = changes.mtime
+        inode.ctime = now
+    if changes.ctime is not None:
+        inode.ctime = changes.ctime
+
+
+def kill_privileges(sb: Superblock, inode: Inode) -> None:
+    """Clear set-id bits and capabilities (setattr_should_drop_suidgid)."""
+    if inode.mode & stat.S_ISUID:
+        inode.mode &= ~stat.S_ISUID
+    if inode.mode & stat.S_ISGID and inode.mode & stat.S_IXGRP:
+        inode.mode &= ~stat.S_ISGID
+    if inode.xattrs and _CAPABILITY in inode.xattrs:
+        remove(sb, inode, _CAPABILITY)
+
+
+def accessed(sb: Superblock, inode: Inode) -> None:
+    """Note a read as the mount's atime option says (relatime_need_update)."""
+    vfs = sb.options.vfs
+    if "noatime" in vfs or sb.options.read_only:
+        return
+    now = sb.clock()
+    relative = "strictatime" not in vfs and "norelatime" not in vfs
+    if relative and inode.atime > max(inode.mtime, inode.ctime) and now - inode.atime < _DAY:
+        return
+    inode.atime = now

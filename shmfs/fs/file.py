@@ -1,0 +1,147 @@
+"""Content of regular files: read, write, resize, allocate, seek. Compare mm/shmem.c."""
+
+import errno
+import os
+
+from shmfs.fs.directory import Directory
+from shmfs.fs.inode import Inode, RegularFile
+from shmfs.fs.superblock import Superblock, error
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+MAX_SIZE = (1 << 63) - 1
+"""MAX_LFS_FILESIZE."""
+
+
+def regular(inode: Inode) -> RegularFile:
+    """The inode as a regular file; raises EISDIR or EINVAL."""
+    if isinstance(inode, RegularFile):
+        return inode
+    raise error(errno.EISDIR if isinstance(inode, Directory) else errno.EINVAL)
+
+
+def _pages_up_to(size: int) -> int:
+    return (size + PAGE_SIZE - 1) >> PAGE_SHIFT
+
+
+def open_file(inode: RegularFile, flags: int) -> bool:
+    """Count an open; returns whether the kernel may keep the pages that it has.
+
+    It may not where it holds zero pages for holes that were never charged and the file is now opened for
+    writing: a store into such a page could not be refused any more.
+    """
+    inode.opens += 1
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        return True
+    inode.writers += 1
+    keep, inode.holes_cached = not inode.holes_cached, False
+    return keep
+
+
+def release(inode: RegularFile, flags: int) -> None:
+    """Count the end of an open: the last descriptor and the last mapping of it are gone."""
+    inode.opens -= 1
+    if flags & os.O_ACCMODE != os.O_RDONLY:
+        inode.writers -= 1
+
+
+def read(sb: Superblock, inode: RegularFile, offset: int, size: int) -> bytes:
+    """Bytes up to the end of the file, for the kernel's page cache. Raises ENOSPC.
+
+    Where somebody may store into the file the kernel's pages may turn dirty without a word, so holes are
+    charged now: a full file system then refuses the fault, and never loses a store at writeback. In
+    a file that nobody has open for writing they stay holes, and `open_file` tells when to drop them.
+    """
+    size = max(0, min(size, inode.size - offset))
+    if not size:
+        return b""
+    first, end = offset >> PAGE_SHIFT, _pages_up_to(offset + size)
+    if inode.writers:
+        data = inode.pages.read(offset, size, Intent.CACHE)
+    else:
+        inode.holes_cached = inode.holes_cached or any(inode.pages.holes(first, end))
+        data = inode.pages.read(offset, size, Intent.READ)
+    if "page_in" in sb.instruments:
+        sb.instruments.call("page_in", inode.ino, first, end - first)
+    return data
+
+
+def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryview) -> int:
+    """Store; returns the bytes stored, fewer at the limit, or raises ENOSPC for none, EFBIG past the end."""
+    if not data:
+        return 0
+    if offset + len(data) > MAX_SIZE:
+        raise error(errno.EFBIG)
+    if offset > inode.size and sb.options.reserve != "lazy":
+        _reserve(sb, inode, offset)
+    stored = inode.pages.write(offset, data)
+    inode.size = max(inode.size, offset + stored)
+    inode.touch(sb.clock())
+    return stored
+
+
+def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False) -> None:
+    """Set the size in bytes; `times` asks for new times even where it stays the same (ftruncate).
+
+    Compare shmem_setattr. Raises EFBIG, and with reserve=strict or prefault ENOSPC; then nothing changed.
+    """
+    if not 0 <= size <= MAX_SIZE:
+        raise error(errno.EFBIG if size > 0 else errno.EINVAL)
+    old = inode.size
+    if size > old:
+        if sb.options.reserve != "lazy":
+            _reserve(sb, inode, size)
+    else:
+        inode.pages.truncate(size)
+    inode.size = size
+    if times or size != old:
+        inode.touch(sb.clock())
+
+
+def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
+    """Charge all that lies between the end of the file and `size`, so that no touch of it can fail."""
+    old = inode.size
+    first, end = old >> PAGE_SHIFT, _pages_up_to(size)
+    inode.pages.get_pages(first, end, Intent.FALLOC)
+    if sb.options.reserve == "prefault":
+
+        def undo() -> None:
+            inode.pages.truncate(old)
+            inode.size = old
+
+        sb.defer(inode.pages.populate(first, end), undo)
+
+
+def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length: int) -> None:
+    """Allocate or punch. Compare shmem_fallocate: it rolls back wholly on failure.
+
+    Raises EINVAL, EFBIG, EOPNOTSUPP for modes that tmpfs does not have, ENOSPC.
+    """
+    if offset < 0 or length <= 0:
+        raise error(errno.EINVAL)
+    if mode not in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+        raise error(errno.EOPNOTSUPP)
+    end = offset + length
+    if end > MAX_SIZE:
+        raise error(errno.EFBIG)
+    if mode & FALLOC_FL_PUNCH_HOLE:
+        inode.pages.punch(offset, length)
+        if sb.options.reserve != "lazy":  # what was promised stays promised
+            stop = min(_pages_up_to(end), _pages_up_to(inode.size))
+            inode.pages.get_pages(offset >> PAGE_SHIFT, stop, Intent.FALLOC)
+    else:
+        first, stop = offset >> PAGE_SHIFT, _pages_up_to(end)
+        if sb.blocks.limit and stop - first > sb.blocks.limit:
+            raise error(errno.ENOSPC)
+        inode.pages.get_pages(first, stop, Intent.FALLOC)
+        if not mode & FALLOC_FL_KEEP_SIZE:
+            inode.size = max(inode.size, end)
+    inode.touch(sb.clock())
+
+
+def seek(inode: RegularFile, offset: int, whence: int) -> int:
+    """SEEK_DATA and SEEK_HOLE; raises ENXIO, or EINVAL for another `whence`."""
+    if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+        raise error(errno.EINVAL)
+    return inode.pages.seek(offset, data=whence == os.SEEK_DATA, size=inode.size)

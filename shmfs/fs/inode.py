@@ -1,0 +1,131 @@
+"""Inodes of every kind. Compare mm/shmem.c:__shmem_get_inode.
+
+An inode lives for as long as a name or the kernel (`nlookup`) knows it. Times are in nanoseconds since the
+epoch.
+"""
+
+import stat
+from typing import TYPE_CHECKING
+
+from shmfs.mm import AddressSpace
+
+if TYPE_CHECKING:
+    from shmfs.fs.directory import Directory
+
+
+class Inode:
+    """What all kinds have. Fifos, sockets, devices and whiteouts are no more than this."""
+
+    __slots__ = (
+        "atime",
+        "btime",
+        "ctime",
+        "gid",
+        "ino",
+        "mode",
+        "mtime",
+        "name",
+        "nlink",
+        "nlookup",
+        "parent",
+        "rdev",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, rdev: int = 0) -> None:
+        self.ino = ino
+        self.mode = mode
+        """Type and permissions, as st_mode."""
+        self.uid = uid
+        self.gid = gid
+        self.rdev = rdev
+        self.nlink = 0
+        self.nlookup = 0
+        """References that the kernel holds: entry replies less FORGETs."""
+        self.atime = self.mtime = self.ctime = self.btime = now
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.parent: Directory | None = None
+        self.name = b""
+        """One of its names, or the last it had, in `parent`."""
+
+    @property
+    def size(self) -> int:
+        """st_size in bytes."""
+        return 0
+
+    @property
+    def allocated(self) -> int:
+        """Pages charged."""
+        return 0
+
+    def path(self) -> str:
+        """Path from the mount's root by the name last given; "(unnamed)" for what never had one."""
+        parts = []
+        inode: Inode = self
+        while inode.parent is not None and inode.parent is not inode:
+            parts.append(inode.name.decode(errors="surrogateescape"))
+            inode = inode.parent
+        if not parts and not stat.S_ISDIR(self.mode):
+            return "(unnamed)"
+        return "/" + "/".join(reversed(parts))
+
+    def touch(self, now: int) -> None:
+        """Note a change of content: mtime and ctime."""
+        self.mtime = self.ctime = now
+
+
+class RegularFile(Inode):
+    """A file with pages; seen as shared memory, a segment."""
+
+    __slots__ = ("_size", "attributes_cached", "holes_cached", "opens", "pages", "writers")
+
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: AddressSpace) -> None:
+        super().__init__(ino, mode, uid, gid, now)
+        self.pages = pages
+        self._size = 0
+        self.opens = 0
+        """Descriptions that are open or mapped."""
+        self.writers = 0
+        """Those of them that may write."""
+        self.holes_cached = False
+        """The kernel may hold zero pages for holes that were not charged."""
+        self.attributes_cached = False
+        """The kernel may hold attributes for good."""
+
+    @property
+    def size(self) -> int:
+        """i_size in bytes."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._size = size
+
+    @property
+    def allocated(self) -> int:
+        """Pages charged; st_blocks is eight times that."""
+        return self.pages.allocated
+
+
+class Symlink(Inode):
+    """A symbolic link; a target of more than 127 bytes costs a page."""
+
+    __slots__ = ("target",)
+
+    SHORT_TARGET = 127
+    """Longest target kept with the inode (SHORT_SYMLINK_LEN less its NUL)."""
+
+    def __init__(self, ino: int, uid: int, gid: int, now: int, target: bytes) -> None:
+        super().__init__(ino, stat.S_IFLNK | 0o777, uid, gid, now)
+        self.target = target
+
+    @property
+    def size(self) -> int:
+        """Length of the target in bytes."""
+        return len(self.target)
+
+    @property
+    def allocated(self) -> int:
+        """Pages charged for a long target."""
+        return 1 if len(self.target) > self.SHORT_TARGET else 0

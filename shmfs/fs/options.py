@@ -1,0 +1,198 @@
+"""Mount options. Compare tmpfs(5) and mm/shmem.c:shmem_parse_one."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from shmfs.mm import PAGE_SIZE
+
+READAHEAD_MAX = 256
+"""Pages; the kernel sends no larger READ than 1 MiB."""
+
+VFS_OPTIONS = frozenset(
+    {"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync"}
+    | {"atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"}
+)
+"""Options that the kernel's VFS carries out; the last of a pair wins."""
+MOUNT_OPTIONS = frozenset(
+    {"allow_other", "auto", "noauto", "user", "nouser", "users", "owner", "group", "defaults", "nofail"}
+    | {"_netdev", "remount"}
+)
+"""Options that are for mount(8), fstab(5) or the FUSE mount."""
+
+_SUFFIXES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+_NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)([kmgtpe]?)", re.IGNORECASE)
+
+
+class OptionError(OSError):
+    """A mount option that is unknown or malformed (EINVAL); its text is a sentence that names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EINVAL, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def _half_of_ram() -> int:
+    return os.sysconf("SC_PHYS_PAGES") // 2
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What a mount was asked for; the defaults are tmpfs's (mm/shmem.c:shmem_default_max_blocks)."""
+
+    blocks: int = field(default_factory=_half_of_ram)
+    """Limit in pages of 4 KiB; 0 is unlimited."""
+    inodes: int = field(default_factory=_half_of_ram)
+    """Limit in inodes; 0 is unlimited."""
+    mode: int = 0o1777
+    uid: int | None = None
+    gid: int | None = None
+    inode64: bool = True
+    reserve: str = "lazy"
+    """lazy: pages are charged at first touch; strict: when a file grows; prefault: and given memory then."""
+    readahead: int = 0
+    """Pages that the kernel may read ahead; above 0, pages are charged before they are touched."""
+    vfs: frozenset[str] = frozenset()
+    allow_other: bool | None = None
+    """Whether other users may use the mount; None leaves it to the caller's rights."""
+    seen: frozenset[str] = frozenset()
+    """The names that were given, so that a remount changes nothing else."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the mount refuses writes (EROFS, by the kernel)."""
+        return "ro" in self.vfs
+
+
+def parse(text: str) -> MountOptions:
+    """Read a comma-separated list; raises OptionError. The last of size and nr_blocks wins, as in tmpfs."""
+    options = MountOptions()
+    seen = set()
+    vfs: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = item.partition("=")
+        seen.add(name)
+        if name in VFS_OPTIONS and not equals:
+            vfs[name.removeprefix("no") if name not in ("ro", "rw") else "ro"] = name
+            if name.endswith("atime") and "diratime" not in name:
+                vfs = {key: kept for key, kept in vfs.items() if key == "diratime" or "atime" not in key}
+                vfs["atime"] = name
+        elif name == "allow_other" and not equals:
+            options = replace(options, allow_other=True)
+        elif name in MOUNT_OPTIONS or name.startswith(("x-", "X-", "comment")):
+            continue
+        else:
+            options = _apply(options, name, value if equals else None)
+    return replace(options, vfs=frozenset(vfs.values()), seen=frozenset(seen))
+
+
+def _apply(options: MountOptions, name: str, value: str | None) -> MountOptions:
+    flags = {"inode32": False, "inode64": True}
+    if name in flags:
+        if value is not None:
+            raise OptionError(f"option {name!r} takes no value, got {value!r}")
+        return replace(options, inode64=flags[name])
+    if name in ("noswap", "huge", "mpol"):
+        return _native_only(options, name, value)
+    handlers: dict[str, Callable[[str], dict[str, object]]] = {
+        "size": lambda v: {"blocks": _size(v)},
+        "nr_blocks": lambda v: {"blocks": _number("nr_blocks", v)},
+        "nr_inodes": lambda v: {"inodes": _number("nr_inodes", v)},
+        "mode": lambda v: {"mode": _octal(v)},
+        "uid": lambda v: {"uid": _identity("uid", v)},
+        "gid": lambda v: {"gid": _identity("gid", v)},
+        "reserve": lambda v: {"reserve": _choice("reserve", v, ("lazy", "strict", "prefault"))},
+        "readahead": lambda v: {"readahead": _readahead(v)},
+    }
+    if name not in handlers:
+        raise OptionError(f"unknown mount option {name!r}; see `shmfs mount --help` for the list")
+    if not value:
+        raise OptionError(f"option {name!r} needs a value, as in {name}={_EXAMPLES[name]}")
+    changed = handlers[name](value)
+    return replace(options, **changed)  # type: ignore[arg-type]
+
+
+_EXAMPLES = {
+    "size": "64m",
+    "nr_blocks": "16k",
+    "nr_inodes": "1k",
+    "mode": "1777",
+    "uid": "1000",
+    "gid": "1000",
+    "reserve": "strict",
+    "readahead": "32",
+}
+
+
+def _native_only(options: MountOptions, name: str, value: str | None) -> MountOptions:
+    """What a memfd of shmfs's own cannot honour is refused, except where it asks for what is so anyway."""
+    if (name, value) in (("huge", "never"), ("mpol", "default")):
+        return options
+    item = name if value is None else f"{name}={value}"
+    raise OptionError(f"option {item!r} needs the kernel's own pages, which the managed store cannot give")
+
+
+def _memparse(name: str, text: str) -> int:
+    """A number in decimal, octal or hex with a suffix k, m, g, t, p or e (lib/cmdline.c:memparse)."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise OptionError(f"bad value {text!r} for option {name!r}; give a number such as {_EXAMPLES[name]}")
+    digits, suffix = match.groups()
+    base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") else 10
+    return int(digits, base) << _SUFFIXES[suffix.lower()]
+
+
+def _size(text: str) -> int:
+    """Pages, rounded up; a percentage is of physical memory."""
+    if text.endswith("%"):
+        percent = text[:-1]
+        if not percent.isdecimal():
+            raise OptionError(f"bad value {text!r} for option 'size'; give a percentage such as 50%")
+        size = int(percent) * os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 100
+    else:
+        size = _memparse("size", text)
+    return _bounded("size", text, -(-size // PAGE_SIZE))
+
+
+def _number(name: str, text: str) -> int:
+    return _bounded(name, text, _memparse(name, text))
+
+
+def _bounded(name: str, text: str, value: int) -> int:
+    if value >= 1 << 51:
+        raise OptionError(f"value {text!r} for option {name!r} is larger than a file system can be")
+    return value
+
+
+def _octal(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not text.isdecimal() or mode < 0 or mode > 0o7777:
+        raise OptionError(f"bad value {text!r} for option 'mode'; give octal permissions such as 1777")
+    return mode
+
+
+def _identity(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) >= 0xFFFF_FFFF:
+        raise OptionError(f"bad value {text!r} for option {name!r}; give a number such as 1000")
+    return int(text)
+
+
+def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise OptionError(f"bad value {text!r} for option {name!r}; it is one of {', '.join(choices)}")
+    return text
+
+
+def _readahead(text: str) -> int:
+    if not text.isdecimal() or int(text) > READAHEAD_MAX:
+        raise OptionError(
+            f"bad value {text!r} for option 'readahead'; give a number of pages up to {READAHEAD_MAX}"
+        )
+    return int(text)

@@ -1,0 +1,212 @@
+"""One mounted tmpfs: its inodes, its limits, its options. Compare struct shmem_sb_info."""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from shmfs.fs.directory import Directory
+from shmfs.fs.inode import Inode, RegularFile, Symlink
+from shmfs.fs.options import MountOptions
+from shmfs.mm import PAGE_SIZE, AddressSpace, ManagedStore, Reservation
+from shmfs.trace.instruments import Instruments
+
+ROOT_INO = 1
+INODE_SIZE = 1024
+"""Bytes of inode space that an inode takes, extended attributes coming on top (BOGO_INODE_SIZE)."""
+_MAX_INO32 = 0xFFFF_FFFF
+
+
+class Credentials(NamedTuple):
+    """Who asks: file system ids, pid (0 where unknown) and umask (0 where the kernel applied it)."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    umask: int = 0
+
+
+class Statfs(NamedTuple):
+    """What statfs(2) reports; blocks of 4096 bytes, 0 where unlimited."""
+
+    blocks: int
+    blocks_free: int
+    files: int
+    files_free: int
+
+
+def error(number: int) -> OSError:
+    """An OSError with the system's text for `number`."""
+    return OSError(number, os.strerror(number))
+
+
+class Superblock:
+    """The inodes of one mount by number, and what they may take.
+
+    Invariants (checked by `fs.check`): the pages charged are the sum over the inodes, and so is the inode
+    space; every inode is reachable by a name or referenced by the kernel.
+    """
+
+    def __init__(
+        self,
+        options: MountOptions | None = None,
+        *,
+        owner: Credentials = Credentials(),  # noqa: B008  immutable
+        instruments: Instruments | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.options = options or MountOptions()
+        self.instruments = Instruments() if instruments is None else instruments
+        self.clock = clock
+        self.blocks = Reservation(self.options.blocks)
+        """Pages charged."""
+        self.inode_space = Reservation(self.options.inodes * INODE_SIZE)
+        """Bytes charged for inodes, links and extended attributes."""
+        self.store = ManagedStore(self.blocks, self.instruments)
+        self.inodes: dict[int, Inode] = {}
+        self.deferred: tuple[Callable[[], None], Callable[[], None]] | None = None
+        self._last_ino = 0
+        self.inode_space.charge(INODE_SIZE)
+        uid = owner.uid if self.options.uid is None else self.options.uid
+        gid = owner.gid if self.options.gid is None else self.options.gid
+        self.root = Directory(self._next_ino(), self.options.mode, uid, gid, self.clock(), None)
+        self.inodes[ROOT_INO] = self.root
+
+    def _next_ino(self) -> int:
+        """A number never used before; with inode32, not in use and of 32 bits."""
+        self._last_ino += 1
+        if not self.options.inode64:
+            while self._last_ino > _MAX_INO32 or self._last_ino in self.inodes:
+                self._last_ino = self._last_ino + 1 if self._last_ino < _MAX_INO32 else ROOT_INO + 1
+        return self._last_ino
+
+    def charge_inode_space(self, ino: int, amount: int) -> None:
+        """Charge `amount` bytes of inode space (shmem_reserve_inode); raises ENOSPC and tells `refuse`."""
+        try:
+            self.inode_space.charge(amount)
+        except OSError:
+            if "refuse" in self.instruments:
+                self.instruments.call("refuse", ino, 0, 0, "nr_inodes")
+            raise
+
+    def new_inode(
+        self, directory: Directory, mode: int, cred: Credentials, *, rdev: int = 0, target: bytes = b""
+    ) -> Inode:
+        """An inode without a name that belongs to the caller; raises ENOSPC.
+
+        Compare inode_init_owner: a set-group-id directory passes its group on, and the bit to directories.
+        """
+        self.charge_inode_space(directory.ino, INODE_SIZE)
+        inherits_group = bool(directory.mode & stat.S_ISGID)
+        gid = directory.gid if inherits_group else cred.gid
+        now = self.clock()
+        ino = self._next_ino()
+        inode: Inode
+        if stat.S_ISDIR(mode):
+            mode |= stat.S_ISGID if inherits_group else 0
+            inode = Directory(ino, mode, cred.uid, gid, now, directory)
+        elif stat.S_ISREG(mode):
+            inode = RegularFile(ino, mode, cred.uid, gid, now, AddressSpace(self.store, ino))
+        elif stat.S_ISLNK(mode):
+            inode = Symlink(ino, cred.uid, gid, now, target)
+            try:
+                self.store.charge(ino, 0, inode.allocated)
+            except OSError:
+                self.inode_space.uncharge(INODE_SIZE)
+                raise
+        else:
+            inode = Inode(ino, mode, cred.uid, gid, now, rdev)
+        self.inodes[ino] = inode
+        return inode
+
+    def defer(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Leave long work, which only asks the kernel for memory, to be done before the answer is given.
+
+        `work` may run in a thread and raises OSError, after which `undo` takes back what the model did.
+        """
+        self.deferred = (work, undo)
+
+    def inode(self, ino: int) -> Inode:
+        """The inode with that number; raises ESTALE."""
+        try:
+            return self.inodes[ino]
+        except KeyError:
+            raise error(errno.ESTALE) from None
+
+    def forget(self, ino: int, nlookup: int) -> None:
+        """Drop references of the kernel (FUSE_FORGET)."""
+        inode = self.inodes.get(ino)
+        if inode is not None:
+            inode.nlookup -= nlookup
+            self.drop_if_unused(inode)
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Free an inode that neither a name nor the kernel knows (shmem_evict_inode)."""
+        if inode.nlink > 0 or inode.nlookup > 0 or inode is self.root:
+            return
+        del self.inodes[inode.ino]
+        if isinstance(inode, RegularFile):
+            inode.pages.truncate(0)
+        else:
+            self.blocks.uncharge(inode.allocated)
+        self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
+        if "evict" in self.instruments:
+            self.instruments.call("evict", inode.ino)
+
+    def files(self) -> Iterator[RegularFile]:
+        """The regular files, unnamed and unlinked ones too."""
+        return (inode for inode in list(self.inodes.values()) if isinstance(inode, RegularFile))
+
+    def statfs(self) -> Statfs:
+        """Limits and what is left of them (shmem_statfs)."""
+        space = self.inode_space
+        return Statfs(
+            self.blocks.limit,
+            self.blocks.limit - self.blocks.used if self.blocks.limit else 0,
+            space.limit // INODE_SIZE,
+            (space.limit - space.used) // INODE_SIZE if space.limit else 0,
+        )
+
+    def remount(self, options: MountOptions) -> None:
+        """Take the limits that `options` names; raises EINVAL with a sentence (shmem_reconfigure)."""
+        if options.seen & {"size", "nr_blocks"}:
+            unit = f"{options.blocks * PAGE_SIZE} bytes"
+            self._check_limit(self.blocks, options.blocks, f"size={options.blocks * PAGE_SIZE}", unit)
+        if "nr_inodes" in options.seen:
+            limit = options.inodes * INODE_SIZE
+            self._check_limit(
+                self.inode_space, limit, f"nr_inodes={options.inodes}", f"{options.inodes} inodes"
+            )
+            self.inode_space.limit = limit
+            self.options = replace(self.options, inodes=options.inodes)
+        if options.seen & {"size", "nr_blocks"}:
+            self.blocks.limit = options.blocks
+            self.options = replace(self.options, blocks=options.blocks)
+
+    @staticmethod
+    def _check_limit(reservation: Reservation, limit: int, option: str, amount: str) -> None:
+        if not limit:
+            return
+        if not reservation.limit:
+            raise OSError(errno.EINVAL, f"{option}: the mount is unlimited and cannot be limited later")
+        if reservation.used > limit:
+            raise OSError(errno.EINVAL, f"{option}: more than {amount} are in use; remove files first")
+
+
+def xattr_space(inode: Inode) -> int:
+    """Bytes of inode space that extended attributes take (simple_xattr_space); access lists are free."""
+    if not inode.xattrs:
+        return 0
+    return sum(
+        attribute_space(name, value)
+        for name, value in inode.xattrs.items()
+        if not name.startswith(b"system.posix_acl_")
+    )
+
+
+def attribute_space(name: bytes, value: bytes) -> int:
+    """Bytes of inode space that one attribute takes."""
+    return 40 + len(name) + len(value)

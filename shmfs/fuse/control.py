@@ -1,0 +1,118 @@
+"""The control socket of a mount: one JSON object a line, each answered by one.
+
+The socket belongs to the user who serves the mount (mode 0600), in `runtime_directory`, named after the
+mount's device number; only he and root are answered (SO_PEERCRED).
+"""
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse.mounts import Mount
+from shmfs.trace.records import Statistics
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
+TIMEOUT = 30.0
+"""Seconds that a client waits for an answer."""
+
+Handler = Callable[[dict[str, Any]], Any]
+
+
+def runtime_directory() -> Path:
+    """Where this user's daemons keep sockets and logs; made if missing. Raises ShmfsError."""
+    if os.geteuid() == 0:
+        path = Path("/run/shmfs")
+    else:
+        base = os.environ.get("XDG_RUNTIME_DIR", "")
+        usable = base and os.access(base, os.W_OK | os.X_OK)
+        path = Path(base) / "shmfs" if usable else Path(f"/tmp/shmfs-{os.geteuid()}")  # noqa: S108
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as failure:
+        raise ShmfsError(f"cannot make the directory {path}: {failure.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ShmfsError(f"{path} is not a directory of yours alone; remove it and try again")
+    return path
+
+
+def socket_path(device: str) -> Path:
+    """The control socket of the mount with that device number, if this user serves it."""
+    return runtime_directory() / f"{device}.sock"
+
+
+def listen(device: str) -> socket.socket:
+    """The daemon's end; a socket left by a dead daemon is replaced."""
+    path = socket_path(device)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen()
+    return listener
+
+
+def peer_allowed(connection: socket.socket) -> bool:
+    """Whether the other end is root or the user of this process."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(raw)[1] in (0, os.geteuid())
+
+
+def answer(line: bytes, handlers: dict[str, Handler]) -> bytes:
+    """Carry out one request; whatever is wrong with it is told in the answer."""
+    try:
+        request = msgspec.json.decode(line, type=dict[str, Any])
+        handler = handlers[request.pop("command")]
+        reply = {"ok": handler(request)}
+    except KeyError as missing:
+        reply = {"error": f"unknown or missing command {missing}"}
+    except (msgspec.DecodeError, TypeError, ValueError) as malformed:
+        reply = {"error": f"malformed request: {malformed}"}
+    except OSError as failure:
+        reply = {"error": failure.strerror or str(failure)}
+    except ShmfsError as failure:
+        reply = {"error": str(failure)}
+    return msgspec.json.encode(reply) + b"\n"
+
+
+def call(device: str, command: str, **arguments: Any) -> Any:
+    """Ask the daemon of a mount; raises ShmfsError with its answer, or that it does not answer."""
+    line = msgspec.json.encode({"command": command, **arguments}) + b"\n"
+    reply = bytearray()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(socket_path(device)))
+            connection.sendall(line)
+            while not reply.endswith(b"\n"):
+                data = connection.recv(1 << 20)
+                if not data:
+                    raise ConnectionResetError
+                reply += data
+    except TimeoutError:
+        raise ShmfsError(
+            f"the daemon of mount {device} does not answer within {TIMEOUT:.0f} seconds"
+        ) from None
+    except OSError:
+        raise ShmfsError(
+            f"no daemon of yours serves the mount {device}; run this as the user who mounted it"
+        ) from None
+    answered = msgspec.json.decode(bytes(reply), type=dict[str, Any])
+    if "error" in answered:
+        raise ShmfsError(answered["error"])
+    return answered.get("ok")
+
+
+def statistics(mount: Mount) -> Statistics:
+    """What the daemon knows of its mount; raises ShmfsError."""
+    return msgspec.convert(call(mount.device, "statistics"), Statistics)

@@ -1,0 +1,139 @@
+"""Start a daemon, wait until its mount can be used, and end it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from shmfs.errors import ShmfsError
+from shmfs.fs import options as mount_options
+from shmfs.fuse import control, mounts
+from shmfs.fuse.messages import Configuration, Ready
+from shmfs.trace.records import Statistics
+
+_GRACE = 10.0
+
+
+class Server:
+    """A daemon that was started, and its mount."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", mountpoint: str, ready: Ready) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.mountpoint = mountpoint
+        self.device = ready.device
+        self.notes = ready.notes
+
+    def statistics(self) -> Statistics:
+        """What the daemon knows now; raises ShmfsError."""
+        return msgspec.convert(control.call(self.device, "statistics"), Statistics)
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit status, negative for a signal."""
+        return self.process.wait()
+
+    def stop(self, timeout: float = _GRACE) -> None:
+        """Unmount, detaching what is busy, and wait; a daemon that does not end in time is killed."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        _clean_up(self.device, self.mountpoint)
+
+
+def start(
+    mountpoint: str,
+    options: str = "",
+    *,
+    sandbox: bool = False,
+    lifeline: bool = True,
+    log: int | None = None,
+    stderr: IO[bytes] | None = None,
+) -> Server:
+    """Serve a mount on `mountpoint` from a process of its own; raises ShmfsError with the reason why not.
+
+    With `sandbox` the mount is in a mount namespace of the daemon's. With `lifeline` the daemon ends when
+    this process does. `log` is a descriptor for the log in JSON lines.
+    """
+    mount_options.parse(options)  # a bad option is told before anything is started
+    if not sandbox:
+        mountpoint = mounts.check_mountpoint(mountpoint)
+    configuration = Configuration(mountpoint, options, sandbox, lifeline, log)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "shmfs.fuse.daemon"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        pass_fds=() if log is None else (log,),
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        process.stdin.write(msgspec.json.encode(configuration) + b"\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = b""
+    except BaseException:
+        process.kill()
+        raise
+    process.stdout.close()
+    if not lifeline or not line:
+        process.stdin.close()
+    ready = msgspec.json.decode(line, type=Ready) if line else Ready(error=_death(process, mountpoint))
+    if ready.error:
+        process.wait()
+        raise ShmfsError(ready.error)
+    return Server(process, mountpoint, ready)
+
+
+def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:
+    status = process.wait()
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return f"the daemon for {mountpoint} {how} before the mount could be used"
+
+
+def _clean_up(device: str, mountpoint: str) -> None:
+    """After a daemon that was killed: its socket and its dead mount."""
+    control.socket_path(device).unlink(missing_ok=True)
+    mount = mounts.find(mountpoint)
+    if mount and mount.device == device:
+        mounts.unmount(mountpoint, lazy=True)
+
+
+def umount(path: str) -> None:
+    """Unmount and wait until the daemon has ended; a dead mount is cleared away. Raises ShmfsError."""
+    mount = mounts.find(path)
+    if mount is None or mount.fstype != mounts.FSTYPE:
+        raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
+    if mounts.is_dead(mount):
+        mounts.unmount(mount.mountpoint, lazy=True)
+        control.socket_path(mount.device).unlink(missing_ok=True)
+        return
+    pid = _daemon_pid(mount)
+    mounts.unmount(mount.mountpoint)
+    deadline = time.monotonic() + _GRACE
+    while pid and Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _daemon_pid(mount: mounts.Mount) -> int | None:
+    try:
+        return control.statistics(mount).pid
+    except ShmfsError:
+        return None  # another user's: the mount may be ended, the daemon not asked
+
+
+def background_log() -> IO[bytes]:
+    """A log file for a daemon in the background; its name tells the launcher's pid."""
+    path = control.runtime_directory() / f"daemon-{os.getpid()}.log"
+    return path.open("ab")

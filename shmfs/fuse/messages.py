@@ -1,0 +1,25 @@
+"""What `launch` and `daemon` say to each other through the daemon's standard streams."""
+
+import msgspec
+
+
+class Configuration(msgspec.Struct):
+    """What `launch` tells the daemon."""
+
+    mountpoint: str
+    """Absolute."""
+    options: str
+    """As after -o."""
+    sandbox: bool = False
+    """Mount in a private mount namespace (and without rights in a private user namespace)."""
+    lifeline: bool = True
+    log_fd: int | None = None
+    """Inherited descriptor for the log in JSON lines."""
+
+
+class Ready(msgspec.Struct):
+    """The answer: the mount can be used, or `error` says why not."""
+
+    error: str = ""
+    device: str = ""
+    notes: list[str] = []

@@ -1,0 +1,163 @@
+"""What is mounted where, from /proc/self/mountinfo, without touching a mount that may not answer."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse.namespaces import umount
+
+FSTYPE = "fuse.shmfs"
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo, see proc(5)."""
+
+    mountpoint: str
+    device: str
+    """major:minor, decimal, as st_dev."""
+    fstype: str
+    options: str
+    """Of the mount and of the superblock, joined by a comma."""
+    source: str
+
+
+def _unescape(text: str) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text)))
+
+
+def mounts() -> list[Mount]:
+    """Every mount of this namespace, the topmost last."""
+    found = []
+    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
+        for line in lines:
+            left, _, right = line.partition(" - ")
+            fields, (fstype, source, superblock) = left.split(" "), right.rstrip("\n").split(" ", 2)
+            options = f"{fields[5]},{superblock}"
+            found.append(Mount(_unescape(fields[4]), fields[2], fstype, options, _unescape(source)))
+    return found
+
+
+def find(path: str) -> Mount | None:
+    """The topmost mount on exactly `path`, which may be dead; None where nothing is mounted."""
+    path = absolute(path)
+    return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
+
+
+def containing(path: str) -> Mount | None:
+    """The mount that holds `path`."""
+    path = absolute(path)
+    above = {path, *map(str, Path(path).parents)}
+    holding = [mount for mount in mounts() if mount.mountpoint in above]
+    longest = max((len(mount.mountpoint) for mount in holding), default=0)
+    return next((mount for mount in reversed(holding) if len(mount.mountpoint) == longest), None)
+
+
+def absolute(path: str) -> str:
+    """`path` without links and dots; only its directory is looked up, so a dead mount does no harm."""
+    path = os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def shmfs_mounts() -> list[Mount]:
+    """The shmfs mounts of this namespace."""
+    return [mount for mount in mounts() if mount.fstype == FSTYPE]
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether nobody serves the mount any more (ENOTCONN)."""
+    try:
+        os.statvfs(mount.mountpoint)
+    except OSError as failure:
+        return failure.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def check_mountpoint(path: str) -> str:
+    """The absolute path to mount on; a dead shmfs there is cleared away. Raises ShmfsError."""
+    mount = find(path)
+    if mount and mount.fstype == FSTYPE:
+        if not is_dead(mount):
+            raise ShmfsError(f"{path} is a shmfs mount already; `shmfs umount {path}` ends it")
+        unmount(mount.mountpoint, lazy=True)
+    try:
+        os.listdir(path)
+    except FileNotFoundError:
+        raise ShmfsError(f"the mount point {path} does not exist; create it with `mkdir {path}`") from None
+    except NotADirectoryError:
+        raise ShmfsError(f"the mount point {path} is not a directory; name a directory") from None
+    except OSError as failure:
+        raise ShmfsError(f"the mount point {path} cannot be used: {failure.strerror}") from None
+    return os.path.realpath(path)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount as root, or through fusermount3; raises ShmfsError, naming who keeps it busy."""
+    try:
+        umount(mountpoint, lazy=lazy)
+        return
+    except OSError as failure:
+        if failure.errno == errno.EBUSY:
+            raise ShmfsError(f"{mountpoint} is busy{_holders(mountpoint)}; end them and try again") from None
+        if failure.errno != errno.EPERM:
+            raise ShmfsError(f"cannot unmount {mountpoint}: {failure.strerror}") from None
+    helper = shutil.which("fusermount3") or shutil.which("fusermount")
+    if helper is None:
+        raise ShmfsError(f"cannot unmount {mountpoint}: not root, and fusermount3 is missing (package fuse3)")
+    command = [helper, "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        if "busy" in result.stderr:
+            raise ShmfsError(f"{mountpoint} is busy{_holders(mountpoint)}; end them and try again")
+        raise ShmfsError(f"cannot unmount {mountpoint}: {result.stderr.strip() or 'fusermount3 failed'}")
+
+
+def _holders(mountpoint: str) -> str:
+    """Processes seen to hold the mount, for a message."""
+    mount = find(mountpoint)
+    if mount is None:
+        return ""
+    device = os.makedev(*map(int, mount.device.split(":")))
+    holders = [
+        pid for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))) if _holds(pid, device)
+    ]
+    if not holders:
+        return ""
+    names = []
+    for pid in holders[:5]:
+        try:
+            names.append(f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({pid})")
+        except OSError:
+            continue
+    return ": held by " + ", ".join(names) + (" and others" if len(holders) > 5 else "")
+
+
+def _holds(pid: int, device: int) -> bool:
+    try:
+        links = [f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe")]
+        links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+        links += [f"/proc/{pid}/map_files/{name}" for name in os.listdir(f"/proc/{pid}/map_files")]
+    except OSError:
+        return False
+    for link in links:
+        try:
+            if os.stat(link).st_dev == device:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def wait_gone(device: str, timeout: float) -> bool:
+    """Wait until no mount of this namespace has `device`; false when `timeout` seconds were not enough."""
+    deadline = time.monotonic() + timeout
+    while any(mount.device == device for mount in mounts()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

@@ -1,0 +1,275 @@
+"""One table of plain functions, one for each FUSE request: where requests meet the file system.
+
+Arguments are typed, errors are OSError, nothing awaits. Whoever reads requests (pyfuse3's handlers now)
+calls these and turns the result into a reply. Inodes go by number, as in the protocol; a function that
+answers with an entry has counted the kernel's new reference to it (`Inode.nlookup`).
+
+A file handle is made of the inode number and the access mode, so an open costs no memory and there is no
+table of them to lose.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+
+from shmfs.fs import attributes, file, namei, xattr
+from shmfs.fs.attributes import Changes
+from shmfs.fs.directory import Dentry, Directory
+from shmfs.fs.inode import Inode, RegularFile, Symlink
+from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
+
+FOREVER = 365 * 86400.0
+"""Seconds that the kernel may keep what only a request through itself can change."""
+
+
+class Operations:
+    """The requests of one mount, on one superblock."""
+
+    def __init__(self, superblock: Superblock) -> None:
+        self.superblock = superblock
+        self.handle_killpriv = False
+        """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
+        self.attributes_changed: Callable[[int], None] = lambda ino: None
+        """Called with an inode whose attributes changed although the kernel was told it may keep them."""
+
+    # ---- replies
+
+    def entry_timeout(self) -> float:
+        """Seconds that a name, or its absence, may be cached: names change by requests only."""
+        return FOREVER
+
+    def attribute_timeout(self, inode: Inode) -> float:
+        """Seconds that the attributes just told may be cached.
+
+        Faults and writeback change st_blocks and the times of a file that is open for writing.
+        """
+        if isinstance(inode, RegularFile):
+            inode.attributes_cached = not inode.writers
+            return 0.0 if inode.writers else FOREVER
+        return FOREVER
+
+    def _entry(self, inode: Inode) -> Inode:
+        inode.nlookup += 1
+        return inode
+
+    def _tell(self, hook: str, *arguments: object) -> None:
+        self.superblock.instruments.call(hook, *arguments)
+
+    # ---- names
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """FUSE_LOOKUP; raises ENOENT, which may be cached like an entry."""
+        directory = self.superblock.inode(parent)
+        if name == b".":
+            return self._entry(directory)
+        if name == b".." and isinstance(directory, Directory):
+            return self._entry(directory.parent or directory)
+        return self._entry(namei.lookup(directory, name))
+
+    def forget(self, forgets: Iterable[tuple[int, int]]) -> None:
+        """FUSE_FORGET and FUSE_BATCH_FORGET: pairs of inode and references."""
+        for ino, nlookup in forgets:
+            self.superblock.forget(ino, nlookup)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, cred: Credentials) -> Inode:
+        """FUSE_MKNOD."""
+        directory = self.superblock.inode(parent)
+        return self._created(namei.create(self.superblock, directory, name, mode, cred, rdev), cred)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, cred: Credentials) -> Inode:
+        """FUSE_MKDIR."""
+        return self.mknod(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), 0, cred)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, cred: Credentials) -> Inode:
+        """FUSE_SYMLINK."""
+        directory = self.superblock.inode(parent)
+        return self._created(namei.symlink(self.superblock, directory, name, target, cred), cred)
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
+        """FUSE_CREATE: entry and file handle of a new file."""
+        inode = self.mknod(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, cred)
+        return inode, self.open(inode.ino, flags, cred)[0]
+
+    def _created(self, inode: Inode, cred: Credentials) -> Inode:
+        if "create" in self.superblock.instruments:
+            self._tell("create", inode.ino, inode.path(), inode.mode, cred.pid)
+        return self._entry(inode)
+
+    def link(self, ino: int, parent: int, name: bytes, cred: Credentials) -> Inode:
+        """FUSE_LINK."""
+        inode = self.superblock.inode(ino)
+        namei.link(self.superblock, inode, self.superblock.inode(parent), name)
+        if "link" in self.superblock.instruments:
+            self._tell("link", ino, inode.path(), cred.pid)
+        return self._entry(inode)
+
+    def unlink(self, parent: int, name: bytes, cred: Credentials) -> None:
+        """FUSE_UNLINK."""
+        self._remove(namei.unlink, parent, name, cred)
+
+    def rmdir(self, parent: int, name: bytes, cred: Credentials) -> None:
+        """FUSE_RMDIR."""
+        self._remove(namei.rmdir, parent, name, cred)
+
+    def _remove(
+        self,
+        remove: Callable[[Superblock, Inode, bytes], Inode],
+        parent: int,
+        name: bytes,
+        cred: Credentials,
+    ) -> None:
+        directory = self.superblock.inode(parent)
+        inode = namei.lookup(directory, name)
+        with self._kept(inode):
+            remove(self.superblock, directory, name)
+            if "unlink" in self.superblock.instruments:
+                path = directory.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
+                self._tell("unlink", inode.ino, path, inode.nlink, cred.pid)
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, cred: Credentials
+    ) -> None:
+        """FUSE_RENAME and FUSE_RENAME2."""
+        source, target = self.superblock.inode(parent), self.superblock.inode(new_parent)
+        inode = namei.lookup(source, name)
+        old_path = source.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
+        new_path = target.path().rstrip("/") + "/" + new_name.decode(errors="surrogateescape")
+        victim = target.get(new_name) if isinstance(target, Directory) else None
+        with self._kept(victim):
+            namei.rename(self.superblock, source, name, target, new_name, flags, cred)
+            if "rename" not in self.superblock.instruments or victim is inode:
+                return
+            if victim is not None and flags & namei.RENAME_EXCHANGE:
+                self._tell("rename", victim.ino, new_path, old_path, cred.pid)
+            elif victim is not None:
+                self._tell("unlink", victim.ino, new_path, victim.nlink, cred.pid)
+            self._tell("rename", inode.ino, old_path, new_path, cred.pid)
+            whiteout = source.get(name) if isinstance(source, Directory) else None
+            if flags & namei.RENAME_WHITEOUT and whiteout is not None:
+                self._tell("create", whiteout.ino, old_path, whiteout.mode, cred.pid)
+
+    @contextlib.contextmanager
+    def _kept(self, inode: Inode | None) -> Iterator[None]:
+        """Keep an inode meanwhile, so that it is told of as unlinked before it is told of as evicted."""
+        if inode is None:
+            yield
+            return
+        inode.nlookup += 1
+        try:
+            yield
+        finally:
+            self.superblock.forget(inode.ino, 1)
+
+    def readlink(self, ino: int) -> bytes:
+        """FUSE_READLINK; raises EINVAL."""
+        inode = self.superblock.inode(ino)
+        if not isinstance(inode, Symlink):
+            raise error(errno.EINVAL)
+        attributes.accessed(self.superblock, inode)
+        return inode.target
+
+    # ---- attributes
+
+    def getattr(self, ino: int) -> Inode:
+        """FUSE_GETATTR."""
+        return self.superblock.inode(ino)
+
+    def setattr(self, ino: int, changes: Changes, cred: Credentials) -> Inode:
+        """FUSE_SETATTR."""
+        inode = self.superblock.inode(ino)
+        old_size = inode.size
+        attributes.set_attributes(self.superblock, inode, changes)
+        if changes.size is not None:
+            self._resized(inode, old_size, cred.pid)
+            if self.handle_killpriv and cred.uid:
+                attributes.kill_privileges(self.superblock, inode)
+        return inode
+
+    def _resized(self, inode: Inode, old_size: int, pid: int) -> None:
+        if inode.size != old_size and "resize" in self.superblock.instruments:
+            self._tell("resize", inode.ino, old_size, inode.size, pid)
+
+    def statfs(self) -> Statfs:
+        """FUSE_STATFS."""
+        return self.superblock.statfs()
+
+    # ---- extended attributes
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """FUSE_GETXATTR."""
+        return xattr.get(self.superblock.inode(ino), name)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        """FUSE_LISTXATTR."""
+        return xattr.names(self.superblock.inode(ino))
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        """FUSE_SETXATTR."""
+        xattr.put(self.superblock, self.superblock.inode(ino), name, value, flags)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        """FUSE_REMOVEXATTR."""
+        xattr.remove(self.superblock, self.superblock.inode(ino), name)
+
+    # ---- files
+
+    def open(self, ino: int, flags: int, cred: Credentials) -> tuple[int, bool]:
+        """FUSE_OPEN: file handle, and whether the kernel may keep the pages it has cached."""
+        inode = file.regular(self.superblock.inode(ino))
+        if flags & os.O_TRUNC:
+            self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
+        keep_cache = file.open_file(inode, flags)
+        if "open" in self.superblock.instruments:
+            self._tell("open", ino, inode.path(), flags, cred.pid)
+        return ino << 2 | flags & os.O_ACCMODE, keep_cache
+
+    def release(self, handle: int) -> None:
+        """FUSE_RELEASE: the last descriptor and mapping of an open are gone."""
+        inode = file.regular(self.superblock.inode(handle >> 2))
+        file.release(inode, handle & os.O_ACCMODE)
+        if "release" in self.superblock.instruments:
+            self._tell("release", inode.ino, handle & os.O_ACCMODE)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS)."""
+        inode = file.regular(self.superblock.inode(handle >> 2))
+        before = inode.allocated
+        data = file.read(self.superblock, inode, offset, size)
+        attributes.accessed(self.superblock, inode)
+        if inode.attributes_cached and inode.allocated != before:
+            self._attributes_changed(inode)
+        return data
+
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+        """FUSE_WRITE: of write(2) or of the kernel's writeback; bytes stored, or ENOSPC, EFBIG."""
+        inode = file.regular(self.superblock.inode(handle >> 2))
+        old_size = inode.size
+        stored = file.write(self.superblock, inode, offset, data)
+        self._resized(inode, old_size, 0)
+        if self.handle_killpriv:
+            attributes.kill_privileges(self.superblock, inode)
+        if inode.attributes_cached:
+            self._attributes_changed(inode)
+        return stored
+
+    def _attributes_changed(self, inode: RegularFile) -> None:
+        inode.attributes_cached = False
+        self.attributes_changed(inode.ino)
+
+    # ---- directories
+
+    def readdir(self, ino: int, cookie: int) -> Iterator[Dentry]:
+        """FUSE_READDIRPLUS: entries behind `cookie`; the caller counts those it sends (`listed`)."""
+        directory = self.superblock.inode(ino)
+        if not isinstance(directory, Directory):
+            raise error(errno.ENOTDIR)
+        if cookie == 0:
+            attributes.accessed(self.superblock, directory)
+        return directory.read(cookie)
+
+    def listed(self, dentry: Dentry) -> None:
+        """Count the reference that an entry of READDIRPLUS gives the kernel; `.` and `..` give none."""
+        if dentry.name not in (b".", b".."):
+            dentry.inode.nlookup += 1

@@ -1,0 +1,131 @@
+"""The connection to the kernel: pyfuse3 with what INIT must agree on, mounted and unmounted.
+
+Importing this module imports pyfuse3, after the extension that has to be loaded before it.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from shmfs.errors import ShmfsError
+from shmfs.fs.options import MountOptions
+from shmfs.mm import PAGE_SIZE
+
+try:
+    _flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
+    from shmfs.fuse import _interpose
+except ImportError:
+    _interpose = None  # type: ignore[assignment]
+finally:
+    sys.setdlopenflags(_flags)
+
+import pyfuse3  # after the extension
+
+# include/fuse_common.h
+_CAP_DONT_MASK = 1 << 6
+_CAP_AUTO_INVAL_DATA = 1 << 12
+_CAP_HANDLE_KILLPRIV = 1 << 20
+_CAP_EXPLICIT_INVAL_DATA = 1 << 25
+
+EXTENSION_MISSING = (
+    "the C extension is missing: pages come in by the kernel's read-ahead and stat after a write drops"
+    " cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
+)
+
+
+def dont_mask() -> bool:
+    """Whether requests bring the caller's umask instead of having it applied."""
+    return bool(_negotiated() & _CAP_DONT_MASK)
+
+
+def handle_killpriv() -> bool:
+    """Whether clearing set-id bits at a write is left to us."""
+    return bool(_negotiated() & _CAP_HANDLE_KILLPRIV)
+
+
+def _negotiated() -> int:
+    flags = _interpose.negotiated() if _interpose else None
+    return _CAP_HANDLE_KILLPRIV if flags is None else flags[1]  # without the extension: libfuse's defaults
+
+
+def mount(operations: pyfuse3.Operations, mountpoint: str, options: MountOptions, *, sandbox: bool) -> None:
+    """Mount and make the session; raises ShmfsError with libfuse's reason."""
+    if _interpose:
+        _interpose.configure(
+            _CAP_DONT_MASK | _CAP_EXPLICIT_INVAL_DATA,
+            _CAP_AUTO_INVAL_DATA | _CAP_HANDLE_KILLPRIV,
+            options.readahead * PAGE_SIZE,
+        )
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            pyfuse3.init(operations, mountpoint, _libfuse_options(options, sandbox=sandbox))
+            failed = False
+        except RuntimeError:
+            failed = True
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        said.seek(0)
+        reason = said.read().decode(errors="replace").strip().splitlines()
+    if failed:
+        raise ShmfsError(f"cannot mount on {mountpoint}: {_explain(reason[0] if reason else 'FUSE refused')}")
+
+
+def _libfuse_options(options: MountOptions, *, sandbox: bool) -> set[str]:
+    """As tmpfs: devices and set-id programs work for root unless refused; libfuse's default refuses them."""
+    chosen = {"fsname=shmfs", "subtype=shmfs", "default_permissions", *options.vfs} - {"rw", "relatime"}
+    root = os.geteuid() == 0
+    if root and not sandbox:
+        chosen |= {"dev"} - {"dev" for o in chosen if o == "nodev"}
+        chosen |= {"suid"} - {"suid" for o in chosen if o == "nosuid"}
+    if options.allow_other or (options.allow_other is None and (root or sandbox)):
+        chosen.add("allow_other")
+    return chosen
+
+
+def _explain(reason: str) -> str:
+    """A sentence for the commonest of libfuse's and fusermount's messages."""
+    if not Path("/dev/fuse").exists():
+        return "/dev/fuse is missing; run `modprobe fuse`, or give the container --device /dev/fuse"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse may not be opened; ask an administrator for access to it"
+    if "fusermount" in reason and "not found" in reason.lower():
+        return "fusermount3 is missing; install the package fuse3, or run as root"
+    if os.geteuid() == 0 and "Operation not permitted" in reason:
+        return "the right to mount is missing; give the container --cap-add SYS_ADMIN"
+    return reason.removeprefix("fuse: ").removeprefix("fusermount3: ")
+
+
+def tune(device: str, options: MountOptions) -> list[str]:
+    """Set the mount's backing device as a tmpfs wants it, where permitted; returns notes on what was not.
+
+    FUSE devices start with strict_limit, which throttles processes that store through a mapping hard.
+    """
+    directory = Path("/sys/class/bdi") / device
+    settings = {"strict_limit": "0", "max_ratio": "100", "read_ahead_kb": str(options.readahead * 4)}
+    for name, value in settings.items():
+        try:
+            (directory / name).write_text(value)
+        except OSError:
+            continue  # not root, or a kernel without the file
+    try:
+        kilobytes = int((directory / "read_ahead_kb").read_text())
+    except (OSError, ValueError):
+        return []
+    if kilobytes > options.readahead * 4:
+        return [f"the kernel reads {kilobytes} KiB ahead of a page, which may not be changed without root"]
+    return []
+
+
+def close(*, unmount: bool) -> None:
+    """End the session; a mount that is busy is detached."""
+    pyfuse3.close(unmount=unmount)
+
+
+async def serve() -> None:
+    """Answer requests until the mount is gone."""
+    await pyfuse3.main()

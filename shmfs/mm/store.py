@@ -1,0 +1,35 @@
+"""The managed store: shmfs owns the frames, so that every page is charged, counted and logged exactly."""
+
+from shmfs.mm.arena import Arena
+from shmfs.mm.reservation import Reservation
+from shmfs.mm.runs import Frames
+from shmfs.trace.instruments import Instruments
+
+
+class ManagedStore:
+    """Frames and the limit they are charged against, shared by the address spaces of one superblock."""
+
+    def __init__(self, blocks: Reservation, instruments: Instruments) -> None:
+        self.arena = Arena()
+        self.blocks = blocks
+        """Pages charged, against the `size=` of the mount."""
+        self.instruments = instruments
+
+    def charge(self, ino: int, index: int, count: int) -> None:
+        """Charge `count` pages from page `index` of inode `ino` on; raises ENOSPC and tells `refuse`."""
+        try:
+            self.blocks.charge(count)
+        except OSError:
+            self.refused(ino, index, count)
+            raise
+
+    def refused(self, ino: int, index: int, count: int) -> None:
+        """Tell the instruments that the limit did not allow `count` pages."""
+        if "refuse" in self.instruments:
+            self.instruments.call("refuse", ino, index, count, "size")
+
+    def free(self, frames: Frames) -> None:
+        """Uncharge frames and give them back."""
+        for firsts, counts in frames.chunks:
+            self.arena.free(firsts, counts)
+        self.blocks.uncharge(frames.pages)

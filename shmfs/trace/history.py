@@ -1,0 +1,187 @@
+"""The history of each segment: what the daemon remembers of every regular file of its mount.
+
+An instrument; it learns everything by hooks, so it is exact from the moment it is installed. It expects
+`create` before the first `open` of a new file, also when one request does both, and `allocate` and `free` for
+every page that is charged and given back.
+"""
+
+import stat
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from shmfs.trace.names import Names, printable
+from shmfs.trace.processes import Processes
+from shmfs.trace.records import Process, Segment
+
+MAX_ENDED = 10_000
+"""Ended segments that are kept."""
+
+MAX_OPENERS = 1000
+"""Processes that are kept in `Segment.opened_by`."""
+
+
+class _Live:
+    """A segment as long as it lives: small, for there may be 100,000 empty ones."""
+
+    __slots__ = (
+        "created",
+        "created_by",
+        "nlink",
+        "open_handles",
+        "openers",
+        "opens_dropped",
+        "page_ins",
+        "peak",
+        "refused",
+        "resident",
+        "size",
+    )
+
+    def __init__(self, created_by: Process | None, nlink: int) -> None:
+        self.created = time.time_ns()
+        self.created_by = created_by
+        self.nlink = nlink
+        self.size = self.resident = self.peak = self.page_ins = self.refused = 0
+        self.open_handles = self.opens_dropped = 0
+        self.openers: Process | dict[Process, None] | None = None  # mostly one: a dict would cost 200 bytes
+
+    def opened(self, process: Process) -> None:
+        openers = self.openers
+        if openers is None or openers == process:
+            self.openers = process
+        elif isinstance(openers, Process):
+            self.openers = {openers: None, process: None}
+        elif process not in openers:
+            if len(openers) < MAX_OPENERS:
+                openers[process] = None
+            else:
+                self.opens_dropped += 1
+
+    def opened_by(self) -> list[Process]:
+        """One entry a process, with the newest command of those that exec."""
+        openers = self.openers
+        if openers is None:
+            return []
+        several: Iterable[Process] = (openers,) if isinstance(openers, Process) else openers
+        return list({(process.pid, process.start_time): process for process in several}.values())
+
+    def segment(self, inode: int, path: str, evicted: bool) -> Segment:
+        return Segment(
+            inode=inode,
+            path=printable(path),
+            size=self.size,
+            resident=0 if evicted else self.resident,
+            peak_resident=self.peak,
+            page_ins=self.page_ins,
+            created_by=self.created_by,
+            opened_by=self.opened_by(),
+            created=self.created,
+            nlink=0 if evicted else self.nlink,
+            open_handles=0 if evicted else self.open_handles,
+            evicted=evicted,
+            refused=self.refused,
+            opens_dropped=self.opens_dropped,
+        )
+
+
+class History:
+    """The segments of one mount, live and ended. Install it before the first file is made."""
+
+    def __init__(self, processes: Processes | None = None) -> None:
+        self.segments_dropped = 0
+        """Ended segments that were forgotten to make room."""
+        self._processes = processes or Processes()
+        self._names = Names()
+        self._live: dict[int, _Live] = {}
+        self._ended: deque[Segment] = deque(maxlen=MAX_ENDED)
+
+    def segments(self) -> list[Segment]:
+        """Return every segment: the live ones, then the ended ones from the oldest to the newest."""
+        live = [live.segment(inode, self._names.get(inode), False) for inode, live in self._live.items()]
+        return live + list(self._ended)
+
+    # The hooks.
+
+    def page_in(self, inode: int, page: int, pages: int) -> None:
+        """Count what went to the kernel's cache."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.page_ins += pages
+
+    def allocate(self, inode: int, page: int, pages: int) -> None:
+        """Count what is charged."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.resident = resident = live.resident + pages
+            if resident > live.peak:
+                live.peak = resident
+
+    def free(self, inode: int, page: int, pages: int) -> None:
+        """Count what was given back."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.resident -= pages
+
+    def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
+        """Count a refused charge."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.refused += 1
+
+    def create(self, inode: int, path: str, mode: int, pid: int) -> None:
+        """Begin a segment; without a path it is an O_TMPFILE, which has no name yet."""
+        if stat.S_ISREG(mode):
+            self.evict(inode)  # nothing to do, unless the end of an earlier inode was missed
+            self._live[inode] = _Live(self._processes.get(pid), 1 if path else 0)
+            self._names.create(inode, path, mode)
+        elif stat.S_ISDIR(mode):
+            self._names.create(inode, path, mode)
+
+    def open(self, inode: int, path: str, flags: int, pid: int) -> None:
+        """Remember who opened it."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.open_handles += 1
+            process = self._processes.get(pid)
+            if process is not None:
+                live.opened(process)
+
+    def release(self, inode: int, flags: int) -> None:
+        """Count the open that ended."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.open_handles -= 1
+
+    def link(self, inode: int, path: str, pid: int) -> None:
+        """Add a name."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.nlink += 1
+            self._names.link(inode, path)
+
+    def unlink(self, inode: int, path: str, nlink: int, pid: int) -> None:
+        """Remove a name."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.nlink = nlink
+            self._names.unlink(inode, path, nlink)
+
+    def rename(self, inode: int, old_path: str, path: str, pid: int) -> None:
+        """Follow the name, and the names below a directory."""
+        self._names.rename(inode, old_path, path)
+
+    def resize(self, inode: int, old_size: int, size: int, pid: int) -> None:
+        """Follow the size."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.size = size
+
+    def evict(self, inode: int) -> None:
+        """End the segment."""
+        live = self._live.pop(inode, None)
+        if live is not None:
+            if len(self._ended) == MAX_ENDED:
+                self.segments_dropped += 1
+            self._ended.append(live.segment(inode, self._names.get(inode), True))
+        self._names.evict(inode)

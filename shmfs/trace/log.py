@@ -1,0 +1,202 @@
+r"""The log as JSON lines: one record for everything that happens.
+
+    {"time":1700000000000000000,"event":"page_in","inode":5,"path":"/psm_x","page":0,"pages":1}
+
+`time` is in nanoseconds since the epoch; the other fields are the hook's arguments (`instruments.HOOKS`),
+and `path` is the inode's name at that time, with bytes that are not UTF-8 as `\xNN`. `pid` is what FUSE
+tells: the thread that called. If records are missing, a last line `{"time":…,"event":"lost","count":n}` says
+how many.
+
+The thread that serves the file system only appends to a buffer, and never waits for the file: the log may be
+a pipe that a client of the mount reads, or does not read. Another thread writes.
+"""
+
+import logging
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from shmfs.trace.instruments import HOOKS
+from shmfs.trace.names import Names, printable
+
+log = logging.getLogger(__name__)
+
+ROOM = 1_000_000
+"""Records that wait at most, if the log is a regular file: there the writer is merely late."""
+
+ROOM_PIPE = 50_000
+"""The same for pipes and terminals, whose reader may have stopped reading."""
+
+BATCH = 128
+"""Records encoded at once. Small, for the serving thread needs the interpreter lock in between."""
+
+ATOM = 4096
+"""A pipe that is ready takes this much without blocking (PIPE_BUF)."""
+
+Record = tuple[Any, ...]
+
+FIELDS = {
+    hook: ("time", "event", "inode", "path", *(name for name in names[1:] if name != "path"))
+    for hook, names in HOOKS.items()
+} | {"lost": ("time", "event", "count")}
+"""Every event with its fields in order."""
+
+NAMING = {"create": 2, "open": 1, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
+"""Hooks that change names, with the number of arguments after the inode that `Names` wants."""
+
+
+class JsonLines:
+    """An instrument that writes every record to a descriptor, which stays the caller's to close.
+
+    `paths` names inodes that were there before; `room` bounds the records that wait to be written. It never
+    raises and never blocks its caller; what could not be written is counted in `lost`.
+    """
+
+    def __init__(self, fd: int, paths: Mapping[int, str] | None = None, room: int | None = None) -> None:
+        self._fd = fd
+        self._regular = _is_regular(fd)
+        self._room = room or (ROOM if self._regular else ROOM_PIPE)
+        self._names = Names()
+        for inode, path in (paths or {}).items():
+            self._names.open(inode, path)
+        self._buffer: deque[Record] = deque()
+        self._dropped = 0  # changed by the serving thread only
+        self._failed = 0  # changed by the writer only
+        self._written = 0
+        self._torn = False
+        self._complained = False
+        self._encoder = msgspec.json.Encoder()
+        self._wake = threading.Event()
+        self._closing = False
+        self._give_up = False
+        self._writer = threading.Thread(target=self._run, name="shmfs-log", daemon=True)
+        self._writer.start()
+
+    @property
+    def lost(self) -> int:
+        """Records that were dropped because the buffer was full, or could not be written."""
+        return self._dropped + self._failed
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what waits, and the number of lost records if there are any.
+
+        Gives up when nothing could be written for `timeout` seconds; the rest is lost, too.
+        """
+        self._closing = True
+        self._wake.set()
+        written, since = -1, time.monotonic()
+        while self._writer.is_alive():
+            self._writer.join(0.05)
+            if self._written != written:
+                written, since = self._written, time.monotonic()
+            elif time.monotonic() - since > timeout:
+                self._give_up = True
+                self._writer.join(1.0)  # more only if write(2) itself hangs
+                return
+
+    def _append(self, record: Record) -> None:
+        if len(self._buffer) >= self._room or self._closing:
+            self._dropped += 1
+            return
+        self._buffer.append(record)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    # The writer's side.
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closing  # before the buffer is seen empty: nothing is appended afterwards
+            while self._buffer:
+                self._write([self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))])
+            if closing:
+                if self.lost:
+                    self._write([(time.time_ns(), "lost", self.lost)], count=0)
+                return
+
+    def _write(self, records: list[Record], count: int | None = None) -> None:
+        """Write some records. What fails is counted; an unfinished line is ended before the next one."""
+        prefix = b"\n" if self._torn else b""
+        data = prefix + self._encode(records)
+        done = 0
+        try:
+            while done < len(data):
+                done += self._write_some(data[done : done + ATOM] if not self._regular else data[done:])
+                self._written += 1
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                log.warning("the log cannot be written: %s; records are lost", error.strerror)
+        if done:
+            self._torn = not data.endswith(b"\n", 0, done)
+        if done < len(data):
+            self._failed += data.count(b"\n", max(done, len(prefix))) if count is None else count
+
+    def _write_some(self, data: bytes) -> int:
+        if not self._regular:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            while not poll.poll(0 if self._give_up else 50):
+                if self._give_up:
+                    raise OSError(0, "its reader does not read")
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # somebody else filled the pipe meanwhile
+            return 0
+
+    def _encode(self, records: list[Record]) -> bytes:
+        lines = [dict(zip(FIELDS[record[1]], record, strict=True)) for record in records]
+        try:
+            return self._encoder.encode_lines(lines)
+        except UnicodeEncodeError:
+            for line in lines:
+                for key in ("path", "old_path"):
+                    if key in line:
+                        line[key] = printable(line[key])
+            return self._encoder.encode_lines(lines)
+
+
+def _is_regular(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False  # the first write will tell
+
+
+def _recorder(hook: str) -> Callable[..., None]:
+    """Return the method for `hook`: it keeps the names up to date and appends a record."""
+    now = time.time_ns
+    arguments = HOOKS[hook]
+    wanted = NAMING.get(hook, 0)
+    keep: Callable[..., None] | None = getattr(Names, hook) if hook in NAMING else None
+
+    if "path" not in arguments:
+
+        def record(self: JsonLines, inode: int, *rest: object) -> None:
+            self._append((now(), hook, inode, self._names.get(inode), *rest))
+            if keep:
+                keep(self._names, inode, *rest[:wanted])
+
+    else:
+        where = arguments.index("path") - 1
+
+        def record(self: JsonLines, inode: int, *rest: object) -> None:
+            self._append((now(), hook, inode, rest[where], *rest[:where], *rest[where + 1 :]))
+            if keep:
+                keep(self._names, inode, *rest[:wanted])
+
+    record.__name__ = hook
+    return record
+
+
+for _hook in HOOKS:
+    setattr(JsonLines, _hook, _recorder(_hook))

@@ -1,0 +1,156 @@
+r"""The records that trace's producers and reporters exchange; JSON by `msgspec.json`, nothing omitted.
+
+Times are nanoseconds since the epoch, sizes are bytes, pages are pages of 4096 bytes unless a field says
+otherwise. Every `str` here is valid Unicode: names that are not UTF-8 come with `\xNN` escapes
+(`names.printable`).
+"""
+
+from msgspec import Struct, field
+
+
+class Process(Struct, frozen=True):
+    """A process, told from a later one with the same pid by its start time."""
+
+    pid: int
+    command: str
+    """/proc/PID/comm; "" when the process was gone before it could be read."""
+    start_time: int
+    """Field 22 of /proc/PID/stat in clock ticks since boot; 0 is unknown."""
+
+
+class Segment(Struct):
+    """A regular file of the mount seen as shared memory. Source: fuse and mm, exact."""
+
+    inode: int
+    path: str
+    """Its last name, from the mount's root; "" when it never had one (O_TMPFILE)."""
+    size: int
+    resident: int
+    """Pages charged now."""
+    peak_resident: int
+    page_ins: int
+    """Pages given to the kernel's cache in answer to READs."""
+    created_by: Process | None
+    opened_by: list[Process]
+    """Distinct processes, in the order of their first open; at most `history.MAX_OPENERS`."""
+    created: int
+    nlink: int
+    open_handles: int
+    evicted: bool
+    """Gone: the last name and the last reference of the kernel (descriptors, mappings) are."""
+    refused: int
+    """Charges that a limit refused."""
+    opens_dropped: int = 0
+    """Opens by further processes than `opened_by` has room for."""
+
+
+class Statistics(Struct):
+    """What the daemon knows of its mount. Source: fuse and mm, exact."""
+
+    mount: str
+    device: str
+    """As in mountinfo: decimal "major:minor"."""
+    options: str
+    size_limit: int
+    """0 is unlimited."""
+    used: int
+    peak: int
+    inode_limit: int
+    """0 is unlimited."""
+    inodes_used: int
+    inodes_peak: int
+    readahead: int
+    """Pages; 1 is one page per READ."""
+    store: str
+    pid: int
+    """The daemon's."""
+    started: int
+    lost_records: int
+    notes: list[str]
+    segments: list[Segment]
+    """Live and ended regular files; of the ended ones the newest `history.MAX_ENDED`."""
+    segments_dropped: int = 0
+
+
+class Mapped(Struct):
+    """A process seen with a segment mapped. Source: pagemap, sampled."""
+
+    process: Process
+    pages: int
+    """Most distinct pages of the segment it had present in one sample."""
+    mapped: int
+    """Most bytes of it that it had mapped in one sample."""
+
+
+class Observation(Struct):
+    """What the sampler saw of one segment. Source: pagemap, sampled."""
+
+    inode: int
+    path: str
+    """The name in the last sample, as /proc/PID/maps gives it, without " (deleted)"."""
+    mapped_by: list[Mapped]
+    shared: int
+    """Most pages that two or more processes had present in the same sample."""
+    samples: int
+    """Samples in which somebody had it mapped."""
+
+
+class Observations(Struct):
+    """What the sampler saw of one mount."""
+
+    device: str
+    samples: int = 0
+    interval: float = 0.0
+    """Mean seconds from one sample to the next."""
+    refused: int = 0
+    """Processes whose /proc files could not be read for lack of rights."""
+    segments: list[Observation] = field(default_factory=list)
+
+
+class PageHolder(Struct, frozen=True):
+    """One process that has a page present."""
+
+    pid: int
+    frame: int | None
+    """Page frame number; None where the kernel hides it (no CAP_SYS_ADMIN)."""
+    private: bool = False
+    """The process's own copy (MAP_PRIVATE after a store), not the file's page."""
+
+
+class PageHolders(Struct, frozen=True):
+    """One page of a file and who has it present."""
+
+    page: int
+    processes: list[PageHolder]
+
+
+class MappingProcess(Struct, frozen=True):
+    """One process that maps a file."""
+
+    pid: int
+    command: str
+    pages: int
+    """Distinct pages of the file present."""
+    private: int
+    """Distinct pages of which it has its own copy."""
+    mapped: int
+    """Bytes mapped, each mapping counted."""
+
+
+class Sharing(Struct, frozen=True):
+    """The matrix of pages and processes of one file. Source: pagemap, exact when each was read."""
+
+    path: str
+    device: str
+    inode: int
+    size: int
+    page_size: int
+    source: str
+    exact: bool
+    frames_visible: bool
+    shared: int
+    """Pages of the file that two or more processes have present."""
+    refused: int
+    """Processes that could not be looked at for lack of rights."""
+    processes: list[MappingProcess]
+    pages: list[PageHolders]

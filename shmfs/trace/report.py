@@ -1,0 +1,420 @@
+"""The report at the end of `shmfs run`: what happened to the shared memory of one command.
+
+`build` puts the exact figures of the daemon and the sampled ones of the sampler together, `render` shows them
+to a person, `report_json` to a program. Every figure says its source, and whether it is exact or sampled.
+"""
+
+import shlex
+import signal
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from shmfs.trace.records import Mapped, Observations, Process, Segment, Statistics
+
+PAGE = 4096
+MIB = 1 << 20
+
+ROWS = 20
+"""Segments that are shown; the others are counted."""
+
+NAMED = 3
+"""Files that are named in a line about several."""
+
+ASCII = str.maketrans({"·": "-", "×": "x", "…": "~"})  # noqa: RUF001
+
+
+class Row(Struct):
+    """One segment with what was seen of it."""
+
+    segment: Segment
+    mapped_by: list[Mapped]
+    """Sampled."""
+    shared: int | None
+    """Most pages that two or more processes had present at once. Sampled; None if no sample saw it mapped."""
+
+
+class Source(Struct):
+    """Where figures come from."""
+
+    figures: list[str]
+    source: str
+    exact: bool
+    samples: int = 0
+    interval: float = 0.0
+    """Mean seconds between samples."""
+    refused: int = 0
+    """Processes that could not be looked at."""
+
+
+class Report(Struct):
+    """What `shmfs run` knows at the end; sizes in bytes, durations in seconds."""
+
+    command: list[str]
+    status: int
+    """The exit status as a shell counts: 128+N for signal N."""
+    duration: float
+    mount: str
+    device: str
+    options: str
+    store: str
+    readahead: int
+    processes: int
+    """Distinct processes that made, opened or mapped a segment."""
+    size_limit: int
+    peak: int
+    inode_limit: int
+    inodes_peak: int
+    enough: str | None
+    """The `size=` that would have been enough, as in "37m"; None when a limit refused something."""
+    refused: int
+    """Charges to segments that a limit refused: ENOSPC to a call, SIGBUS to a touch."""
+    lost_records: int
+    segments_dropped: int
+    notes: list[str]
+    sources: list[Source]
+    linked: list[int]
+    """Inodes left behind with a name."""
+    unlinked: list[int]
+    """Inodes left behind without a name, still open or mapped when the report was made."""
+    segments: list[Row]
+    """Largest peak first."""
+
+
+def build(
+    statistics: Statistics,
+    observations: Observations | None,
+    command: Sequence[str],
+    status: int,
+    duration: float,
+) -> Report:
+    """Put together the report on `command`, which ended with `status` after `duration` seconds."""
+    seen = {one.inode: one for one in observations.segments} if observations else {}
+    rows = []
+    for segment in statistics.segments:
+        one = seen.get(segment.inode)
+        rows.append(Row(segment, one.mapped_by if one else [], one.shared if one else None))
+    rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
+    left = [row.segment for row in rows if not row.segment.evicted]
+    refused = sum(row.segment.refused for row in rows)
+    return Report(
+        command=list(command),
+        status=status,
+        duration=duration,
+        mount=statistics.mount,
+        device=statistics.device,
+        options=statistics.options,
+        store=statistics.store,
+        readahead=statistics.readahead,
+        processes=len(_processes(rows)),
+        size_limit=statistics.size_limit,
+        peak=statistics.peak,
+        inode_limit=statistics.inode_limit,
+        inodes_peak=statistics.inodes_peak,
+        enough=None if refused else f"{max(1, -(-statistics.peak // MIB))}m",
+        refused=refused,
+        lost_records=statistics.lost_records,
+        segments_dropped=statistics.segments_dropped,
+        notes=list(statistics.notes),
+        sources=_sources(observations),
+        linked=[segment.inode for segment in left if segment.nlink],
+        unlinked=[segment.inode for segment in left if not segment.nlink],
+        segments=rows,
+    )
+
+
+def report_json(report: Report) -> bytes:
+    """Return the report as one line of JSON."""
+    return msgspec.json.encode(report) + b"\n"
+
+
+def _processes(rows: Iterable[Row]) -> set[tuple[int, int]]:
+    found = set()
+    for row in rows:
+        maker = [row.segment.created_by] if row.segment.created_by else []
+        mappers = [mapped.process for mapped in row.mapped_by]
+        found |= {(one.pid, one.start_time) for one in [*maker, *row.segment.opened_by, *mappers]}
+    return found
+
+
+def _sources(observations: Observations | None) -> list[Source]:
+    sources = [
+        Source(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
+        Source(["resident", "peak_resident", "peak", "refused"], "mm", True),
+    ]
+    if observations is not None:
+        sources.append(
+            Source(
+                ["mapped_by", "shared"],
+                "pagemap",
+                False,
+                observations.samples,
+                observations.interval,
+                observations.refused,
+            )
+        )
+    return sources
+
+
+# The report for people. Only Text goes to rich, never markup: names are anybody's.
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the report; it fits any width from 40 columns, with or without colour."""
+    ascii_only = console.options.ascii_only
+    width = console.width
+    _print(console, _facts(_header(report), width), ascii_only)
+    shown = report.segments[:ROWS]
+    if shown:
+        console.print()
+        table = _table(shown, width)
+        _print(console, table if table is not None else _stacked(shown), ascii_only)
+        if len(report.segments) > len(shown):
+            more = report.segments[ROWS:]
+            peak = sum(row.segment.peak_resident for row in more)
+            text = f"… and {len(more)} more, peaks of {size(peak * PAGE)} in all"
+            _print(console, Text(text, "dim"), ascii_only)
+    console.print()
+    warnings = _warnings(report)
+    if warnings:
+        _print(console, _facts(warnings, width), ascii_only)
+    _print(console, Text(_footer(report), "dim"), ascii_only)
+
+
+def _print(console: Console, what: Table | Text | list[Text | Padding], ascii_only: bool) -> None:
+    for one in what if isinstance(what, list) else [what]:
+        if ascii_only:
+            with console.capture() as capture:
+                console.print(one)
+            plain = capture.get().translate(ASCII).encode("ascii", "backslashreplace").decode()
+            console.out(plain, end="", highlight=False)
+        else:
+            console.print(one)
+
+
+Fact = tuple[str, Text]
+
+
+def _header(report: Report) -> list[Fact]:
+    command = Text(_clip(clean(shlex.join(report.command)), 200), "bold")
+    limit = f" of {size(report.size_limit)}" if report.size_limit else ", no limit"
+    peak = Text.assemble((size(report.peak), "bold"), limit)
+    if report.size_limit and report.peak:
+        peak.append(f" ({100 * report.peak / report.size_limit:.0f} %)")
+    if report.enough is not None:
+        peak.append(" · ")
+        peak.append(f"size={report.enough}", "bold green")
+        peak.append(" would have been enough")
+    else:
+        peak.append(" · ")
+        peak.append("not enough", "bold red")
+    count = len(report.segments) + report.segments_dropped
+    ended = _status(report.status)
+    ended.append(f" after {report.duration:.2f} s · {_plural(count, 'segment')} · ")
+    ended.append(_plural(report.processes, "process"))
+    return [("shmfs", command), ("end", ended), ("peak", peak)]
+
+
+def _status(status: int) -> Text:
+    if status == 0:
+        return Text("exit 0", "green")
+    if status > 128:
+        try:
+            return Text(f"{signal.Signals(status - 128).name} (exit {status})", "bold red")
+        except ValueError:
+            pass
+    return Text(f"exit {status}", "bold red")
+
+
+def _warnings(report: Report) -> list[Fact]:
+    segments = {row.segment.inode: row.segment for row in report.segments}
+    facts: list[Fact] = []
+    if report.refused:
+        hit = [row.segment for row in report.segments if row.segment.refused]
+        text = Text(_plural(report.refused, "charge"), "bold red")
+        limit = f" at {size(report.size_limit)}" if report.size_limit else ""
+        text.append(f" refused{limit}, in {_names(hit)}: ENOSPC to calls, SIGBUS to touches")
+        facts.append(("full", text))
+    for label, inodes, what in (
+        ("left", report.linked, "still linked"),
+        ("held", report.unlinked, "unlinked but still open or mapped"),
+    ):
+        if inodes:
+            left = [segments[inode] for inode in inodes]
+            resident = sum(segment.resident for segment in left)
+            text = Text(_plural(len(left), "segment"), "bold yellow")
+            text.append(f" {what} ({size(resident * PAGE)}): {_names(left)}")
+            facts.append((label, text))
+    if report.inode_limit and report.inodes_peak >= report.inode_limit:
+        facts.append(
+            ("full", Text(f"all {report.inode_limit} inodes were in use; raise nr_inodes=", "yellow"))
+        )
+    if report.lost_records:
+        lost = Text(f"{_plural(report.lost_records, 'record')} of the log, ", "bold yellow")
+        lost.append("which could not be written fast enough, or at all", "yellow")
+        facts.append(("lost", lost))
+    if report.segments_dropped:
+        dropped = f"the history of {_plural(report.segments_dropped, 'ended segment')}, to save memory"
+        facts.append(("lost", Text(dropped, "yellow")))
+    facts += [("note", Text(clean(note))) for note in report.notes]
+    return facts
+
+
+def _footer(report: Report) -> str:
+    parts = []
+    reading = f" with {report.readahead} pages of read-ahead" if report.readahead > 1 else ""
+    parts.append(f"size, pages (at peak), page-ins, creator: exact{reading} (fuse, mm)")
+    for source in report.sources:
+        if source.exact:
+            continue
+        text = "mapped by, shared: sampled, "
+        text += _plural(source.samples, "sample")
+        if source.samples > 1:
+            text += f" every ~{source.interval * 1000:.0f} ms"
+        text += f" ({source.source})"
+        if source.refused:
+            text += f", {_plural(source.refused, 'process')} not readable"
+        parts.append(text)
+    if len(parts) == 1:
+        parts.append("mapped by, shared: not observed")
+    return " · ".join(parts)
+
+
+def _facts(facts: list[Fact], width: int) -> Table:
+    """Return labels and texts; the texts wrap beside their labels."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True, min_width=5)
+    grid.add_column(overflow="fold", max_width=max(20, min(width, 120) - 7))
+    for label, text in facts:
+        grid.add_row(label, text)
+    return grid
+
+
+HEADINGS = ("SEGMENT", "SIZE", "PAGES", "PAGE-INS", "CREATED BY", "MAPPED BY", "SHARED")
+
+
+def _table(rows: list[Row], width: int) -> Table | None:
+    """Return one line a segment; None if the console is too narrow for that."""
+    wide = width >= 100
+    cells = [_cells(row, 26 if wide else 13) for row in rows]
+    widths = [max(cell_len(line[i]) for line in (HEADINGS, *cells)) for i in range(len(HEADINGS))]
+    room = width - sum(widths[1:]) - 2 * (len(HEADINGS) - 1)
+    if room < min(widths[0], 14):
+        return None
+    widths[0] = min(widths[0], room)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    styles = ("cyan", "", "", "", "", "", "bold green")
+    for i, (heading, style) in enumerate(zip(HEADINGS, styles, strict=True)):
+        right = i in (1, 2, 3, 6)
+        table.add_column(
+            heading, style=style, width=widths[i], no_wrap=True, justify="right" if right else "left"
+        )
+    for row, line in zip(rows, cells, strict=True):
+        name = _clip(line[0], widths[0])
+        style = "" if row.segment.evicted else "yellow"
+        rest = [Text(cell, "dim" if cell in ("0", "-") else "") for cell in line[1:]]
+        table.add_row(Text(name, style), *rest)
+    return table
+
+
+def _cells(row: Row, people: int) -> tuple[str, ...]:
+    segment = row.segment
+    return (
+        _name(segment),
+        size(segment.size),
+        str(segment.peak_resident),
+        str(segment.page_ins),
+        _clip(_who(segment.created_by), people),
+        _clip(_mappers(row), people),
+        "-" if row.shared is None else str(row.shared),
+    )
+
+
+def _stacked(rows: list[Row]) -> list[Text | Padding]:
+    """Return a paragraph a segment, for narrow consoles."""
+    texts: list[Text | Padding] = []
+    for row in rows:
+        segment = row.segment
+        texts.append(Text(_name(segment), "cyan" if segment.evicted else "yellow", overflow="fold"))
+        text = Text(
+            f"{size(segment.size)} · {_plural(segment.peak_resident, 'page')} · "
+            f"{_plural(segment.page_ins, 'page-in')}"
+            f"\nby {_who(segment.created_by)} · mapped by {_mappers(row)}"
+        )
+        if row.shared is not None:
+            text.append(" · ")
+            text.append(f"{row.shared} shared", "bold green" if row.shared else "dim")
+        texts.append(Padding(text, (0, 0, 0, 2)))
+    return texts
+
+
+def _who(process: Process | None) -> str:
+    if process is None:
+        return "-"
+    return f"{clean(process.command) or 'pid'} {process.pid}"
+
+
+def _mappers(row: Row) -> str:
+    """Return who mapped it, or how many opened it if no sample saw it mapped."""
+    if not row.mapped_by:
+        opened = len(row.segment.opened_by)
+        return f"- ({opened} opened)" if opened else "-"
+    if len(row.mapped_by) == 1:
+        return _who(row.mapped_by[0].process)
+    commands = Counter(clean(mapped.process.command) or "?" for mapped in row.mapped_by)
+    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in commands.most_common())  # noqa: RUF001
+
+
+def _name(segment: Segment) -> str:
+    return clean(segment.path) or f"(inode {segment.inode}, no name)"
+
+
+def _names(segments: list[Segment]) -> str:
+    names = [_clip(_name(segment), 40) for segment in segments[:NAMED]]
+    more = len(segments) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def clean(text: str) -> str:
+    """Return `text` with everything escaped that could move the cursor or deceive: controls, bidi marks."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
+
+
+def size(number: int) -> str:
+    """Return bytes as people read them: "0 B", "4 KiB", "1.46 MiB"."""
+    value: float = number
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {units[0]}"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def _clip(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells, without its middle: both ends of a path tell something."""
+    if cell_len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    end = ""
+    for char in reversed(text):
+        if cell_len(char + end) > tail:
+            break
+        end = char + end
+    return set_cell_size(text, width - 1 - cell_len(end)).rstrip() + "…" + end

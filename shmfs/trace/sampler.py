@@ -1,0 +1,138 @@
+"""Who maps what, looked at again and again while a command runs.
+
+It reads maps and pagemap, which wait for the processes' mmap_lock: it runs in the process that supervises
+the command, never in the daemon. What happens between two samples is not seen; the report says so.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from shmfs.trace import pagemap
+from shmfs.trace.names import printable
+from shmfs.trace.processes import Processes
+from shmfs.trace.records import Mapped, Observation, Observations, Process
+
+log = logging.getLogger(__name__)
+
+SHORTEST = 0.02
+LONGEST = 1.0
+"""Seconds between samples."""
+
+COST = 10
+"""A sample is followed by at least so many times the time that it took."""
+
+
+class _Seen:
+    """What was seen of one inode so far."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.mapped_by: dict[tuple[int, int], Mapped] = {}
+        self.shared = 0
+        self.samples = 0
+
+
+class Sampler:
+    """Samples the processes `pids()` for what they map of the mount `device` ("0:57"), in a thread."""
+
+    def __init__(self, device: str, pids: Callable[[], Iterable[int]]) -> None:
+        self._device = device
+        self._pids = pids
+        self._processes = Processes()
+        self._seen: dict[int, _Seen] = {}
+        self._refused: set[int] = set()
+        self._samples = 0
+        self._first = self._last = 0.0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shmfs-sampler", daemon=True)
+
+    def start(self) -> None:
+        """Take the first sample soon, and go on until `stop`."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> Observations:
+        """End the thread, for which it waits at most `timeout` seconds, and return what was seen."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return self.observations()
+
+    def observations(self) -> Observations:
+        """Return what was seen until now."""
+        with self._lock:
+            return Observations(
+                device=self._device,
+                samples=self._samples,
+                interval=(self._last - self._first) / (self._samples - 1) if self._samples > 1 else 0.0,
+                refused=len(self._refused),
+                segments=[
+                    Observation(inode, seen.path, list(seen.mapped_by.values()), seen.shared, seen.samples)
+                    for inode, seen in self._seen.items()
+                ],
+            )
+
+    def sample(self) -> None:
+        """Look once."""
+        pages: dict[int, list[pagemap.Pages]] = {}
+        paths: dict[int, str] = {}
+        mapped: list[tuple[int, Process, int, int]] = []
+        refused = set()
+        for pid in self._pids():
+            try:
+                vmas = self._mappings(pid)
+                process = self._processes.get(pid)
+                if not vmas or process is None:
+                    continue
+                present = pagemap.present_pages(pid, vmas)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            except PermissionError:
+                refused.add(pid)
+                continue
+            for inode, several in vmas.items():
+                pages.setdefault(inode, []).append(present[inode])
+                paths[inode] = several[-1].path
+                size = sum(vma.end - vma.start for vma in several)
+                mapped.append((inode, process, len(present[inode]), size))
+        shared = {inode: len(pagemap.shared_pages(several)) for inode, several in pages.items()}
+        with self._lock:
+            self._refused |= refused
+            self._note(paths, shared, mapped)
+
+    def _mappings(self, pid: int) -> dict[int, list[pagemap.Vma]]:
+        by_inode: dict[int, list[pagemap.Vma]] = {}
+        for vma in pagemap.mappings(pid, self._device):
+            by_inode.setdefault(vma.inode, []).append(vma)
+        return by_inode
+
+    def _note(
+        self, paths: dict[int, str], shared: dict[int, int], mapped: list[tuple[int, Process, int, int]]
+    ) -> None:
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        self._samples += 1
+        for inode, path in paths.items():
+            seen = self._seen.setdefault(inode, _Seen())
+            seen.path = printable(path)
+            seen.samples += 1
+            seen.shared = max(seen.shared, shared[inode])
+        for inode, process, pages, size in mapped:
+            key = (process.pid, process.start_time)
+            one = self._seen[inode].mapped_by.setdefault(key, Mapped(process, 0, 0))
+            one.process = process  # it may have executed something else since
+            one.pages = max(one.pages, pages)
+            one.mapped = max(one.mapped, size)
+
+    def _run(self) -> None:
+        interval = 0.0
+        while not self._stop.wait(interval):
+            before = time.monotonic()
+            try:
+                self.sample()
+            except Exception:
+                log.exception("sampling who maps %s failed and was given up", self._device)
+                return
+            interval = min(LONGEST, max(SHORTEST, COST * (time.monotonic() - before)))
