@@ -60,14 +60,14 @@ class Inode:
         return 0
 
     def path(self) -> str:
-        """Path from the mount's root by the name last given; "(unnamed)" for what never had one."""
+        """Path from the mount's root by the name last given; "" for what never had one (O_TMPFILE)."""
         parts = []
         inode: Inode = self
         while inode.parent is not None and inode.parent is not inode:
             parts.append(inode.name.decode(errors="surrogateescape"))
             inode = inode.parent
         if not parts and not stat.S_ISDIR(self.mode):
-            return "(unnamed)"
+            return ""
         return "/" + "/".join(reversed(parts))
 
     def touch(self, now: int) -> None:

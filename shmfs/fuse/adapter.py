@@ -1,4 +1,4 @@
-"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into pyfuse3's types."""
+"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into a reply."""
 
 import errno
 import functools
@@ -91,9 +91,10 @@ class Adapter(pyfuse3.Operations):
 
     async def finish(self) -> None:
         """Do the work that an operation deferred, in a thread, before it is answered."""
-        superblock = self.operations.superblock
-        assert superblock.deferred is not None
-        (work, undo), superblock.deferred = superblock.deferred, None
+        deferred, self.operations.superblock.deferred = self.operations.superblock.deferred, None
+        if deferred is None:
+            return
+        work, undo = deferred
         try:
             await trio.to_thread.run_sync(work)
         except OSError:

@@ -214,7 +214,7 @@ def _tell(ready: Ready) -> None:
 
 
 def main() -> int:
-    """Serve one mount; the exit status is 0 when it was unmounted, 1 when it could not be mounted or failed."""
+    """Serve one mount; the exit status is 0 when it was unmounted, 1 when that failed."""
     faulthandler.enable()
     logging.basicConfig(format="shmfs: %(message)s")
     for number in (signal.SIGINT, signal.SIGPIPE):

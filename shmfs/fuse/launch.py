@@ -76,24 +76,30 @@ def start(
         pass_fds=() if log is None else (log,),
         start_new_session=True,
     )
-    assert process.stdin and process.stdout
-    try:
-        process.stdin.write(msgspec.json.encode(configuration) + b"\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        line = b""
-    except BaseException:
-        process.kill()
-        raise
-    process.stdout.close()
-    if not lifeline or not line:
+    line = _converse(process, msgspec.json.encode(configuration) + b"\n")
+    if process.stdin and not (lifeline and line):
         process.stdin.close()
     ready = msgspec.json.decode(line, type=Ready) if line else Ready(error=_death(process, mountpoint))
     if ready.error:
         process.wait()
         raise ShmfsError(ready.error)
     return Server(process, mountpoint, ready)
+
+
+def _converse(process: "subprocess.Popen[bytes]", line: bytes) -> bytes:
+    """Send the configuration; returns the daemon's answer, or nothing where it died."""
+    if process.stdin is None or process.stdout is None:
+        return b""
+    try:
+        with process.stdout:
+            process.stdin.write(line)
+            process.stdin.flush()
+            return process.stdout.readline()
+    except BrokenPipeError:
+        return b""
+    except BaseException:
+        process.kill()
+        raise
 
 
 def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:

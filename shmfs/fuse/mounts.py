@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from shmfs.errors import ShmfsError
 from shmfs.fuse.namespaces import umount
 
 FSTYPE = "fuse.shmfs"
+_PATIENCE = 5.0
+"""Seconds that a mount may take to answer before it is left alone."""
 
 
 class Mount(NamedTuple):
@@ -70,12 +73,19 @@ def shmfs_mounts() -> list[Mount]:
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether nobody serves the mount any more (ENOTCONN)."""
-    try:
-        os.statvfs(mount.mountpoint)
-    except OSError as failure:
-        return failure.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+    """Whether nobody serves the mount any more (ENOTCONN); one that does not answer in time is not dead."""
+    outcome = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(mount.mountpoint)
+        except OSError as failure:
+            outcome.append(failure.errno)
+
+    asking = threading.Thread(target=ask, daemon=True)  # a stopped daemon would keep us for ever
+    asking.start()
+    asking.join(_PATIENCE)
+    return outcome in ([errno.ENOTCONN], [errno.ECONNABORTED])
 
 
 def check_mountpoint(path: str) -> str:

@@ -228,7 +228,7 @@ class _Supervisor:
                 return False
             if os.WIFSTOPPED(status):
                 self._stopped = True
-                pass
+                _stop(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
                 self._stopped = False
             else:

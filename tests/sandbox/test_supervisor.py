@@ -23,13 +23,13 @@ for name in sys.argv[1].split():
 def tell(number, frame):
     print(sorted(counts.items()), flush=True)
     os._exit(7)
-signal.signal(signal.SIGUSR2, tell)
-print("ready", flush=True)
+signal.signal(signal.SIGRTMAX, tell)
 exec(sys.argv[2])
+print("ready", flush=True)
 while True:
     signal.pause()
 """
-"""Counts the signals that argv[1] names; on SIGUSR2 tells and ends with status 7."""
+"""Counts the signals that argv[1] names; on SIGRTMAX, the last in any order, tells and ends with status 7."""
 
 
 def counter(names: str, then: str = "") -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def test_surroundings_are_kept(sandbox: Any) -> None:
         pwd; umask; ulimit -a; nice
         env -0 | tr '\\0' '\\n' | sort
         ls -l /proc/self/fd | sed 's/.* \\([0-9]* ->\\)/\\1/'
-        grep -E '^(Sig|Shd|Groups|Uid|Gid|Seccomp|NoNewPrivs)' /proc/self/status
+        grep -E '^(Sig[BCIP]|Shd|Groups|Uid|Gid|Seccomp|NoNewPrivs)' /proc/self/status
     """
     read, write = os.pipe()
 
@@ -174,7 +174,7 @@ def test_signals_are_forwarded_once(sandbox: Any, name: str) -> None:
     number = getattr(signal, name)
     process.send_signal(number)
     sandbox.eventually(lambda: taken(process.pid, number))
-    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGRTMAX)
     result = sandbox.finish(process)
     assert result["stdout"] == f"[('{name}', 1)]\n"
     assert result["status"] == 7
@@ -191,7 +191,7 @@ def test_signal_to_the_own_group_comes_once(sandbox: Any) -> None:
     process = sandbox.start(*counter("SIGUSR1", "os.kill(0, signal.SIGUSR1)"))
     assert process.stdout.readline() == "ready\n"
     sandbox.eventually(lambda: taken(process.pid, signal.SIGUSR1))
-    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGRTMAX)
     assert sandbox.finish(process)["stdout"] == "[('SIGUSR1', 1)]\n"
 
 
@@ -250,13 +250,19 @@ def test_leftovers_are_killed(sandbox: Any, leave: str) -> None:
 
 def test_ctrl_c_cuts_the_grace_short(sandbox: Any) -> None:
     process = sandbox.start(
-        "sh", "-c", "trap '' INT TERM; (sleep 1000; sleep 1000) & echo $$; exit 0", options={"grace": 1000}
+        "sh",
+        "-c",
+        "trap '' INT TERM; (sleep 1000; sleep 1000) & echo $$; exit 0",
+        options={"grace": 1000, "deaf": True},
     )
     child = int(process.stdout.readline())
     sandbox.eventually(lambda: not sandbox.alive(child))
-    while process.poll() is None:
+
+    def ended() -> bool:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        return process.poll() is not None
+
+    sandbox.eventually(ended)
     result = sandbox.finish(process)
     assert result["status"] == 0
     assert result["left"]
@@ -395,7 +401,7 @@ class TestTerminal:
         terminal.type("\x03")
         terminal.expect(r"\^C")
         sandbox.eventually(lambda: taken(supervisor, signal.SIGINT))
-        os.kill(supervisor, signal.SIGUSR2)
+        os.kill(supervisor, signal.SIGRTMAX)
         assert terminal.expect(r"\[.*\]").group() == "[('SIGINT', 1)]"
         terminal.type("echo status $?\n")
         terminal.expect("status 7\r\n")
