@@ -108,7 +108,7 @@ class Daemon:
         """End with the process that started us; what runs in its sandbox is killed, for nobody else will."""
         await trio.lowlevel.wait_readable(0)
         if self.configuration.sandbox:
-            await trio.to_thread.run_sync(namespaces.kill_namespace)
+            await trio.to_thread.run_sync(namespaces.kill_namespace, self.device)
         self.nursery.cancel_scope.cancel()
 
     async def _reclaim(self) -> None:

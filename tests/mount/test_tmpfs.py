@@ -1,0 +1,27 @@
+"""Every case of tmpfs_cases: shmfs answers what the kernel's own tmpfs answers."""
+
+import pytest
+import tmpfs_cases
+from conftest import Zygote
+from known_differences import KNOWN_DIFFERENCES
+
+CASES = tmpfs_cases.load()
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("name", CASES)
+def test_same_as_tmpfs(name: str, zygote: Zygote) -> None:
+    said = zygote.run(name)
+    assert said["tmpfs"][0] == "value", said["tmpfs"][1]
+    assert said["shmfs"][0] == "value", said["shmfs"][1]
+    expected, answered = said["tmpfs"][1], said["shmfs"][1]
+    for key, (value, reason) in KNOWN_DIFFERENCES.get(name, {}).items():
+        assert expected[key] != value, f"no difference any more: {key}: {reason}"
+        expected[key] = value
+    assert answered == expected
+    assert not said["complaints"], said["complaints"]
+    assert not said["left"], said["left"]
+
+
+def test_known_differences_name_cases() -> None:
+    assert set(KNOWN_DIFFERENCES) <= set(CASES)

@@ -1,0 +1,225 @@
+"""What the cases are made with: raw system calls, mappings, and children that may die."""
+
+import ast
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PAGE = 4096
+NOBODY = 65534
+"""A user and a group without rights."""
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+
+READ, WRITE, EXEC = 1, 2, 4
+SHARED, PRIVATE, SHARED_VALIDATE, FIXED = 1, 2, 3, 0x10
+LOCKED, POPULATE, SYNC, FIXED_NOREPLACE = 0x2000, 0x8000, 0x80000, 0x100000
+
+
+def call(name: str, *arguments: Any) -> int:
+    """A function of the C library; raises OSError where it answers -1."""
+    converted = [os.fsencode(a) if isinstance(a, str | Path) else a for a in arguments]
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in converted]
+    result = getattr(libc, name)(*converted)
+    if result in (-1, ctypes.c_void_p(-1).value):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result or 0)
+
+
+def tried(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """What the function returns, or the name of its errno."""
+    try:
+        return function(*arguments, **keywords)
+    except OSError as failure:
+        return errno.errorcode[failure.errno or 0]
+
+
+def opened(path: Any, flags: int = os.O_RDWR, mode: int = 0o666) -> Any:
+    """Whether it can be opened: "ok" or the name of the errno."""
+    fd = tried(os.open, path, flags, mode)
+    if isinstance(fd, int):
+        os.close(fd)
+        return "ok"
+    return fd
+
+
+def new(path: Any, content: bytes = b"", mode: int = 0o666) -> int:
+    """A descriptor, for reading and writing, of a new file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+    assert os.pwrite(fd, content, 0) == len(content)
+    return fd
+
+
+def content(path: Any) -> bytes:
+    return Path(os.fsdecode(path)).read_bytes()
+
+
+def blocks(path: Any) -> int:
+    """Allocated pages."""
+    return os.stat(path).st_blocks // 8
+
+
+def mode(path: Any) -> str:
+    return stat.filemode(os.lstat(path).st_mode)
+
+
+def free(path: Any = ".") -> tuple[int, int]:
+    """Free blocks and inodes of the file system."""
+    figures = os.statvfs(path)
+    return figures.f_bfree, figures.f_ffree
+
+
+class Mapping:
+    """A mapping made with mmap(2) itself, which refuses what Python's module would not even ask for."""
+
+    def __init__(
+        self,
+        fd: int,
+        length: int = PAGE,
+        protection: int = READ | WRITE,
+        flags: int = SHARED,
+        offset: int = 0,
+        address: int = 0,
+    ) -> None:
+        self.length = length
+        self.address = call("mmap", address, length, protection, flags, fd, offset)
+
+    def __repr__(self) -> str:
+        return "'mapped'"  # the address is nobody's business
+
+    def load(self, offset: int = 0, size: int = 1) -> bytes:
+        return ctypes.string_at(self.address + offset, size)
+
+    def store(self, data: bytes, offset: int = 0) -> None:
+        ctypes.memmove(self.address + offset, data, len(data))
+
+    def protect(self, protection: int) -> int:
+        return call("mprotect", self.address, self.length, protection)
+
+    def advise(self, advice: int, offset: int = 0, length: int | None = None) -> int:
+        return call("madvise", self.address + offset, length or self.length - offset, advice)
+
+    def sync(self, flags: int) -> int:
+        return call("msync", self.address, self.length, flags)
+
+    def resident(self) -> list[int]:
+        """mincore(2)."""
+        vector = (ctypes.c_ubyte * -(-self.length // PAGE))()
+        call("mincore", self.address, self.length, vector)
+        return [page & 1 for page in vector]
+
+    def unmap(self) -> int:
+        return call("munmap", self.address, self.length)
+
+
+class Channel:
+    """One end of a conversation between two processes: values that repr() and literal_eval() carry."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.source, self.sink = os.fdopen(source, "r"), os.fdopen(sink, "w")
+
+    def send(self, value: Any = None) -> None:
+        self.sink.write(f"{value!r}\n")
+        self.sink.flush()
+
+    def receive(self) -> Any:
+        line = self.source.readline()
+        return ast.literal_eval(line) if line else "gone"
+
+    def close(self) -> None:
+        self.source.close()
+        self.sink.close()
+
+
+@contextlib.contextmanager
+def process(function: Callable[..., Any], *arguments: Any) -> Iterator[Channel]:
+    """A child that runs `function(channel, *arguments)`; it is waited for at the end."""
+    (theirs, ours), (mine, its) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours), os.close(mine)
+        try:
+            function(Channel(theirs, its), *arguments)
+        except OSError as failure:
+            os.write(its, repr(errno.errorcode[failure.errno or 0]).encode() + b"\n")
+        finally:
+            os._exit(0)
+    os.close(theirs), os.close(its)
+    channel = Channel(mine, ours)
+    channel.pid = pid  # type: ignore[attr-defined]
+    try:
+        yield channel
+    finally:
+        channel.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def child(
+    function: Callable[..., Any], *arguments: Any, uid: int = 0, gid: int = 0, groups: tuple[int, ...] = ()
+) -> Any:
+    """What `function(*arguments)` returns in a child (as another user): data, an errno's name, a signal's."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if uid or gid:
+                os.setgroups(groups)
+                os.setresgid(gid, gid, gid)
+                os.setresuid(uid, uid, uid)
+            os.write(writer, repr(tried(function, *arguments)).encode())
+            os._exit(0)
+        except BaseException as failure:
+            os.write(writer, repr(f"{failure!r}").encode())
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return ast.literal_eval(said.decode())
+
+
+def unprivileged(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`child` as nobody."""
+    return child(function, *arguments, uid=NOBODY, gid=NOBODY)
+
+
+def aged(path: Any, *, follow: bool = True) -> tuple[int, int, int]:
+    """Give a file old times, and let the clock move on; returns them: atime, mtime, ctime."""
+    os.utime(path, ns=(10**18, 10**18 + 1), **({} if isinstance(path, int) else {"follow_symlinks": follow}))
+    time.sleep(0.012)  # the kernel's own stamps are only as fine as its tick
+    return times(path, follow=follow)
+
+
+def times(path: Any, *, follow: bool = True) -> tuple[int, int, int]:
+    status = os.stat(path) if follow else os.lstat(path)
+    return status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
+
+
+def changed(before: tuple[int, int, int], path: Any, *, follow: bool = True) -> str:
+    """Which times are others than before: some of "amc"."""
+    after = times(path, follow=follow)
+    return "".join(name for name, old, now in zip("amc", before, after, strict=True) if old != now)
+
+
+def changes(action: Callable[[], Any], **paths: Any) -> dict[str, Any]:
+    """Which times of which files an action changes."""
+    before = {name: aged(path, follow=False) for name, path in paths.items()}
+    result = tried(action)
+    seen: dict[str, Any] = {name: changed(before[name], paths[name], follow=False) for name in paths}
+    if isinstance(result, str):
+        seen["answer"] = result
+    return seen
