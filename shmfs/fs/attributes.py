@@ -32,6 +32,8 @@ class Changes(NamedTuple):
 def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
     """Change attributes; raises what `file.resize` raises, and then has changed nothing."""
     now = sb.clock()
+    if changes == Changes():  # chown(-1, -1)
+        inode.ctime = now
     if changes.size is not None:
         file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
     if changes.uid is not None or changes.gid is not None:
@@ -67,6 +69,8 @@ def accessed(sb: Superblock, inode: Inode) -> None:
     """Note a read as the mount's atime option says (relatime_need_update)."""
     vfs = sb.options.vfs
     if "noatime" in vfs or sb.options.read_only:
+        return
+    if "nodiratime" in vfs and stat.S_ISDIR(inode.mode):
         return
     now = sb.clock()
     relative = "strictatime" not in vfs and "norelatime" not in vfs

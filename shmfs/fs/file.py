@@ -74,7 +74,7 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
     if offset + len(data) > MAX_SIZE:
         raise error(errno.EFBIG)
     if offset > inode.size and sb.options.reserve != "lazy":
-        _reserve(sb, inode, offset)
+        _reserve(sb, inode, offset + 1)  # with the first page of the write, which can then not fail
     stored = inode.pages.write(offset, data)
     inode.size = max(inode.size, offset + stored)
     inode.touch(sb.clock())
@@ -89,13 +89,15 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     if not 0 <= size <= MAX_SIZE:
         raise error(errno.EFBIG if size > 0 else errno.EINVAL)
     old = inode.size
+    # shmem_truncate_range changes the times as soon as there are pages, whatever it has to free.
+    times = times or size != old or inode.allocated > 0
     if size > old:
         if sb.options.reserve != "lazy":
             _reserve(sb, inode, size)
     else:
         inode.pages.truncate(size)
     inode.size = size
-    if times or size != old:
+    if times:
         inode.touch(sb.clock())
 
 
@@ -132,6 +134,8 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
             inode.pages.get_pages(offset >> PAGE_SHIFT, stop, Intent.FALLOC)
     else:
         first, stop = offset >> PAGE_SHIFT, _pages_up_to(end)
+        if sb.options.reserve != "lazy" and not mode & FALLOC_FL_KEEP_SIZE and end > inode.size:
+            first = min(first, inode.size >> PAGE_SHIFT)
         if sb.blocks.limit and stop - first > sb.blocks.limit:
             raise error(errno.ENOSPC)
         inode.pages.get_pages(first, stop, Intent.FALLOC)

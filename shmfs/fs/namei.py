@@ -62,11 +62,16 @@ def symlink(sb: Superblock, directory: Inode, name: bytes, target: bytes, cred: 
 
 
 def link(sb: Superblock, inode: Inode, directory: Inode, name: bytes) -> None:
-    """Another name; costs an inode, but not the first of an O_TMPFILE. Raises EEXIST, EPERM, ENOSPC."""
+    """Another name; costs an inode, but not the first of an O_TMPFILE.
+
+    Raises EEXIST, EPERM for a directory, ENOENT for what has lost its last name, ENOSPC.
+    """
     parent = _directory(directory)
     _check_new(parent, name)
     if isinstance(inode, Directory):
         raise error(errno.EPERM)
+    if not inode.nlink and inode.parent is not None:
+        raise error(errno.ENOENT)
     if inode.nlink:
         sb.charge_inode_space(inode.ino, INODE_SIZE)
     parent.add(name, inode)
@@ -128,25 +133,26 @@ def rename(
     victim = target.get(new_name)
     if victim is None:
         _check_new(target, new_name)
+        if flags & RENAME_EXCHANGE:
+            raise error(errno.ENOENT)
     elif flags & RENAME_NOREPLACE:
         raise error(errno.EEXIST)
     _check_loop(inode, target)
+    if victim is inode:
+        return  # two names of one inode: nothing happens (rename(2))
     now = sb.clock()
-    if flags & RENAME_EXCHANGE:
-        if victim is None:
-            raise error(errno.ENOENT)
+    if flags & RENAME_EXCHANGE and victim is not None:
         _check_loop(victim, source)
         _exchange(source, old_name, inode, target, new_name, victim)
         victim.ctime = now
-    elif victim is not inode:
+    else:
         if victim is not None:
             _check_victim(inode, victim)
         whiteout = sb.new_inode(source, WHITEOUT, cred) if flags & RENAME_WHITEOUT else None
-        _move(sb, source, old_name, inode, target, new_name, victim, now)
+        source.remove(old_name)
         if whiteout is not None:
             _enter(sb, source, old_name, whiteout)
-    else:
-        return  # two names of one inode: nothing happens (rename(2))
+        _move(sb, source, inode, target, new_name, victim, now)
     inode.ctime = now
     source.touch(now)
     target.touch(now)
@@ -155,14 +161,13 @@ def rename(
 def _move(
     sb: Superblock,
     source: Directory,
-    old_name: bytes,
     inode: Inode,
     target: Directory,
     new_name: bytes,
     victim: Inode | None,
     now: int,
 ) -> None:
-    source.remove(old_name)
+    """Enter the inode, whose name in `source` is gone, in place of the victim."""
     target.add(new_name, inode)
     if isinstance(inode, Directory):
         source.nlink -= 1

@@ -77,14 +77,17 @@ def parse(text: str) -> MountOptions:
         name, equals, value = item.partition("=")
         seen.add(name)
         if name in VFS_OPTIONS and not equals:
-            vfs[name.removeprefix("no") if name not in ("ro", "rw") else "ro"] = name
+            pair = {"rw": "ro", "async": "sync"}.get(name, name.removeprefix("no"))
+            vfs[pair] = name
             if name.endswith("atime") and "diratime" not in name:
                 vfs = {key: kept for key, kept in vfs.items() if key == "diratime" or "atime" not in key}
                 vfs["atime"] = name
         elif name == "allow_other" and not equals:
             options = replace(options, allow_other=True)
-        elif name in MOUNT_OPTIONS or name.startswith(("x-", "X-", "comment")):
+        elif name.startswith(("x-", "X-", "comment")) or item in MOUNT_OPTIONS or name == "user":
             continue
+        elif name in VFS_OPTIONS | MOUNT_OPTIONS:
+            raise OptionError(f"option {name!r} takes no value, got {value!r}")
         else:
             options = _apply(options, name, value if equals else None)
     return replace(options, vfs=frozenset(vfs.values()), seen=frozenset(seen))

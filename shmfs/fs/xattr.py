@@ -21,13 +21,18 @@ def get(inode: Inode, name: bytes) -> bytes:
     return value
 
 
-def names(inode: Inode) -> list[bytes]:
-    """The names, access lists first, as tmpfs gives them."""
-    return sorted(inode.xattrs or (), key=lambda name: not name.startswith(b"system."))
+def names(inode: Inode, *, trusted: bool = True) -> list[bytes]:
+    """The names, access lists first, as tmpfs gives them; those of trusted. only to whom they concern."""
+    shown = (name for name in inode.xattrs or () if trusted or not name.startswith(b"trusted."))
+    return sorted(shown, key=lambda name: not name.startswith(b"system."))
 
 
 def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
-    """Set an attribute; raises EEXIST, ENODATA (by `flags`), ENOSPC, EOPNOTSUPP, EINVAL (a bad list)."""
+    """Set an attribute.
+
+    Raises EEXIST, ENODATA (by `flags`), ENOSPC, EOPNOTSUPP, EINVAL (a bad list, or a namespace alone), EACCES
+    (a default list for what is no directory).
+    """
     _check_name(inode, name)
     old = inode.xattrs.get(name) if inode.xattrs else None
     if flags & XATTR_CREATE and old is not None:
@@ -63,11 +68,11 @@ def _store(inode: Inode, name: bytes, value: bytes) -> None:
 
 
 def _check_name(inode: Inode, name: bytes) -> None:
-    if name == acl.DEFAULT and not stat.S_ISDIR(inode.mode):
-        raise error(errno.EACCES)
     if name in (acl.ACCESS, acl.DEFAULT):
         if stat.S_ISLNK(inode.mode):
             raise error(errno.EOPNOTSUPP)
+    elif name in _NAMESPACES:
+        raise error(errno.EINVAL)
     elif not name.startswith(_NAMESPACES):
         raise error(errno.EOPNOTSUPP)
 
@@ -82,6 +87,8 @@ def _put_acl(inode: Inode, name: bytes, value: bytes) -> None:
             if inode.xattrs:
                 inode.xattrs.pop(name, None)
             return
+    elif entries and not stat.S_ISDIR(inode.mode):
+        raise error(errno.EACCES)
     elif not entries:
         if inode.xattrs:
             inode.xattrs.pop(name, None)

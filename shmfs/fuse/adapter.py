@@ -272,7 +272,8 @@ class Adapter(pyfuse3.Operations):
     @request
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         """FUSE_LISTXATTR."""
-        return [XAttrNameT(name) for name in self.operations.listxattr(inode)]
+        names = self.operations.listxattr(inode, self._credentials(ctx))
+        return [XAttrNameT(name) for name in names]
 
     @request
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:

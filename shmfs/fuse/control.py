@@ -4,11 +4,14 @@ The socket belongs to the user who serves the mount (mode 0600), in `runtime_dir
 mount's device number; only he and root are answered (SO_PEERCRED).
 """
 
+import contextlib
+import errno
+import fcntl
 import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +51,55 @@ def socket_path(device: str) -> Path:
     return runtime_directory() / f"{device}.sock"
 
 
+def log_path(device: str) -> Path:
+    """What the daemon of that mount says on standard error, if it is in the background."""
+    return runtime_directory() / f"{device}.log"
+
+
+def remove_traces(device: str) -> None:
+    """Remove the socket of a daemon that has ended, and its log if that is empty.
+
+    The number may be another mount's by now: then nothing is removed.
+    """
+    path, log = socket_path(device), log_path(device)
+    with _locked(path.parent):
+        if not _answered(path):
+            path.unlink(missing_ok=True)
+            if log.exists() and log.stat().st_size == 0:
+                log.unlink()
+
+
 def listen(device: str) -> socket.socket:
     """The daemon's end; a socket left by a dead daemon is replaced."""
     path = socket_path(device)
-    path.unlink(missing_ok=True)
+    new = path.with_name(f"{device}.{os.getpid()}")
+    new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        listener.bind(str(new))
     finally:
         os.umask(mask)
     listener.listen()
+    with _locked(path.parent):
+        new.replace(path)
     return listener
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _answered(path: Path) -> bool:
+    """Say whether somebody listens on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        return connection.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def peer_allowed(connection: socket.socket) -> bool:

@@ -65,16 +65,14 @@ class Daemon:
         session.mount(
             self.adapter, self.configuration.mountpoint, self.options, sandbox=self.configuration.sandbox
         )
-        socket_path: Path | None = None
         try:
             mount = mounts.find(self.configuration.mountpoint)
             self.device = mount.device if mount else ""
-            socket_path = control.socket_path(self.device)
             trio.run(self._serve, strict_exception_groups=True)
         finally:
             session.close(unmount=True)
-            if socket_path:
-                socket_path.unlink(missing_ok=True)
+            if self.device:
+                control.remove_traces(self.device)
             if self.log:
                 self.log.close()
 

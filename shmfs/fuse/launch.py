@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -75,11 +75,12 @@ def start(
         stderr=stderr,
         pass_fds=() if log is None else (log,),
         start_new_session=True,
+        env=dict(os.environ),  # another thread may change it (numpy does when it is imported): a copy
     )
     line = _converse(process, msgspec.json.encode(configuration) + b"\n")
-    if process.stdin and not (lifeline and line):
-        process.stdin.close()
     ready = msgspec.json.decode(line, type=Ready) if line else Ready(error=_death(process, mountpoint))
+    if process.stdin and (ready.error or not lifeline):
+        process.stdin.close()
     if ready.error:
         process.wait()
         raise ShmfsError(ready.error)
@@ -110,26 +111,36 @@ def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:
 
 def _clean_up(device: str, mountpoint: str) -> None:
     """After a daemon that was killed: its socket and its dead mount."""
-    control.socket_path(device).unlink(missing_ok=True)
+    control.remove_traces(device)
     mount = mounts.find(mountpoint)
     if mount and mount.device == device:
         mounts.unmount(mountpoint, lazy=True)
 
 
-def umount(path: str) -> None:
+class Unmounted(NamedTuple):
+    """A mount that is no more."""
+
+    mountpoint: str
+    device: str
+    pid: int | None
+    """Of its daemon; None if that was dead, or another user's."""
+
+
+def umount(path: str) -> Unmounted:
     """Unmount and wait until the daemon has ended; a dead mount is cleared away. Raises ShmfsError."""
     mount = mounts.find(path)
     if mount is None or mount.fstype != mounts.FSTYPE:
         raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
     if mounts.is_dead(mount):
         mounts.unmount(mount.mountpoint, lazy=True)
-        control.socket_path(mount.device).unlink(missing_ok=True)
-        return
+        control.remove_traces(mount.device)
+        return Unmounted(mount.mountpoint, mount.device, None)
     pid = _daemon_pid(mount)
     mounts.unmount(mount.mountpoint)
     deadline = time.monotonic() + _GRACE
     while pid and Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    return Unmounted(mount.mountpoint, mount.device, pid)
 
 
 def _daemon_pid(mount: mounts.Mount) -> int | None:
@@ -137,9 +148,3 @@ def _daemon_pid(mount: mounts.Mount) -> int | None:
         return control.statistics(mount).pid
     except ShmfsError:
         return None  # another user's: the mount may be ended, the daemon not asked
-
-
-def background_log() -> IO[bytes]:
-    """A log file for a daemon in the background; its name tells the launcher's pid."""
-    path = control.runtime_directory() / f"daemon-{os.getpid()}.log"
-    return path.open("ab")

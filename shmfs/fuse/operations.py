@@ -201,9 +201,9 @@ class Operations:
         """FUSE_GETXATTR."""
         return xattr.get(self.superblock.inode(ino), name)
 
-    def listxattr(self, ino: int) -> list[bytes]:
+    def listxattr(self, ino: int, cred: Credentials) -> list[bytes]:
         """FUSE_LISTXATTR."""
-        return xattr.names(self.superblock.inode(ino))
+        return xattr.names(self.superblock.inode(ino), trusted=cred.uid == 0)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
         """FUSE_SETXATTR."""
@@ -220,6 +220,8 @@ class Operations:
         inode = file.regular(self.superblock.inode(ino))
         if flags & os.O_TRUNC:
             self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
+            if cred.uid:  # the kernel leaves this truncation wholly to us (FUSE_ATOMIC_O_TRUNC)
+                attributes.kill_privileges(self.superblock, inode)
         keep_cache = file.open_file(inode, flags)
         if "open" in self.superblock.instruments:
             self._tell("open", ino, inode.path(), flags, cred.pid)

@@ -29,6 +29,9 @@ _CAP_AUTO_INVAL_DATA = 1 << 12
 _CAP_HANDLE_KILLPRIV = 1 << 20
 _CAP_EXPLICIT_INVAL_DATA = 1 << 25
 
+_NOT_FOR_LIBFUSE = {"rw", "relatime", "norelatime", "strictatime", "diratime", "nodiratime"}
+"""Defaults, and what libfuse refuses: `fs.attributes.accessed` carries it out, as FUSE leaves atime to us."""
+
 EXTENSION_MISSING = (
     "the C extension is missing: pages come in by the kernel's read-ahead and stat after a write drops"
     " cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
@@ -77,7 +80,7 @@ def mount(operations: pyfuse3.Operations, mountpoint: str, options: MountOptions
 
 def _libfuse_options(options: MountOptions, *, sandbox: bool) -> set[str]:
     """As tmpfs: devices and set-id programs work for root unless refused; libfuse's default refuses them."""
-    chosen = {"fsname=shmfs", "subtype=shmfs", "default_permissions", *options.vfs} - {"rw", "relatime"}
+    chosen = {"fsname=shmfs", "subtype=shmfs", "default_permissions", *options.vfs} - _NOT_FOR_LIBFUSE
     root = os.geteuid() == 0
     if root and not sandbox:
         chosen |= {"dev"} - {"dev" for o in chosen if o == "nodev"}

@@ -74,8 +74,16 @@ class AddressSpace:
         missing = sum(stop - start for start, stop in holes)
         if missing:
             self._store.charge(self.ino, first, missing)
-            for start, stop in holes:
-                self._fill(start, stop, unwritten=intent is Intent.FALLOC)
+            try:
+                for start, stop in holes:
+                    self._fill(start, stop, unwritten=intent is Intent.FALLOC)
+            except BaseException:
+                self._unfill(holes)
+                self._store.blocks.uncharge(missing)
+                raise
+            if "allocate" in self._store.instruments:
+                for start, stop in holes:
+                    self._store.instruments.call("allocate", self.ino, start, stop - start)
         if intent is not Intent.FALLOC and self._map:
             self._map.set_written(first, end)
         return missing
@@ -93,12 +101,20 @@ class AddressSpace:
         """Give frames to a hole that was charged."""
         if self._map is None:
             self._map = RunMap()
-        if "allocate" in self._store.instruments:
-            self._store.instruments.call("allocate", self.ino, first, end - first)
         while first < end:
             frame, count = self._store.arena.allocate(end - first)
             self._map.insert(Run(first, frame, count, unwritten))
             first += count
+
+    def _unfill(self, holes: list[tuple[int, int]]) -> None:
+        """Take frames back from what were holes, where the arena could not give them all."""
+        if self._map is None:
+            return
+        for start, stop in holes:
+            for firsts, counts in self._map.remove(start, stop).chunks:
+                self._store.arena.free(firsts, counts)
+        if not self._map.pages:
+            self._map = None
 
     def read(self, offset: int, size: int, intent: Intent = Intent.READ) -> bytes:
         """`size` bytes, holes as zeros; with CACHE the holes are charged first (ENOSPC)."""
@@ -144,12 +160,13 @@ class AddressSpace:
         if missing:
             room = self._store.blocks.available(missing)
         if room < missing:
-            self._store.refused(self.ino, first, missing - room)
+            refused = missing - room
             for start, stop in holes:
                 if room < stop - start:
                     end = start + room
                     break
                 room -= stop - start
+            self._store.refused(self.ino, end, refused)
             if end == first:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.get_pages(first, end, Intent.WRITE)

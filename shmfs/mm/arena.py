@@ -6,6 +6,7 @@ needs no address space as large as the limit, and lets the file grow in place.
 """
 
 import ctypes
+import errno
 import os
 from array import array
 from collections import deque
@@ -18,6 +19,10 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _FREE, _USED, _DIRTY = b"\0", b"\1", b"\2"
 _GROWTH = 4096
 """Frames that the memfd grows by at least (16 MiB; a hole costs nothing until it is written)."""
+_PIECE = 1 << 24
+"""Frames handed out at once at most (64 GiB), which bounds the work of a search."""
+MAX_FRAMES = 1 << 32
+"""Frames that an arena can name (16 TiB)."""
 _RECLAIM_PER_ALLOCATION = 4096
 """Frames that one allocation gives back at most, so that it cannot stall for a gigabyte that was freed."""
 
@@ -61,8 +66,12 @@ class Arena:
     def allocate(self, count: int) -> tuple[int, int]:
         """Take up to `count` adjacent zero frames; returns the first and how many (at least one).
 
-        Raises OSError (EFBIG, ENOSPC) only where the memfd itself cannot grow.
+        Raises OSError only where the arena cannot grow: EFBIG (by RLIMIT_FSIZE), ENOSPC for more than
+        MAX_FRAMES.
         """
+        if self.used + self.dirty + count > MAX_FRAMES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = min(count, _PIECE)
         if self.dirty:
             self.reclaim(min(count, _RECLAIM_PER_ALLOCATION))
         first, taken = self._find(count)

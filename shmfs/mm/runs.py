@@ -76,7 +76,7 @@ class RunMap:
 
     def __init__(self) -> None:
         self._leaves = [_Leaf()]
-        self._firsts = array("Q", [0])  # the lowest index a leaf may hold
+        self._firsts = array("Q", [0])  # the lowest index a leaf may hold; all before it ends there
         self.pages = 0
         """Pages that have a frame."""
 
@@ -87,10 +87,6 @@ class RunMap:
         slot = bisect_right(leaf.indexes, index)
         if slot and leaf.end(slot - 1) > index:
             return number, slot - 1
-        if not slot and number:
-            before = self._leaves[number - 1]
-            if before.indexes and before.end(-1) > index:
-                return number - 1, len(before.indexes) - 1
         return number, slot
 
     def find(self, index: int) -> Run | None:
@@ -192,6 +188,8 @@ class RunMap:
             parts.append(leaf.run(stop))
             stop += 1
         leaf.splice(start, stop, _joined(parts))
+        if number + 1 < len(self._firsts):  # a long run may reach into what the next leaf could hold
+            self._firsts[number + 1] = max(self._firsts[number + 1], leaf.end(-1))
         self._balance(number)
 
     def _balance(self, number: int) -> None:

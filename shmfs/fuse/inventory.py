@@ -1,0 +1,88 @@
+"""The shmfs mounts that this user can know of: in this mount namespace, and in sandboxes by their sockets."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse import control, mounts
+from shmfs.trace.records import Statistics
+
+
+class Entry(Struct, frozen=True):
+    """A mount and what its daemon answers."""
+
+    mountpoint: str
+    device: str
+    state: Literal["serving", "dead", "silent"]
+    """dead: nobody serves it any more; silent: its daemon does not answer this user."""
+    sandbox: bool
+    """In the mount namespace of a sandbox, where `mountpoint` is to be taken."""
+    reason: str
+    """Why there are no statistics and what to do, a sentence; "" when there are."""
+    log: str
+    """What its daemon said at its end, a file; "" when nothing."""
+    statistics: Statistics | None
+
+
+def entries() -> list[Entry]:
+    """All mounts, those of this namespace first, in the order of /proc/self/mountinfo."""
+    here = mounts.shmfs_mounts()
+    found = [_entry(mount) for mount in here]
+    known = {mount.device for mount in here}
+    for path in sorted(control.runtime_directory().glob("*.sock")):
+        device = path.name.removesuffix(".sock")
+        if device not in known:
+            found.append(_sandbox(device))
+    return [entry for entry in found if entry is not None]
+
+
+def find(target: str) -> Entry:
+    """The mount that holds the path `target`, or has that device number ("0:57"); raises ShmfsError."""
+    mount = mounts.containing(target)
+    if mount is not None and mount.fstype == mounts.FSTYPE:
+        entry = _entry(mount)
+        if entry is not None:
+            return entry
+    major, _, minor = target.partition(":")
+    if major.isdecimal() and minor.isdecimal():
+        entry = next((entry for entry in entries() if entry.device == target), None)
+        if entry is not None:
+            return entry
+    raise ShmfsError(f"{target} is not on a shmfs mount; `shmfs ps` lists the mounts")
+
+
+def _entry(mount: mounts.Mount) -> Entry | None:
+    """Ask the daemon; None if the mount is gone meanwhile."""
+    try:
+        statistics, reason = control.statistics(mount), ""
+    except ShmfsError as error:
+        statistics, reason = None, str(error)
+    state: Literal["serving", "dead", "silent"] = "serving" if statistics else "silent"
+    log = ""
+    if statistics is None:
+        if mounts.is_dead(mount):
+            state = "dead"
+            where = mount.mountpoint
+            reason = f"its daemon is gone, and its files with it; `shmfs umount {where}` clears it away"
+            log = _log(mount.device)
+        if mount not in mounts.shmfs_mounts():
+            return None
+    return Entry(mount.mountpoint, mount.device, state, False, reason, log, statistics)
+
+
+def _sandbox(device: str) -> Entry | None:
+    """Ask a daemon that is not seen here; None if nobody listens (any more)."""
+    try:
+        answer = control.call(device, "statistics")
+    except ShmfsError:
+        control.remove_traces(device)
+        return None
+    statistics = msgspec.convert(answer, Statistics)
+    return Entry(statistics.mount, device, "serving", True, "", "", statistics)
+
+
+def _log(device: str) -> str:
+    path = control.log_path(device)
+    return str(path) if path.exists() and path.stat().st_size else ""

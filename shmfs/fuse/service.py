@@ -1,0 +1,106 @@
+"""A daemon in the background, or in the foreground; and the change of what it serves."""
+
+import os
+import signal
+from types import FrameType
+
+from shmfs.errors import ShmfsError
+from shmfs.fs import options as mount_options
+from shmfs.fuse import control, launch, mounts, namespaces
+
+_MS_REMOUNT = 1 << 5
+_MS_FLAGS = {
+    "ro": 1,
+    "nosuid": 1 << 1,
+    "nodev": 1 << 2,
+    "noexec": 1 << 3,
+    "sync": 1 << 4,
+    "dirsync": 1 << 7,
+    "noatime": 1 << 10,
+    "nodiratime": 1 << 11,
+    "relatime": 1 << 21,
+    "strictatime": 1 << 24,
+}
+"""The options of include/uapi/linux/mount.h that the VFS carries out for the mount."""
+
+
+def start_in_background(mountpoint: str, options: str, *, log: int | None = None) -> launch.Server:
+    """Serve a mount until it is unmounted; raises ShmfsError with the reason why not.
+
+    What the daemon says goes to `control.log_path`, which is removed when it ends without a word.
+    """
+    said = control.runtime_directory() / f"starting-{os.getpid()}.log"
+    try:
+        with said.open("wb") as stderr:
+            server = launch.start(mountpoint, options, lifeline=False, log=log, stderr=stderr)
+    except ShmfsError as error:
+        if not said.stat().st_size:
+            raise
+        kept = said.replace(control.runtime_directory() / "failed.log")
+        raise ShmfsError(f"{error} ({kept})") from None
+    else:
+        said.replace(control.log_path(server.device))
+    finally:
+        said.unlink(missing_ok=True)
+    return server
+
+
+def attend(server: launch.Server) -> None:
+    """Wait for the end of a mount; SIGINT, SIGTERM and SIGHUP bring it about.
+
+    Raises ShmfsError when the daemon did not end as it should.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _EndError
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in signals]
+    try:
+        status = server.wait()
+    except _EndError:
+        status = 0
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    server.stop()
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
+    if status:
+        raise ShmfsError(f"the daemon of {server.mountpoint} {how_it_ended(status)}: its files are lost")
+
+
+class _EndError(Exception):
+    """A signal asked for the end."""
+
+
+def how_it_ended(status: int) -> str:
+    """Say it of a process, for a message; `status` as of Server.wait."""
+    if status >= 0:
+        return f"ended with status {status}"
+    hint = ", perhaps for lack of memory (see `dmesg`)" if status == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-status).name}{hint}"
+
+
+def remount(path: str, options: str) -> mounts.Mount:
+    """Change the limits of a mount, and where given the options that the VFS carries out.
+
+    Raises ShmfsError, also where a change is not possible; then nothing was changed.
+    Compare mount(8), REMOUNT: options that are not given stay as they are.
+    """
+    mount = mounts.find(path)
+    if mount is None or mount.fstype != mounts.FSTYPE:
+        raise ShmfsError(f"{path} is not a shmfs mount, so it cannot be changed; mount it first")
+    if mounts.is_dead(mount):
+        raise ShmfsError(f"the mount {path} is dead; `shmfs umount {path}` clears it away")
+    given = mount_options.parse(options)
+    control.call(mount.device, "remount", options=options)
+    if given.vfs:
+        kept = [name for name in mount.options.split(",") if name in mount_options.VFS_OPTIONS]
+        vfs = mount_options.parse(",".join([*kept, options])).vfs
+        flags = sum(_MS_FLAGS.get(name, 0) for name in vfs)
+        try:
+            namespaces.mount(None, mount.mountpoint, None, _MS_REMOUNT | flags)
+        except OSError as error:
+            wanted = ",".join(sorted(given.vfs))
+            raise ShmfsError(f"cannot change {path} to {wanted}: {error.strerror}") from None
+    return mounts.find(path) or mount

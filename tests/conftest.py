@@ -1,0 +1,12 @@
+"""What all tests share. Modules are imported as packages where a directory has an `__init__.py`."""
+
+import hypothesis
+
+hypothesis.settings.register_profile(
+    "shmfs",
+    deadline=None,
+    max_examples=60,
+    stateful_step_count=40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("shmfs")
