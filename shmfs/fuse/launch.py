@@ -77,7 +77,7 @@ def start(
         start_new_session=True,
         env=dict(os.environ),  # another thread may change it (numpy does when it is imported): a copy
     )
-    line = _converse(process, msgspec.json.encode(configuration) + b"\n")
+    line = _converse(process, mountpoint, msgspec.json.encode(configuration) + b"\n")
     ready = msgspec.json.decode(line, type=Ready) if line else Ready(error=_death(process, mountpoint))
     if process.stdin and (ready.error or not lifeline):
         process.stdin.close()
@@ -87,20 +87,34 @@ def start(
     return Server(process, mountpoint, ready)
 
 
-def _converse(process: "subprocess.Popen[bytes]", line: bytes) -> bytes:
+def _converse(process: "subprocess.Popen[bytes]", mountpoint: str, line: bytes) -> bytes:
     """Send the configuration; returns the daemon's answer, or nothing where it died."""
     if process.stdin is None or process.stdout is None:
         return b""
     try:
-        with process.stdout:
-            process.stdin.write(line)
-            process.stdin.flush()
-            return process.stdout.readline()
+        process.stdin.write(line)
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        process.stdout.close()
+        return answer
     except BrokenPipeError:
         return b""
     except BaseException:
-        process.kill()
+        _abandon(process, mountpoint)
         raise
+
+
+def _abandon(process: "subprocess.Popen[bytes]", mountpoint: str) -> None:
+    """End a daemon that is starting, and clear away what it may have mounted."""
+    process.terminate()
+    try:
+        process.communicate(timeout=_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+    mount = mounts.find(mountpoint)
+    if mount and mount.fstype == mounts.FSTYPE and mounts.is_dead(mount):
+        mounts.unmount(mountpoint, lazy=True)
 
 
 def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:

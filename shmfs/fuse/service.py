@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from shmfs.errors import ShmfsError
@@ -45,32 +47,52 @@ def start_in_background(mountpoint: str, options: str, *, log: int | None = None
     return server
 
 
-def attend(server: launch.Server) -> None:
-    """Wait for the end of a mount; SIGINT, SIGTERM and SIGHUP bring it about.
+def serve(
+    mountpoint: str, options: str, ready: Callable[[launch.Server], object], *, log: int | None = None
+) -> None:
+    """Serve a mount until it is unmounted, or SIGINT, SIGTERM or SIGHUP asks for the end.
 
-    Raises ShmfsError when the daemon did not end as it should.
+    `ready` is called when the mount can be used. Must be called in the main thread. Raises ShmfsError with
+    the reason why it cannot, or when the daemon did not end as it should; KeyboardInterrupt when the end was
+    asked for before.
     """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise _EndError
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, end) for number in signals]
-    try:
-        status = server.wait()
-    except _EndError:
+    with _asked_to_end() as asked:
+        try:
+            server = launch.start(mountpoint, options, log=log)
+        except _EndError:
+            raise KeyboardInterrupt from None
         status = 0
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
-    server.stop()
-    for number, handler in zip(signals, before, strict=True):
-        signal.signal(number, handler)
+        try:
+            ready(server)
+            status = server.wait()
+        except _EndError:
+            pass
+        finally:
+            asked.clear()  # once is enough
+            server.stop()
     if status:
-        raise ShmfsError(f"the daemon of {server.mountpoint} {how_it_ended(status)}: its files are lost")
+        raise ShmfsError(f"the daemon of {mountpoint} {how_it_ended(status)}: its files are lost")
 
 
 class _EndError(Exception):
     """A signal asked for the end."""
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[set[int]]:
+    """Have the signals in the set, which may be changed, raise _EndError; the others of ours are ignored."""
+    listening = {int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number in listening:
+            raise _EndError
+
+    before = {number: signal.signal(number, end) for number in listening}
+    try:
+        yield listening
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def how_it_ended(status: int) -> str:

@@ -54,12 +54,19 @@ def start(
     `mask` is the user's signal mask. Dies with `parent`.
     Raises ShmfsError when the namespaces cannot be joined or the command not be executed.
     """
-    environment = _environment()
+    environment = original_environment()
     namespaces.join(server)
     # Joining changes credentials, which clears the signal: ask for it afterwards.
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
+    execute(command, environment, dispositions, mask)
+
+
+def execute(
+    command: list[str], environment: dict[bytes, bytes], dispositions: Dispositions, mask: Iterable[int]
+) -> NoReturn:
+    """Become `command` with the signals as the user's shell gave them; raises ShmfsError."""
     _reset_signals(dispositions)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     problem = errno.ENOENT
@@ -111,7 +118,7 @@ def _reset_signals(dispositions: Dispositions) -> None:
         signal.signal(number, disposition)
 
 
-def _environment() -> dict[bytes, bytes]:
+def original_environment() -> dict[bytes, bytes]:
     """Return the user's environment: without the LC_CTYPE that Python adds in the C locale (PEP 538)."""
     environment = dict(os.environb)
     try:

@@ -136,3 +136,13 @@ class Sampler:
                 log.exception("sampling who maps %s failed and was given up", self._device)
                 return
             interval = min(LONGEST, max(SHORTEST, COST * (time.monotonic() - before)))
+
+
+def observe(device: str) -> Observations:
+    """Look once at all processes for what they map of the mount `device`."""
+    found = pagemap.processes_mapping(device)
+    sampler = Sampler(device, lambda: found.mappings)
+    sampler.sample()
+    seen = sampler.observations()
+    seen.refused += found.refused
+    return seen

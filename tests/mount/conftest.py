@@ -1,12 +1,15 @@
 """The process that runs the cases on both file systems."""
 
 import ast
+import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,89 @@ class Zygote:
             self.process.kill()
             self.process.wait()
         self.process = None
+
+
+class Actor:
+    """A process of its own on a mount, told what to do; never this one touches a mount that may hang."""
+
+    def __init__(self, directory: Path | str) -> None:
+        command = [sys.executable, str(HERE / "actor.py"), str(directory)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.pid = self.process.pid
+        self.pending = b""
+        assert self._line(30) == b"ready\n"
+
+    def __call__(self, code: str, patience: float = 60) -> Any:
+        """The value of the last expression, an errno's name, or the name of the signal that killed it."""
+        self.order(code)
+        return self.answer(patience)
+
+    def order(self, code: str) -> None:
+        """Have it begin."""
+        assert self.process.stdin
+        self.process.stdin.write(repr(code).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self, patience: float = 60) -> Any:
+        line = self._line(patience)
+        if not line:
+            status = self.process.wait(10)
+            return signal.Signals(-status).name if status < 0 else f"ended with status {status}"
+        kind, value = ast.literal_eval(line.decode())
+        assert kind == "value", value
+        return value
+
+    def answers_within(self, patience: float) -> bool:
+        """Whether it has something to say before the time is over."""
+        return bool(self.pending) or bool(select.select([self.process.stdout], [], [], patience)[0])
+
+    def _line(self, patience: float) -> bytes:
+        assert self.process.stdout
+        while b"\n" not in self.pending:
+            assert self.answers_within(patience), f"process {self.pid} does not answer"
+            part = os.read(self.process.stdout.fileno(), 1 << 20)
+            if not part:
+                return b""
+            self.pending += part
+        line, newline, self.pending = self.pending.partition(b"\n")
+        return line + newline
+
+    def kill(self) -> None:
+        """End it, and its children with it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close() if self.process.stdin else None
+        self.process.stdout.close() if self.process.stdout else None
+        self.process.wait(30)
+
+
+MakeActor = Callable[[Path | str], Actor]
+
+
+@pytest.fixture
+def actor() -> Iterator[MakeActor]:
+    """Makes processes that work in a directory."""
+    actors: list[Actor] = []
+
+    def make(directory: Path | str) -> Actor:
+        actors.append(Actor(directory))
+        return actors[-1]
+
+    yield make
+    for one in actors:
+        one.kill()
+
+
+def eventually(look: Callable[[], Any], seconds: float = 20) -> Any:
+    """The first true value of `look`; fails after a while."""
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return value
 
 
 @pytest.fixture(scope="session")

@@ -5,4 +5,48 @@ A difference that has gone makes its case fail, so that this table tells the tru
 
 from typing import Any
 
-KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {}
+CACHED_READ = "the kernel answers a read of cached pages without a request, so nobody notes the atime"
+STORE = "a store into a page that the kernel has cached makes no request: the times change at writeback"
+WRITER = "READ does not tell read(2) from a fault, and what a mapping may make dirty must be charged before"
+LATER = "pyfuse3 does not bind the request"
+IOCTL = "pyfuse3 does not bind ioctl"
+
+KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
+    "accounting.a_read_fault_without_a_writer": {"blocks": (0, WRITER)},
+    "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
+    "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
+    "data.extents_and_clones": {"bmap": (bytes(4), "FUSE has a bmap of its own, which knows no blocks")},
+    "data.flags_of_inodes": {"get": ("ENOTTY", IOCTL), "set": ("ENOTTY", IOCTL)},
+    "data.seals": {
+        "get": ("EINVAL", "only the kernel's own shmem and hugetlbfs have seals (mm/memfd.c)"),
+        "add": (
+            "EINVAL",
+            "likewise; on tmpfs F_SEAL_SEAL is set from the start, so none can be added either",
+        ),
+    },
+    "directories.a_rename_onto_a_name_keeps_or_moves_its_place": {
+        "replaced": (
+            ["g", "f3", "f2", "f1"],
+            "a replaced name keeps its place, so that no reader misses it; on tmpfs it comes first, as"
+            " the dentry cache has it",
+        ),
+        "exchanged": (["g", "f3", "f2", "f1"], "likewise"),
+    },
+    "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},
+    "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", LATER)},
+    "special.birth_time": {"kept": (False, LATER)},
+    "special.polling": {"epoll": (None, "FUSE files may be polled, so the kernel lets epoll have them")},
+    "times.of_first_stores": {
+        "hole": ("", STORE),
+        "another hole": ("", STORE),
+        "write only": ("", STORE),
+        "msync": ("mc", STORE),
+    },
+    "times.of_mappings": {"map": ({"f": ""}, "mmap(2) makes no request, so nobody notes the atime")},
+    "times.of_reads": {
+        "read": ({"f": ""}, CACHED_READ),
+        "read again": ({"f": ""}, CACHED_READ),
+        "of an empty file": ({"f": ""}, "the kernel knows that it is empty, and asks for nothing"),
+    },
+    "xattrs.flags": {"both, missing": (None, "pyfuse3 carries out the flags, but not both at once")},
+}

@@ -6,6 +6,7 @@ except by such children, so it can always give up on one that hangs.
 """
 
 import ast
+import itertools
 import os
 import select
 import shutil
@@ -133,11 +134,12 @@ def main() -> None:
     namespaces.enter_private()
     cases = tmpfs_cases.load()
     pairs: dict[str, Pair] = {}
+    numbers = itertools.count()
     for line in sys.stdin:
         case = cases[line.strip()]
         try:
             if case.options not in pairs:
-                pairs[case.options] = Pair(base / str(len(pairs)), case.options)
+                pairs[case.options] = Pair(base / str(next(numbers)), case.options)
             said = answer(case, pairs[case.options])
             if "hung" in (said[kind][0] for kind in said if isinstance(said[kind], tuple)):
                 del pairs[case.options]

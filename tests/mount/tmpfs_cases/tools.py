@@ -73,6 +73,14 @@ def mode(path: Any) -> str:
     return stat.filemode(os.lstat(path).st_mode)
 
 
+def eventually(look: Callable[[], Any], wanted: Any) -> Any:
+    """What `look` sees, waiting a while for `wanted`: FUSE tells of a last close after it has returned."""
+    deadline = time.monotonic() + 10
+    while (seen := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return seen
+
+
 def free(path: Any = ".") -> tuple[int, int]:
     """Free blocks and inodes of the file system."""
     figures = os.statvfs(path)
@@ -189,7 +197,9 @@ def child(
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name
-    return ast.literal_eval(said.decode())
+    return (
+        ast.literal_eval(said.decode()) if said else f"ended with status {os.waitstatus_to_exitcode(status)}"
+    )
 
 
 def unprivileged(function: Callable[..., Any], *arguments: Any) -> Any:

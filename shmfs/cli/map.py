@@ -1,0 +1,163 @@
+"""`shmfs map`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shmfs.cli import output
+from shmfs.errors import ShmfsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shmfs.trace.pagemap import Matrix
+
+FEW = 16
+"""Pages that are listed one by one, with their frames, without being asked."""
+RANGES = 24
+"""Lines of ranges that are shown."""
+CELLS = 100
+"""Cells of a strip at most."""
+
+_EPILOG = """\b
+Examples:
+  shmfs map /mnt/shm/frames
+  shmfs map --pages /dev/shm/psm_1234
+  shmfs map --json /proc/4711/root/dev/shm/frames   (of a sandbox)
+"""
+
+
+@click.command("map", epilog=_EPILOG, short_help="Show which process has which page of a file.")
+@click.option("-p", "--pages", "every", is_flag=True, help="List every page with its frame.")
+@output.json_option("the whole matrix")
+@click.argument("file", metavar="FILE", type=output.FILE)
+def map_(every: bool, as_json: bool, file: str) -> None:
+    """Show which process has which page of FILE present now.
+
+    FILE is on a shmfs or on a tmpfs of the kernel. As root the frames are told: two processes that show the
+    same frame for a page share that memory.
+    """
+    import os
+    import stat
+
+    from shmfs.trace import pagemap
+
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ShmfsError(f"{file} is not a regular file, so nobody maps pages of it")
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    matrix = pagemap.matrix(device, status.st_ino)
+    if as_json:
+        output.print_json(matrix.sharing(os.path.abspath(file), status.st_size))
+    else:
+        _print(matrix, file, status.st_size, every=every)
+
+
+def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
+    from rich.text import Text
+
+    from shmfs.trace import pagemap, report
+
+    console = output.console()
+    shared = len(matrix.shared())
+    pages = -(-size // pagemap.PAGE)
+    head = Text(report.clean(file), "bold")
+    mappers = output.plural(len(matrix.processes), "process")
+    head.append(f"  {report.size(size)}, {output.plural(pages, 'page')}, mapped by {mappers}, ", "")
+    head.append(f"{shared} shared", "bold green" if shared else "")
+    output.emit(console, head)
+    present = sum(len(one.pages) + len(one.copies) for one in matrix.processes)
+    if matrix.processes:
+        _print_strips(console, matrix, size)
+    if present:
+        console.print()
+        if every or present <= FEW:
+            _print_pages(console, matrix)
+        else:
+            _print_ranges(console, matrix)
+        if not matrix.frames_visible:
+            output.complain("note: the kernel shows frame numbers to root only")
+    output.tell_refused(matrix.refused)
+
+
+def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from shmfs.trace.picture import Kind, draw
+    from shmfs.trace.report import clean
+
+    ascii_only = console.options.ascii_only
+    glyphs = dict(zip(Kind, ".c+#" if ascii_only else "·c▒█", strict=True))
+    styles = {Kind.ABSENT: "dim", Kind.COPY: "magenta", Kind.ALONE: "cyan", Kind.SHARED: "bold green"}
+    names = [f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes]
+    room = console.width - max(len(name) for name in names) - 2 - len(" 1048576")
+    picture = draw(matrix, size, max(8, min(CELLS, room)))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    for name, one, strip in zip(names, matrix.processes, picture.strips, strict=True):
+        cells = Text()
+        for kind in map(Kind, strip.tolist()):
+            cells.append(glyphs[kind], styles[kind])
+        grid.add_row(Text(name), cells, Text(str(len(one.pages) + len(one.copies)), "dim"))
+    output.emit(console, grid)
+    legend = Text()
+    used = {Kind(kind) for strip in picture.strips for kind in strip.tolist()}
+    texts = {
+        Kind.SHARED: "shared",
+        Kind.ALONE: "only here",
+        Kind.COPY: "own copy",
+        Kind.ABSENT: "not present",
+    }
+    for kind, text in texts.items():
+        if kind in used:
+            legend.append(glyphs[kind], styles[kind]).append(f" {text}  ", "dim")
+    if picture.per_cell == 1:
+        legend.append("a cell is one page", "dim")
+    output.emit(console, legend)
+    if picture.per_cell > 1:
+        text = f"a cell is {picture.per_cell} pages, and shows the most shared of them"
+        output.emit(console, Text(text, "dim"))
+
+
+def _print_ranges(console: "Console", matrix: "Matrix") -> None:
+    from rich.text import Text
+
+    from shmfs.trace.picture import Kind, ranges
+    from shmfs.trace.report import clean
+
+    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
+    found = ranges(matrix)
+    rows = []
+    for one in found[:RANGES]:
+        holders = ", ".join(
+            names[pid] + (" (own copy)" if kind is Kind.COPY else "") for pid, kind in one.holders
+        )
+        pages = str(one.first) if one.first == one.last else f"{one.first}–{one.last}"  # noqa: RUF001
+        rows.append([Text(pages, "cyan"), Text(str(one.last - one.first + 1)), Text(holders)])
+    output.listing(console, ["PAGES", "COUNT", "PRESENT IN"], rows, right=["COUNT"])
+    if len(found) > RANGES:
+        more = f"… and {len(found) - RANGES} more ranges; --pages lists every page, --json too"
+        output.emit(console, Text(more, "dim"))
+
+
+def _print_pages(console: "Console", matrix: "Matrix") -> None:
+    from rich.text import Text
+
+    from shmfs.trace.report import clean
+
+    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
+    rows = []
+    for page in matrix.sharing().pages:
+        frames: dict[tuple[int | None, bool], list[str]] = {}
+        for holder in page.processes:
+            frames.setdefault((holder.frame, holder.private), []).append(names[holder.pid])
+        for (frame, private), holders in frames.items():
+            text = ", ".join(holders) + (" (own copy)" if private else "")
+            shown = f"{frame:#x}" if frame else "-"
+            rows.append(
+                [Text(str(page.page), "cyan"), Text(shown), Text(text, "" if len(holders) < 2 else "green")]
+            )
+    output.listing(console, ["PAGE", "FRAME", "PRESENT IN"], rows, right=["PAGE", "FRAME"])

@@ -1,0 +1,198 @@
+"""What all commands share: how failures are told, how text is printed, which options look the same."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from shmfs.errors import ShmfsError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+INTERRUPTED = 130
+
+MOUNT_OPTIONS = """\b
+Mount options (-o, comma-separated or repeated; as of tmpfs unless said):
+  size=64m             limit: bytes, or with k m g t p e, or % of RAM;
+                       0 is unlimited, the default half of RAM
+  nr_blocks= nr_inodes=  limits in pages and in inodes
+  mode=1777 uid= gid=  of the root directory
+  inode32, inode64     width of inode numbers
+  ro noexec nosuid nodev noatime relatime …  as for every mount
+  reserve=lazy         charge a page when it is first touched
+  reserve=strict       charge when a file grows: ENOSPC, never SIGBUS
+  reserve=prefault     the same, and allocate at once
+  readahead=32         pages read ahead: faster, charged before touched
+  allow_other          let other users in (root: always)
+"""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class PathName(click.types.StringParamType):
+    """A path that is not looked at here: a mount may not answer, and the sentences of the rest are better."""
+
+    name = "path"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete it: `kind` is "dir" or "file"."""
+        return [CompletionItem(incomplete, type=self.kind)]
+
+
+DIRECTORY = PathName("dir")
+FILE = PathName("file")
+
+
+def mount_options(function: Command) -> Command:
+    """Add -o, which may be repeated."""
+    option = click.option(
+        "-o", "options", metavar="OPTIONS", multiple=True, help="Mount options, see below. May be repeated."
+    )
+    return option(function)
+
+
+def json_option(what: str) -> Callable[[Command], Command]:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+def log_option(function: Command) -> Command:
+    """Add --log."""
+    option = click.option(
+        "--log",
+        "log",
+        metavar="FILE",
+        type=FILE,
+        help="Write every page-in, allocation, open, unlink … to FILE, as JSON lines.",
+    )
+    return option(function)
+
+
+@contextmanager
+def expected(status: int | None = None, keep: Sequence[int] = ()) -> Iterator[None]:
+    """End with a sentence and an exit status on what is meant for the user.
+
+    `status` replaces the exit statuses that are not in `keep`.
+    """
+    import errno
+
+    from shmfs.fs.options import OptionError
+
+    def fail(message: str, own: int) -> NoReturn:
+        complain(message)
+        raise click.exceptions.Exit(own if status is None or own in keep else status) from None
+
+    try:
+        yield
+    except ShmfsError as error:
+        fail(str(error), error.status)
+    except OptionError as error:
+        fail(str(error), 2)
+    except BrokenPipeError:
+        raise  # whoever reads our output has had enough, which click ends quietly
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        dead = "; a dead mount is cleared away by `shmfs umount`" if error.errno == errno.ENOTCONN else ""
+        fail(f"{name}{error.strerror or error}{dead}", 1)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def complain(message: str) -> None:
+    """Print a sentence on standard error."""
+    from shmfs.trace.report import clean
+
+    click.echo(f"shmfs: {clean(message)}", err=True)
+
+
+def plural(number: int, word: str) -> str:
+    """Return "1 page" or "2 pages"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def tell_refused(count: int) -> None:
+    """Say that processes could not be looked at, if any; what is shown may not be all then."""
+    import os
+
+    if count:
+        hint = "" if os.geteuid() == 0 else "; run it as root to see all that map"
+        complain(f"note: {plural(count, 'process')} may not be looked at{hint}")
+
+
+def print_json(data: Any) -> None:
+    """Print one line of JSON on standard output."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(data))
+
+
+def open_log(path: str | None) -> int | None:
+    """Open the file of --log for the daemon; raises OSError."""
+    import os
+
+    if path is None:
+        return None
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where tables go: as wide as the terminal or $COLUMNS; wide enough for everything where neither is."""
+    import os
+
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = 120 if stderr else 500
+    return console
+
+
+def emit(console: "Console", what: "RenderableType") -> None:
+    """Print, in ASCII where the terminal knows no more."""
+    from shmfs.trace.report import ASCII
+
+    if not console.options.ascii_only:
+        console.print(what)
+        return
+    with console.capture() as capture:
+        console.print(what)
+    text = capture.get().translate(ASCII | {ord("–"): "-"})  # noqa: RUF001
+    console.out(text.encode("ascii", "backslashreplace").decode(), end="", highlight=False)
+
+
+def listing(
+    console: "Console", headings: Sequence[str], rows: "Sequence[Sequence[Text]]", right: Sequence[str] = ()
+) -> None:
+    """Print one line a row; a paragraph a row if the console is too narrow. The first column is the name."""
+    from rich.cells import cell_len
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [
+        max(cell_len(heading), *(row[i].cell_len for row in rows)) for i, heading in enumerate(headings)
+    ]
+    if sum(widths) + 2 * (len(widths) - 1) <= console.width:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        for heading in headings:
+            table.add_column(heading, no_wrap=True, justify="right" if heading in right else "left")
+        for row in rows:
+            table.add_row(*row)
+        emit(console, table)
+        return
+    for row in rows:
+        emit(console, Text(row[0].plain, row[0].style or "bold", overflow="fold"))
+        fields = Text(overflow="fold")
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            if cell.plain not in ("", "-"):
+                fields.append(" · " if fields else "").append(f"{heading.lower()} ", "dim").append(cell)
+        emit(console, Padding(fields, (0, 0, 0, 2)))

@@ -1,0 +1,186 @@
+"""`shmfs ps`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shmfs.cli import output
+from shmfs.errors import ShmfsError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from shmfs.fuse.inventory import Entry
+    from shmfs.trace.records import Observation, Process, Segment
+
+NAMED = 3
+"""Processes that are named; more of them are counted by command."""
+
+_EPILOG = """\b
+Examples:
+  shmfs ps
+  shmfs ps /mnt/shm
+  shmfs ps 0:57 --json | jq .segments
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="List the mounts, or the segments of one.")
+@click.option("-a", "--all", "ended", is_flag=True, help="Show also segments that are gone.")
+@output.json_option("it")
+@click.argument("target", metavar="[DIR]", required=False, type=output.DIRECTORY)
+def ps(ended: bool, as_json: bool, target: str | None) -> None:
+    """List the shmfs mounts, or the segments of the one that holds DIR.
+
+    Mounts in sandboxes are listed too; they are named by their device number instead of DIR.
+    """
+    from shmfs.fuse import inventory
+
+    if target is None:
+        found = inventory.entries()
+        if as_json:
+            output.print_json([_mount_json(entry) for entry in found])
+        else:
+            _print_mounts(found)
+        return
+    entry = inventory.find(target)
+    if entry.statistics is None:
+        raise ShmfsError(f"{entry.mountpoint}: {entry.reason}{_see(entry)}")
+    _segments(entry, ended=ended, as_json=as_json)
+
+
+def _see(entry: "Entry") -> str:
+    return f" (what it said: {entry.log})" if entry.log else ""
+
+
+def _mount_json(entry: "Entry") -> dict[str, Any]:
+    known = entry.statistics
+    return {
+        "mountpoint": entry.mountpoint,
+        "device": entry.device,
+        "state": entry.state,
+        "sandbox": entry.sandbox,
+        "pid": known.pid if known else None,
+        "size": known.size_limit if known else None,
+        "used": known.used if known else None,
+        "peak": known.peak if known else None,
+        "inodes": known.inode_limit if known else None,
+        "inodes_used": known.inodes_used if known else None,
+        "readahead": known.readahead if known else None,
+        "store": known.store if known else None,
+        "options": known.options if known else None,
+        "notes": known.notes if known else [],
+        "reason": entry.reason,
+        "log": entry.log,
+    }
+
+
+def _print_mounts(entries: "list[Entry]") -> None:
+    from rich.text import Text
+
+    from shmfs.trace.report import clean, size
+
+    console = output.console()
+    if not entries:
+        output.complain("nothing is mounted; `shmfs mount DIR` mounts")
+        return
+    rows = []
+    for entry in entries:
+        name = clean(entry.mountpoint) + (" (sandbox)" if entry.sandbox else "")
+        known = entry.statistics
+        if known is None:
+            cells = [Text(entry.state, "bold red"), *[Text("-", "dim")] * 6]
+        else:
+            limit = size(known.size_limit) if known.size_limit else "no limit"
+            texts = [str(known.pid), limit, size(known.used), size(known.peak), known.store]
+            cells = [Text(text) for text in texts]
+            cells += [Text(str(known.readahead)), Text(clean(known.options) or "-")]
+        rows.append([Text(name, "cyan" if known else "red"), Text(entry.device), *cells])
+    headings = ["MOUNT", "DEVICE", "PID", "SIZE", "USED", "PEAK", "STORE", "READAHEAD", "OPTIONS"]
+    output.listing(console, headings, rows, right=["PID", "SIZE", "USED", "PEAK", "READAHEAD"])
+    for entry in entries:
+        if entry.reason:
+            output.complain(f"{entry.mountpoint}: {entry.reason}{_see(entry)}")
+
+
+def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
+    import msgspec
+
+    from shmfs.trace.sampler import observe
+
+    assert entry.statistics is not None  # noqa: S101
+    seen = observe(entry.device)
+    by_inode = {one.inode: one for one in seen.segments}
+    segments = [one for one in entry.statistics.segments if ended or not one.evicted]
+    segments.sort(key=lambda one: (-one.resident, one.path))
+    if not as_json:
+        _print_segments(entry, segments, by_inode, seen.refused)
+        return
+    rows = []
+    for segment in segments:
+        one = by_inode.get(segment.inode)
+        row = msgspec.to_builtins(segment)
+        row["mapped_by"] = msgspec.to_builtins(one.mapped_by) if one else []
+        row["shared"] = one.shared if one else 0
+        rows.append(row)
+    output.print_json(_mount_json(entry) | {"refused": seen.refused, "segments": rows})
+
+
+def _print_segments(
+    entry: "Entry", segments: "list[Segment]", seen: "dict[int, Observation]", refused: int
+) -> None:
+    from rich.text import Text
+
+    from shmfs.trace.report import clean, size
+
+    console = output.console()
+    known = entry.statistics
+    assert known is not None  # noqa: S101
+    limit = f" of {size(known.size_limit)}" if known.size_limit else ", no limit"
+    head = f"{entry.mountpoint}: {size(known.used)}{limit}, "
+    head += f"{output.plural(len(segments), 'segment')}, device {entry.device}, daemon {known.pid}"
+    output.emit(console, Text(clean(head), "bold"))
+    if not segments:
+        return
+    headings = ["SEGMENT", "SIZE", "PAGES", "PAGE-INS", "CREATED BY", "MAPPED BY", "SHARED"]
+    rows = [_row(segment, seen.get(segment.inode)) for segment in segments]
+    output.listing(console, headings, rows, right=["SIZE", "PAGES", "PAGE-INS", "SHARED"])
+    output.tell_refused(refused)
+
+
+def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
+    from rich.text import Text
+
+    from shmfs.trace.report import clean, size
+
+    name = clean(segment.path) or f"(inode {segment.inode}, no name)"
+    state = "ended" if segment.evicted else "unlinked" if not segment.nlink else ""
+    mapped = _mappers(seen) if seen else "-"
+    shared = seen.shared if seen else 0
+    return [
+        Text.assemble(
+            (name, "dim" if segment.evicted else "cyan"), (f" ({state})" if state else "", "yellow")
+        ),
+        Text(size(segment.size)),
+        Text(str(segment.resident)),
+        Text(str(segment.page_ins)),
+        Text(_who(segment.created_by)),
+        Text(mapped, "dim" if mapped == "-" else ""),
+        Text(str(shared), "bold green" if shared else "dim"),
+    ]
+
+
+def _mappers(seen: "Observation") -> str:
+    from collections import Counter
+
+    from shmfs.trace.report import clean
+
+    if len(seen.mapped_by) <= NAMED:
+        return ", ".join(_who(one.process) for one in seen.mapped_by)
+    commands = Counter(clean(one.process.command) or "?" for one in seen.mapped_by)
+    return ", ".join(f"{name} ×{count}" for name, count in commands.most_common())  # noqa: RUF001
+
+
+def _who(process: "Process | None") -> str:
+    from shmfs.trace.report import clean
+
+    return f"{clean(process.command) or 'pid'} {process.pid}" if process else "-"

@@ -1,0 +1,101 @@
+"""`shmfs run`, the main job."""
+
+import os
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from shmfs.cli import output
+
+if TYPE_CHECKING:
+    from shmfs.trace.report import Report
+
+FAILED = 125
+"""As env(1), timeout(1) and docker(1): the tool itself failed, not the command."""
+KEPT = (126, 127)
+
+_EPILOG = f"""{output.MOUNT_OPTIONS}
+\b
+Exit status: the command's, 128+N when signal N killed it; 127 no such
+command, 126 it may not be run, 125 shmfs itself failed.
+
+\b
+Examples:
+  shmfs run -o size=64m -- python train.py --workers 4
+  shmfs run --json --report report.json -- make test
+"""
+
+
+class Run(click.Command):
+    """A command that tells wrong usage of its own from the exit statuses of the command it runs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give wrong usage the status of every failure of shmfs."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # for the line of usage
+            error.show()
+            raise click.exceptions.Exit(FAILED) from None
+
+
+@click.command(
+    cls=Run,
+    epilog=_EPILOG,
+    short_help="Run a command with a private /dev/shm, and report on it.",
+    context_settings={"allow_interspersed_args": False},
+)
+@output.mount_options
+@output.log_option
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FILE",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    help="Write the report to FILE instead of standard error.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Make no report.")
+@output.json_option("the report")
+@click.argument("command", metavar="[--] COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    options: tuple[str, ...],
+    log: str | None,
+    report_file: IO[str] | None,
+    quiet: bool,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Run COMMAND with a private, empty /dev/shm, and report what it did there.
+
+    The report is printed on standard error when COMMAND has ended. Terminal, signals, environment and exit
+    status pass through. What COMMAND leaves behind is ended; no mount, process or file stays.
+    """
+    from shmfs.fs.options import parse
+    from shmfs.sandbox import observed
+
+    with output.expected(FAILED, KEPT):
+        parse(",".join(options))  # before a file is truncated for nothing
+        descriptor = output.open_log(log)
+        try:
+            result = observed.run(list(command), ",".join(options), log=descriptor, observe=not quiet)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        if result.report is not None:
+            _print(result.report, report_file, as_json=as_json)
+    if result.failure:
+        output.complain(result.failure)
+    raise click.exceptions.Exit(result.status or (FAILED if result.failure else 0))
+
+
+def _print(report: "Report", file: IO[str] | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from shmfs.trace.report import render, report_json
+
+    if as_json:
+        click.echo(report_json(report).decode(), file=file, err=True, nl=False)
+    elif file is not None:
+        render(report, Console(file=file, width=120, highlight=False))
+    else:
+        render(report, output.console(stderr=True))

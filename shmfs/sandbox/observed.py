@@ -1,0 +1,136 @@
+"""The main job: one command with a private /dev/shm that is shmfs, and the report on what it did there."""
+
+import importlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse import launch, service
+from shmfs.sandbox import command as child
+from shmfs.sandbox import supervisor
+from shmfs.trace.records import Statistics
+
+if TYPE_CHECKING:
+    from shmfs.trace.report import Report
+
+SHM = "/dev/shm"  # noqa: S108  # the name is the point
+
+_SETTLE = 0.5
+"""Seconds that the kernel gets to tell the daemon of the last references that a command has let go."""
+
+
+class Result(NamedTuple):
+    """How it went."""
+
+    status: int
+    """The exit status of the command, 128 + N when signal N killed it."""
+    report: "Report | None"
+    """None when it was not asked for, or the daemon died."""
+    failure: str
+    """Why the daemon did not last as long as the command, and what to do: a sentence; or ""."""
+
+
+def run(command: list[str], options: str = "", *, log: int | None = None, observe: bool = True) -> Result:
+    """Run `command` with a private, empty /dev/shm; returns when nothing of it is left.
+
+    `log` is a descriptor for the log in JSON lines; without `observe` there is no report. Must be called in
+    the main thread. Raises ShmfsError when the command does not exist (status 127), may not be run (126), or
+    shmfs failed; nothing is left behind then either.
+    """
+    child.resolve(command)
+    observer = _Observer() if observe else None
+    server = launch.start(os.path.realpath(SHM), options, sandbox=True, log=log)
+    try:
+        sample = observer.start(server.device) if observer else None
+        outcome = supervisor.run(command, server, sample=sample)
+        statistics = _settled(server)
+    finally:
+        server.stop()
+    if statistics is None:
+        return Result(outcome.status, None, _why_dead(server))
+    if observer is None:
+        return Result(outcome.status, None, "")
+    if outcome.left:
+        statistics.notes.append(_left(outcome.left))
+    return Result(outcome.status, observer.report(statistics, command, outcome), "")
+
+
+class _Observer:
+    """Samples who maps what, and makes the report.
+
+    What it needs takes long to import, so that is done in a thread while the daemon starts. The threads
+    that numpy may start must have the supervisor's signals blocked; they inherit that from the one here.
+    """
+
+    def __init__(self) -> None:
+        self._added = "OPENBLAS_NUM_THREADS" not in os.environ
+        if self._added:
+            os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        self._importing = threading.Thread(target=_import_all, daemon=True)
+        self._importing.start()
+
+    def start(self, device: str) -> Callable[[set[int]], None]:
+        """Return what the supervisor is to call with the pids of the sandbox."""
+        self._importing.join()
+        if self._added:
+            del os.environ["OPENBLAS_NUM_THREADS"]  # or the command would have it
+        from shmfs.trace.sampler import Sampler
+
+        pids: set[int] = set()
+        self._sampler = Sampler(device, lambda: pids)
+
+        def sample(found: set[int]) -> None:
+            pids.clear()
+            pids.update(found)
+            self._sampler.sample()
+
+        return sample
+
+    def report(self, statistics: Statistics, command: list[str], outcome: supervisor.Outcome) -> "Report":
+        """Put together what was seen."""
+        from shmfs.trace import report
+
+        seen = self._sampler.observations()
+        return report.build(statistics, seen, command, outcome.status, outcome.duration)
+
+
+def _import_all() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    for name in ("shmfs.trace.sampler", "shmfs.trace.report"):
+        importlib.import_module(name)
+
+
+def _settled(server: launch.Server) -> Statistics | None:
+    """Return the statistics once nothing is held any more; None if the daemon is dead.
+
+    The kernel tells of the last close and the last unmap of a file after the process has ended.
+    """
+    deadline = time.monotonic() + _SETTLE
+    while True:
+        try:
+            statistics = server.statistics()
+        except ShmfsError:
+            return None
+        held = any(not segment.evicted and not segment.nlink for segment in statistics.segments)
+        if not held or time.monotonic() > deadline:
+            return statistics
+        time.sleep(0.005)
+
+
+def _why_dead(server: launch.Server) -> str:
+    """Say how the daemon ended, before `stop` was called, and what to do."""
+    how = service.how_it_ended(server.process.returncode)
+    return (
+        f"the daemon of {SHM} {how} while the command ran, so what it had there was lost and its exit status"
+        " means little; run it again, and report what the daemon said above"
+    )
+
+
+def _left(left: list[tuple[int, str]]) -> str:
+    names = ", ".join(f"{name} ({pid})" for pid, name in left[:5])
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    return f"still running at the end, and killed: {names}{more}"

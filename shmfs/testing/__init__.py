@@ -1,0 +1,5 @@
+"""For tests of programs that share memory: the pytest plugin and its fixtures."""
+
+from shmfs.testing.plugin import MountFactory, PrivateMount
+
+__all__ = ["MountFactory", "PrivateMount"]

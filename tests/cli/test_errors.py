@@ -1,0 +1,186 @@
+"""Bad input: a sentence on standard error, the exit status, and nothing mounted."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shmfs import __version__
+from shmfs.cli import main
+from shmfs.fuse import mounts
+from tests.cli.conftest import Cli
+
+BAD_OPTIONS = [
+    ("bogus", "unknown mount option 'bogus'"),
+    ("bogus=1", "unknown mount option 'bogus'"),
+    ("Size=1m", "unknown mount option 'Size'"),
+    ("user_id=0", "unknown mount option 'user_id'"),
+    ("size", "option 'size' needs a value"),
+    ("size=", "option 'size' needs a value"),
+    ("size=-1", "bad value '-1' for option 'size'"),
+    ("size=1.5m", "bad value '1.5m' for option 'size'"),
+    ("size=1mb", "bad value '1mb' for option 'size'"),
+    ("size=x%", "bad value 'x%' for option 'size'"),
+    ("size=9e", "value '9e' for option 'size' is larger"),
+    ("nr_blocks=10%", "bad value '10%' for option 'nr_blocks'"),
+    ("nr_inodes=many", "bad value 'many' for option 'nr_inodes'"),
+    ("mode=789", "bad value '789' for option 'mode'"),
+    ("mode=rwx", "bad value 'rwx' for option 'mode'"),
+    ("mode=17777", "bad value '17777' for option 'mode'"),
+    ("uid=root", "bad value 'root' for option 'uid'"),
+    ("gid=-1", "bad value '-1' for option 'gid'"),
+    ("inode64=1", "option 'inode64' takes no value"),
+    ("reserve=perhaps", "bad value 'perhaps' for option 'reserve'"),
+    ("readahead=1000", "bad value '1000' for option 'readahead'"),
+    ("readahead=-1", "bad value '-1' for option 'readahead'"),
+    ("huge=always", "option 'huge=always' needs the kernel's own pages"),
+    ("noswap", "option 'noswap' needs the kernel's own pages"),
+    ("mpol=bind:0", "option 'mpol=bind:0' needs the kernel's own pages"),
+]
+
+
+@pytest.mark.parametrize(("option", "words"), BAD_OPTIONS)
+def test_bad_option(tmp_path: Path, option: str, words: str) -> None:
+    log = tmp_path / "log"
+    for arguments, status in (
+        (["mount", "-o", "size=1m", "-o", option, str(tmp_path)], 2),
+        (["mount", "-o", f"size=1m,{option}", "--log", str(log), str(tmp_path)], 2),
+        (["run", "-o", option, "--log", str(log), "--", "true"], 125),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == status
+        assert result.output.startswith("shmfs: ")
+        assert result.output.count("\n") == 1
+        assert words in result.output
+    assert not log.exists()
+    assert mounts.find(str(tmp_path)) is None
+
+
+def test_the_help_lists_every_option() -> None:
+    for command in ("mount", "run"):
+        text = CliRunner().invoke(main, [command, "--help"]).output
+        for option in ("size=", "nr_blocks=", "nr_inodes=", "mode=", "uid=", "gid=", "inode32", "inode64"):
+            assert option in text
+        for option in ("reserve=lazy", "reserve=strict", "reserve=prefault", "readahead=", "allow_other"):
+            assert option in text
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_each_help_has_an_example(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"  shmfs {name}" in result.output
+    assert "--json" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_the_help_tells_the_exit_statuses() -> None:
+    output = CliRunner().invoke(main, ["--help"]).output
+    assert all(status in output for status in ("0 ", "1 ", "2 ", "125", "126", "127", "128+N", "130"))
+    assert "_SHMFS_COMPLETE" in output
+    assert CliRunner().invoke(main, ["--version"]).output == f"shmfs {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mout", "/tmp"], "did you mean 'mount'?"),
+        (["umont", "/"], "did you mean 'umount'?"),
+        (["maps", "x"], "did you mean 'map'?"),
+        (["bogus"], "it is one of run, mount, umount, ps, map"),
+        (["bogus", "no directory"], "no such command 'bogus'"),
+        (["--bogus"], "No such option"),
+        (["mount"], "Missing argument"),
+        (["umount"], "Missing argument"),
+        (["map"], "Missing argument"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_completion(cli: Cli) -> None:
+    result = cli(env={"_SHMFS_COMPLETE": "bash_source"})
+    assert "_shmfs_completion" in result.stdout
+    words = {"_SHMFS_COMPLETE": "bash_complete", "COMP_WORDS": "shmfs u", "COMP_CWORD": "1"}
+    assert cli(env=words).stdout == "plain,umount\n"
+    words |= {"COMP_WORDS": "shmfs mount /", "COMP_CWORD": "2"}
+    assert cli(env=words).stdout == "dir,/\n"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("flag", [[], ["--foreground"]])
+def test_bad_mount_points(cli: Cli, directory: Path, flag: list[str]) -> None:
+    file = directory / "file"
+    file.touch()
+    for path, words in (
+        (directory / "missing", "does not exist; create it with `mkdir "),
+        (file, "is not a directory; name a directory"),
+        (file / "below", "is not a directory"),
+        (directory / ("x" * 300), "cannot be used: File name too long"),
+    ):
+        result = cli("mount", *flag, path)
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith("shmfs: ")
+        assert result.stderr.count("\n") == 1
+        assert words in result.stderr
+        assert mounts.find(str(path)) is None
+
+
+@pytest.mark.mount
+def test_mounting_twice(cli: Cli, directory: Path, mounted: dict[str, object]) -> None:
+    result = cli("mount", directory)
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"shmfs: {directory} is a shmfs mount already; `shmfs umount {directory}` ends it\n"
+    )
+    mount = mounts.find(str(directory))
+    assert mount
+    assert mount.device == mounted["device"]
+
+
+def test_what_is_no_mount(cli: Cli, tmp_path: Path) -> None:
+    for command in ("umount", "ps"):
+        for path in (tmp_path, tmp_path / "missing"):
+            result = cli(command, path)
+            assert result.returncode == 1
+            assert result.stderr.startswith(f"shmfs: {path} is not ")
+            assert "`shmfs ps` lists" in result.stderr
+    result = cli("ps", "0:0")
+    assert result.returncode == 1
+    result = cli("mount", "-o", "remount,size=1m", tmp_path)
+    assert result.returncode == 1
+    assert "is not a shmfs mount, so it cannot be changed" in result.stderr
+
+
+def test_map_of_no_file(cli: Cli, tmp_path: Path) -> None:
+    assert (
+        cli("map", tmp_path).stderr
+        == f"shmfs: {tmp_path} is not a regular file, so nobody maps pages of it\n"
+    )
+    missing = tmp_path / "a\x1b[31mred\n"
+    result = cli("map", missing)
+    assert result.returncode == 1
+    assert result.stderr == f"shmfs: {tmp_path}/a\\x1b[31mred\\n: No such file or directory\n"
+
+
+def test_a_log_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "missing" / "log"
+    for arguments, status in (
+        (["run", "--log", log, "--", "true"], 125),
+        (["mount", "--log", log, tmp_path], 1),
+    ):
+        result = cli(*arguments)
+        assert result.returncode == status
+        assert result.stderr == f"shmfs: {log}: No such file or directory\n"
+    assert mounts.find(str(tmp_path)) is None
+
+
+def test_output_that_nobody_reads(cli: Cli, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = cli("--help", stdout=full, stderr=-1, capture_output=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,264 @@
+"""`shmfs run`: what passes through, the report, and that nothing is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmfs.fuse import control, mounts
+from shmfs.testing.plugin import why_absent
+from tests.cli.conftest import SHMFS, Cli, alive, eventually
+
+pytestmark = pytest.mark.mount
+
+WORKERS = """
+import multiprocessing, os, sys
+from multiprocessing import shared_memory
+
+def work(name, number, barrier):
+    memory = shared_memory.SharedMemory(name)
+    for page in range(64):
+        memory.buf[page * 4096 + number] = number
+    barrier.wait()  # all have it mapped
+    barrier.wait()  # and have been looked at
+    memory.close()
+
+if __name__ == "__main__":
+    memory = shared_memory.SharedMemory(create=True, size=64 * 4096)
+    barrier = multiprocessing.Barrier(3)
+    workers = [multiprocessing.Process(target=work, args=(memory.name, n, barrier)) for n in (1, 2)]
+    for worker in workers: worker.start()
+    barrier.wait()
+    import time; time.sleep(float(sys.argv[1]))
+    barrier.wait()
+    for worker in workers: worker.join()
+    print(sum(memory.buf[:3]), memory.name)
+    memory.close()
+    memory.unlink()
+    open("/dev/shm/left behind", "w").write("x")
+"""
+
+KILL_THE_DAEMON = """
+import os, signal, sys
+own = os.readlink("/proc/self/ns/mnt")
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        command = open(f"/proc/{pid}/cmdline").read()
+        if int(pid) == os.getpid() or os.readlink(f"/proc/{pid}/ns/mnt") != own:
+            continue
+        if "shmfs.fuse.daemon" in command:
+            os.kill(int(pid), signal.SIGKILL)
+            while os.path.exists(f"/proc/{pid}/exe"): pass
+    except OSError:
+        pass
+try:
+    open("/dev/shm/file", "w")
+except OSError as error:
+    sys.exit(error.errno if sys.argv[1] == "fail" else 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fuse() -> None:
+    reason = why_absent()
+    if reason:
+        pytest.skip(f"no FUSE here: {reason}")
+
+
+def test_a_private_dev_shm(cli: Cli) -> None:
+    before = os.listdir("/dev/shm")
+    result = cli(
+        "run",
+        "-o",
+        "size=3m",
+        "--",
+        "sh",
+        "-c",
+        "ls -A /dev/shm; stat -f -c '%b' /dev/shm; echo x >/dev/shm/x; pwd",
+    )
+    assert result.returncode == 0
+    assert result.stdout == f"768\n{os.getcwd()}\n"
+    assert "/x" in result.stderr
+    assert "1 segment still linked" in result.stderr
+    assert os.listdir("/dev/shm") == before
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 3"], 3),
+        (["sh", "-c", "exit 125"], 125),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["no-such-command"], 127),
+        (["./no-such-file"], 127),
+        (["/etc/passwd"], 126),
+        (["/"], 126),
+    ],
+)
+def test_exit_status(cli: Cli, command: list[str], status: int) -> None:
+    result = cli("run", "-q", "--", *command)
+    assert result.returncode == status
+    assert result.stdout == ""
+    if status in (126, 127):
+        assert result.stderr.startswith(f"shmfs: cannot run {command[0]!r}"[:18])
+        assert result.stderr.count("\n") == 1
+    else:
+        assert result.stderr == ""
+
+
+def test_wrong_usage_is_not_the_commands(cli: Cli) -> None:
+    for arguments in ([], ["--bogus", "true"], ["-o"]):
+        result = cli("run", *arguments)
+        assert result.returncode == 125
+        assert "Usage: " in result.stderr
+
+
+def test_options_of_the_command_are_its_own(cli: Cli) -> None:
+    for separator in ([], ["--"]):
+        result = cli("run", "-q", *separator, "sh", "-c", 'echo "$@"', "--", "--json", "-o", "--", "--help")
+        assert result.stdout == "--json -o -- --help\n"
+
+
+def test_the_report(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "workers.py").write_text(WORKERS)
+    for seconds in ("0.3", "1", "3", "9"):  # until a sample was taken meanwhile
+        command = [sys.executable, "workers.py", seconds]
+        result = cli("run", "-o", "size=8m", "--json", "--", *command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        total, name = result.stdout.split()
+        assert total == "3"
+        report = json.loads(result.stderr)
+        rows = {row["segment"]["path"]: row for row in report["segments"]}
+        shared = rows[f"/{name}"]
+        if shared["shared"] == 64:
+            break
+    assert shared["shared"] == 64
+    assert len(shared["mapped_by"]) == 3
+    assert shared["segment"]["evicted"]
+    assert shared["segment"]["peak_resident"] == 64
+    assert shared["segment"]["page_ins"] == 64
+    assert shared["segment"]["created_by"]["command"].startswith("python")
+    assert report["status"] == 0
+    assert report["command"] == command
+    assert report["options"] == "size=8m"
+    assert report["linked"] == [rows["/left behind"]["segment"]["inode"]]
+    assert report["unlinked"] == []
+    assert report["peak"] >= 64 * 4096
+    assert report["enough"] == "1m"
+    assert report["processes"] >= 3
+    assert not any(
+        mount.device == report["device"] and mount.mountpoint == "/dev/shm" for mount in mounts.mounts()
+    )
+
+
+def test_the_report_as_text(cli: Cli, tmp_path: Path) -> None:
+    script = "exec 3>'/dev/shm/[red]\x1b[31mevil'; echo data >&3; sleep 100 & rm /dev/shm/*; exec 3>&-"
+    for columns in ("40", "80", "200"):
+        script = script if columns == "40" else script.replace("sleep 100", "true")
+        result = cli("run", "-o", "size=1m", "sh", "-c", script, env={"COLUMNS": columns})
+        assert result.returncode == 0
+        assert result.stdout == ""
+        assert "\x1b" not in result.stderr
+        assert "[red]\\x1b[31mevil" in result.stderr.replace("\n", "")
+        assert ("killed: sleep" in " ".join(result.stderr.split())) == (columns == "40")
+        assert max(map(len, result.stderr.splitlines())) <= int(columns)
+    file = tmp_path / "report"
+    result = cli("run", "--report", file, "--", "true")
+    assert (result.stdout, result.stderr) == ("", "")
+    assert "exit 0" in file.read_text()
+    result = cli("run", "--report", file, "--json", "--", "true")
+    assert (result.stdout, result.stderr) == ("", "")
+    assert json.loads(file.read_text())["status"] == 0
+    result = cli("run", "--report", tmp_path / "missing" / "report", "true")
+    assert result.returncode == 125
+
+
+def test_nothing_is_held_after_the_end(cli: Cli) -> None:
+    """What an ended process held open or mapped is not told as left behind."""
+    script = (
+        "import mmap, os; f = os.open('/dev/shm/x', 66); os.ftruncate(f, 1 << 20); os.unlink('/dev/shm/x')\n"
+    )
+    script += "m = mmap.mmap(f, 1 << 20); m[:] = bytes(1 << 20)"
+    report = json.loads(cli("run", "--json", sys.executable, "-c", script).stderr)
+    assert report["unlinked"] == []
+    assert report["segments"][0]["segment"]["evicted"]
+
+
+def test_log(cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("old")
+    result = cli("run", "-q", "--log", log, "--", "sh", "-c", "echo x >/dev/shm/x; rm /dev/shm/x")
+    assert result.returncode == 0
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events[0] == "create"
+    assert {"allocate", "unlink", "evict"} <= set(events)
+
+
+@pytest.mark.parametrize(("then", "status"), [("fail", None), ("succeed", 125)])
+def test_a_daemon_that_dies(cli: Cli, then: str, status: int) -> None:
+    result = cli("run", "--", sys.executable, "-c", KILL_THE_DAEMON, then)
+    assert result.returncode == (status or result.returncode or -1)
+    assert "was killed by SIGKILL" in result.stderr
+    assert "run it again" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_nothing_stays_when_it_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    command = [
+        *SHMFS,
+        "run",
+        "--",
+        "sh",
+        "-c",
+        f"sleep 1000 & echo $! $$ >{pids}.new; mv {pids}.new {pids}; wait",
+    ]
+    with subprocess.Popen(command) as process:
+        eventually(pids.exists)
+        children = [
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(pid) == process.pid
+        ]
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    everyone = {*children, *map(int, pids.read_text().split())}
+    assert len(everyone) == 3
+    eventually(lambda: not any(map(alive, everyone)))
+    assert not [mount for mount in mounts.shmfs_mounts() if mount.mountpoint == "/dev/shm"]
+
+
+def parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def test_ps_sees_the_sandbox(cli: Cli, tmp_path: Path) -> None:
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    script = f"echo x >/dev/shm/seen; echo >{ready}; until [ -e {go} ]; do sleep 0.05; done"
+    with subprocess.Popen([*SHMFS, "run", "-q", "-o", "size=1234k", "--", "sh", "-c", script]) as process:
+        try:
+            eventually(ready.exists)
+            found: list[dict[str, Any]] = [
+                mount
+                for mount in json.loads(cli("ps", "--json").stdout)
+                if mount["sandbox"] and mount["options"] == "size=1234k"
+            ]
+            assert len(found) == 1
+            sandbox = json.loads(cli("ps", "--json", found[0]["device"]).stdout)
+            assert [segment["path"] for segment in sandbox["segments"]] == ["/seen"]
+            file = f"/proc/{sandbox['pid']}/root/dev/shm/seen"
+            if os.geteuid() == 0:
+                assert json.loads(cli("map", "--json", file).stdout)["device"] == sandbox["device"]
+        finally:
+            go.touch()
+    assert process.returncode == 0
+    assert not control.socket_path(sandbox["device"]).exists() or found[0] not in json.loads(
+        cli("ps", "--json").stdout
+    )
