@@ -9,4 +9,7 @@ hypothesis.settings.register_profile(
     stateful_step_count=40,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("shmfs"), max_examples=3000, stateful_step_count=80
+)
 hypothesis.settings.load_profile("shmfs")

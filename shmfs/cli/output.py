@@ -83,16 +83,19 @@ def expected(status: int | None = None, keep: Sequence[int] = ()) -> Iterator[No
 
     `status` replaces the exit statuses that are not in `keep`.
     """
-    import errno
-
-    from shmfs.fs.options import OptionError
 
     def fail(message: str, own: int) -> NoReturn:
         complain(message)
         raise click.exceptions.Exit(own if status is None or own in keep else status) from None
 
     try:
+        import errno
+
+        from shmfs.fs.options import OptionError
+
         yield
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
     except ShmfsError as error:
         fail(str(error), error.status)
     except OptionError as error:
@@ -103,8 +106,6 @@ def expected(status: int | None = None, keep: Sequence[int] = ()) -> Iterator[No
         name = f"{error.filename}: " if error.filename else ""
         dead = "; a dead mount is cleared away by `shmfs umount`" if error.errno == errno.ENOTCONN else ""
         fail(f"{name}{error.strerror or error}{dead}", 1)
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def complain(message: str) -> None:

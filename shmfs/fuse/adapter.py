@@ -55,6 +55,7 @@ def request(
             log.exception("the request %s failed", function.__name__)
             raise FUSEError(errno.EIO) from None
         finally:
+            self.operations.superblock.deferred = None  # of a request that failed after all
             if self.operations.superblock.store.arena.dirty:
                 self.freed.set()
         return result
@@ -97,7 +98,7 @@ class Adapter(pyfuse3.Operations):
         work, undo = deferred
         try:
             await trio.to_thread.run_sync(work)
-        except OSError:
+        except BaseException:
             undo()
             raise
 

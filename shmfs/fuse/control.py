@@ -7,6 +7,7 @@ mount's device number; only he and root are answered (SO_PEERCRED).
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -20,6 +21,8 @@ import msgspec
 from shmfs.errors import ShmfsError
 from shmfs.fuse.mounts import Mount
 from shmfs.trace.records import Statistics
+
+log = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 TIMEOUT = 30.0
@@ -109,20 +112,30 @@ def peer_allowed(connection: socket.socket) -> bool:
 
 
 def answer(line: bytes, handlers: dict[str, Handler]) -> bytes:
-    """Carry out one request; whatever is wrong with it is told in the answer."""
+    """Carry out one request; whatever is wrong with it is told in the answer, and never ends the mount."""
     try:
         request = msgspec.json.decode(line, type=dict[str, Any])
-        handler = handlers[request.pop("command")]
-        reply = {"ok": handler(request)}
+    except (msgspec.DecodeError, ValueError, RecursionError) as malformed:
+        return _error(f"malformed request: {malformed}")
+    command = request.pop("command", None)
+    handler = handlers.get(command) if isinstance(command, str) else None
+    if handler is None:
+        return _error(f"unknown or missing command {command!r}")
+    try:
+        return msgspec.json.encode({"ok": handler(request)}) + b"\n"
     except KeyError as missing:
-        reply = {"error": f"unknown or missing command {missing}"}
-    except (msgspec.DecodeError, TypeError, ValueError) as malformed:
-        reply = {"error": f"malformed request: {malformed}"}
+        return _error(f"the command {command!r} needs {missing}")
     except OSError as failure:
-        reply = {"error": failure.strerror or str(failure)}
+        return _error(failure.strerror or str(failure))
     except ShmfsError as failure:
-        reply = {"error": str(failure)}
-    return msgspec.json.encode(reply) + b"\n"
+        return _error(str(failure))
+    except Exception:
+        log.exception("the command %r failed", command)
+        return _error(f"the command {command!r} failed; the log of the daemon says why")
+
+
+def _error(message: str) -> bytes:
+    return msgspec.json.encode({"error": message.encode(errors="replace").decode()}) + b"\n"
 
 
 def call(device: str, command: str, **arguments: Any) -> Any:

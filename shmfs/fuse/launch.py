@@ -1,9 +1,9 @@
 """Start a daemon, wait until its mount can be used, and end it."""
 
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -58,11 +58,13 @@ def start(
     lifeline: bool = True,
     log: int | None = None,
     stderr: IO[bytes] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Server:
     """Serve a mount on `mountpoint` from a process of its own; raises ShmfsError with the reason why not.
 
     With `sandbox` the mount is in a mount namespace of the daemon's. With `lifeline` the daemon ends when
-    this process does. `log` is a descriptor for the log in JSON lines.
+    this process does. `log` is a descriptor for the log in JSON lines. `meanwhile` is called while the daemon
+    starts, which takes some tenths of a second.
     """
     mount_options.parse(options)  # a bad option is told before anything is started
     if not sandbox:
@@ -73,11 +75,15 @@ def start(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
+        bufsize=0,
         pass_fds=() if log is None else (log,),
         start_new_session=True,
-        env=dict(os.environ),  # another thread may change it (numpy does when it is imported): a copy
     )
-    line = _converse(process, mountpoint, msgspec.json.encode(configuration) + b"\n")
+    try:
+        line = _converse(process, msgspec.json.encode(configuration) + b"\n", meanwhile)
+    except BaseException:
+        _abandon(process, mountpoint)
+        raise
     ready = msgspec.json.decode(line, type=Ready) if line else Ready(error=_death(process, mountpoint))
     if process.stdin and (ready.error or not lifeline):
         process.stdin.close()
@@ -87,21 +93,20 @@ def start(
     return Server(process, mountpoint, ready)
 
 
-def _converse(process: "subprocess.Popen[bytes]", mountpoint: str, line: bytes) -> bytes:
+def _converse(
+    process: "subprocess.Popen[bytes]", line: bytes, meanwhile: Callable[[], object] | None
+) -> bytes:
     """Send the configuration; returns the daemon's answer, or nothing where it died."""
     if process.stdin is None or process.stdout is None:
         return b""
     try:
-        process.stdin.write(line)
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        process.stdout.close()
-        return answer
+        with process.stdout:
+            process.stdin.write(line)
+            if meanwhile:
+                meanwhile()
+            return process.stdout.readline()
     except BrokenPipeError:
         return b""
-    except BaseException:
-        _abandon(process, mountpoint)
-        raise
 
 
 def _abandon(process: "subprocess.Popen[bytes]", mountpoint: str) -> None:

@@ -74,6 +74,9 @@ class AddressSpace:
         missing = sum(stop - start for start, stop in holes)
         if missing:
             self._store.charge(self.ino, first, missing)
+        if self._map:  # with FALLOC too: what is allocated for the second time is initialised
+            self._map.set_written(first, end)
+        if missing:
             try:
                 for start, stop in holes:
                     self._fill(start, stop, unwritten=intent is Intent.FALLOC)
@@ -84,8 +87,6 @@ class AddressSpace:
             if "allocate" in self._store.instruments:
                 for start, stop in holes:
                     self._store.instruments.call("allocate", self.ino, start, stop - start)
-        if intent is not Intent.FALLOC and self._map:
-            self._map.set_written(first, end)
         return missing
 
     def holes(self, first: int, end: int) -> Iterator[tuple[int, int]]:

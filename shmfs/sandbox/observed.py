@@ -3,7 +3,6 @@
 import importlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,7 +42,8 @@ def run(command: list[str], options: str = "", *, log: int | None = None, observ
     """
     child.resolve(command)
     observer = _Observer() if observe else None
-    server = launch.start(os.path.realpath(SHM), options, sandbox=True, log=log)
+    prepare = _import_all if observe else None
+    server = launch.start(os.path.realpath(SHM), options, sandbox=True, log=log, meanwhile=prepare)
     try:
         sample = observer.start(server.device) if observer else None
         outcome = supervisor.run(command, server, sample=sample)
@@ -60,24 +60,10 @@ def run(command: list[str], options: str = "", *, log: int | None = None, observ
 
 
 class _Observer:
-    """Samples who maps what, and makes the report.
-
-    What it needs takes long to import, so that is done in a thread while the daemon starts. The threads
-    that numpy may start must have the supervisor's signals blocked; they inherit that from the one here.
-    """
-
-    def __init__(self) -> None:
-        self._added = "OPENBLAS_NUM_THREADS" not in os.environ
-        if self._added:
-            os.environ["OPENBLAS_NUM_THREADS"] = "1"
-        self._importing = threading.Thread(target=_import_all, daemon=True)
-        self._importing.start()
+    """Samples who maps what, and makes the report."""
 
     def start(self, device: str) -> Callable[[set[int]], None]:
         """Return what the supervisor is to call with the pids of the sandbox."""
-        self._importing.join()
-        if self._added:
-            del os.environ["OPENBLAS_NUM_THREADS"]  # or the command would have it
         from shmfs.trace.sampler import Sampler
 
         pids: set[int] = set()
@@ -99,9 +85,16 @@ class _Observer:
 
 
 def _import_all() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    for name in ("shmfs.trace.sampler", "shmfs.trace.report"):
-        importlib.import_module(name)
+    """Import what takes long, while there is nothing else to do.
+
+    Threads that numpy starts must have the supervisor's signals blocked, which they inherit from here.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        for name in ("shmfs.trace.sampler", "shmfs.trace.report"):
+            importlib.import_module(name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _settled(server: launch.Server) -> Statistics | None:

@@ -40,11 +40,11 @@ BAD_OPTIONS = [
 
 
 @pytest.mark.parametrize(("option", "words"), BAD_OPTIONS)
-def test_bad_option(tmp_path: Path, option: str, words: str) -> None:
+def test_bad_option(directory: Path, tmp_path: Path, option: str, words: str) -> None:
     log = tmp_path / "log"
     for arguments, status in (
-        (["mount", "-o", "size=1m", "-o", option, str(tmp_path)], 2),
-        (["mount", "-o", f"size=1m,{option}", "--log", str(log), str(tmp_path)], 2),
+        (["mount", "-o", "size=1m", "-o", option, str(directory)], 2),
+        (["mount", "-o", f"size=1m,{option}", "--log", str(log), str(directory)], 2),
         (["run", "-o", option, "--log", str(log), "--", "true"], 125),
     ):
         result = CliRunner().invoke(main, arguments)
@@ -53,7 +53,7 @@ def test_bad_option(tmp_path: Path, option: str, words: str) -> None:
         assert result.output.count("\n") == 1
         assert words in result.output
     assert not log.exists()
-    assert mounts.find(str(tmp_path)) is None
+    assert mounts.find(str(directory)) is None
 
 
 def test_the_help_lists_every_option() -> None:

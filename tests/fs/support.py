@@ -107,7 +107,14 @@ class Model:
     def inode(self, path: str = "") -> Inode:
         inode: Inode = self.root
         for name in filter(None, path.split("/")):
-            inode = namei.lookup(inode, os.fsencode(name))
+            inode = namei.lookup(self.followed(inode), os.fsencode(name))
+        return inode
+
+    @staticmethod
+    def followed(inode: Inode) -> Inode:
+        """A symlink on the way to something: those of the cases lead nowhere."""
+        if isinstance(inode, Symlink):
+            raise OSError(errno.ENOENT, "")
         return inode
 
     def file(self, path: str) -> RegularFile:
@@ -120,7 +127,10 @@ class Model:
 
     def parent(self, path: str) -> tuple[Inode, bytes]:
         head, _, tail = path.rpartition("/")
-        return self.inode(head), os.fsencode(tail)
+        inode = self.followed(self.inode(head))
+        if not isinstance(inode, Directory):
+            raise OSError(errno.ENOTDIR, "")
+        return inode, os.fsencode(tail)
 
     # ---- names
 

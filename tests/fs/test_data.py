@@ -241,5 +241,3 @@ def test_a_16_gib_sparse_file_costs_its_pages_alone(model_of):
     assert fs.seek("f", (3 << 30) + PAGE, os.SEEK_DATA) == 4 << 30
     fs.truncate("f", 0)
     assert fs.statfs()[:2] == (256, 256)
-
-

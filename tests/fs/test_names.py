@@ -377,7 +377,9 @@ class Reader:
 
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(["create", "unlink", "replace", "exchange"]), st.integers(0, 19), st.integers(0, 19))
+    st.tuples(
+        st.sampled_from(["create", "unlink", "replace", "exchange"]), st.integers(0, 19), st.integers(0, 19)
+    )
 )
 
 

@@ -193,7 +193,18 @@ def test_the_sentence_says_what_to_do(text, hint):
 
 def test_the_kernel_agrees_on_what_is_malformed(kernel_tmpfs):
     """Of the options that both know; noswap and huge are its own."""
-    ours_alone = ("huge", "noswap", "mpol", "reserve", "readahead", "user", "allow_other", "nofail", "ro", "nosu")
+    ours_alone = (
+        "huge",
+        "noswap",
+        "mpol",
+        "reserve",
+        "readahead",
+        "user",
+        "allow_other",
+        "nofail",
+        "ro",
+        "nosu",
+    )
     lenient = {"size=%", "mode=77777", "nr_inodes=1e", "size=16e", "size=999999999999999999999"}
     checked = 0
     for text, _ in BAD:

@@ -175,10 +175,10 @@ class AddressSpaceMachine(RuleBasedStateMachine):
         told = {p for _, _, index, pages in self.recorder.calls for p in range(index, index + pages)}
         assert told == missing
         file.allocated |= missing
+        if intent not in (Intent.READ, Intent.NOALLOC):
+            file.unwritten -= set(range(first, end))
         if intent is Intent.FALLOC:
             file.unwritten |= missing
-        elif intent in (Intent.CACHE, Intent.WRITE):
-            file.unwritten -= set(range(first, end))
 
     @rule(number=FILES, index=st.integers(0, PAGES - 1), intent=st.sampled_from(Intent))
     def get_page(self, number: int, index: int, intent: Intent) -> None:
@@ -191,12 +191,12 @@ class AddressSpaceMachine(RuleBasedStateMachine):
                 space.get_page(index, intent)
             return
         assert space.get_page(index, intent) == (None if absent and intent is Intent.NOALLOC else content)
+        if allocates:
+            file.unwritten.discard(index)
         if absent and allocates:
             file.allocated.add(index)
             if intent is Intent.FALLOC:
                 file.unwritten.add(index)
-        if intent in (Intent.CACHE, Intent.WRITE):
-            file.unwritten.discard(index)
 
     @rule(number=FILES, size=OFFSETS)
     def truncate(self, number: int, size: int) -> None:

@@ -216,3 +216,9 @@ def test_cpythons_own(module: str, shmfs: Any) -> None:
     shmfs.path.chmod(0o1777)
     command = [sys.executable, "-E", "-m", "test", "--tempdir", str(shmfs.path), "-q", module]
     run(*command, cwd=shmfs.path, TMPDIR=str(shmfs.path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["test_os", "test_posix", "test_io", "test_glob", "test_tarfile"])
+def test_cpythons_own_that_take_longer(module: str, shmfs: Any) -> None:
+    test_cpythons_own(module, shmfs)

@@ -206,6 +206,29 @@ def are_set(d: Path) -> Any:
 
 
 @case
+def never_go_back(d: Path) -> Any:
+    """What is done later has no earlier time, whatever clock the operations take it from."""
+    back = {}
+    for name, action in (
+        ("touch", lambda: os.utime("f")),
+        ("write", lambda: os.pwrite(os.open("f", os.O_RDWR), b"x", 0)),
+        ("touch after write", lambda: os.utime("f")),
+    ):
+        count = 0
+        for step in range(50):
+            path = f"{name}{step}"
+            os.close(new(path))
+            os.rename(path, "f")
+            if name == "touch after write":
+                os.pwrite(os.open("f", os.O_RDWR), b"x", 0)
+            before = times("f")
+            action()
+            count += times("f")[1] < before[1] or times("f")[2] < before[2]
+        back[name] = "never" if not count else "sometimes"
+    return back
+
+
+@case
 def who_may_set(d: Path) -> Any:
     os.close(new("f", b"x", 0o666))
     os.close(new("g", b"x", 0o644))

@@ -1,0 +1,199 @@
+"""The rules of the house, as far as a test can see them: rooms, arrows, sizes, what the daemon loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "shmfs"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+TOP_LEVEL = {"pyproject.toml", "shmfs", "tests", "scripts", "README.md", "LICENSE"}
+LONGEST_MODULE = 450
+
+ROOMS = {"mm", "fs", "ipc", "fuse", "trace", "sandbox", "testing", "cli"}
+ARROWS: dict[str, set[str]] = {
+    "mm": {"trace.instruments"},
+    "fs": {"mm", "trace.instruments"},
+    "ipc": {"fs"},
+    "fuse": {"fs", "ipc", "mm", "trace"},
+    "trace": set(),
+    "sandbox": {"fuse", "trace"},
+    "testing": ROOMS,
+    "cli": ROOMS,
+}
+"""What a room may import, beside itself and `errors`."""
+
+HEAVY = {"numpy", "rich", "click", "psutil", "posix_ipc", "pytest", "hypothesis"}
+"""What the daemon must not load: its memory is the file system's."""
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """The modules that a source imports anywhere in it, also within functions; `package` is where it lies."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            for alias in node.names:
+                dotted = f"{base}.{alias.name}"
+                yield dotted if dotted in NAMES else base
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name | ast.Attribute)
+            and (node.func.id if isinstance(node.func, ast.Name) else node.func.attr)
+            in ("import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value)
+
+
+def package_of(path: Path) -> str:
+    name = name_of(path)
+    return name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+
+def imports_of(path: Path) -> set[str]:
+    return set(imports(path.read_text(), package_of(path)))
+
+
+def allowed(room: str, imported: str) -> bool:
+    """Whether a module of the room may import `imported`, a module of shmfs."""
+    inside = imported.removeprefix("shmfs").removeprefix(".")
+    if inside in ("", "errors") or inside.split(".")[0] == room:
+        return True
+    return any(inside == arrow or inside.startswith(f"{arrow}.") for arrow in ARROWS[room])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrows_point_one_way(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    if room not in ROOMS:
+        assert room in ("__init__.py", "__main__.py", "errors.py")
+        room = "cli" if room == "__main__.py" else "trace"
+    back = [name for name in imports_of(path) if name.split(".")[0] == "shmfs" and not allowed(room, name)]
+    assert back == [], f"{name_of(path)} must not import {back}"
+
+
+@pytest.mark.parametrize("room", ["mm", "fs"])
+def test_the_model_knows_neither_fuse_nor_trio(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        assert not roots & {"pyfuse3", "trio", "asyncio", "threading"}, name_of(path)
+
+
+def test_the_table_of_operations_awaits_nothing():
+    tree = ast.parse((PACKAGE / "fuse/operations.py").read_text())
+    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+    assert not {"pyfuse3", "trio"} & imports_of(PACKAGE / "fuse/operations.py")
+
+
+def test_imports_are_found():
+    """The walk itself: one that finds nothing would pass everything."""
+    source = """
+import a.b
+from c import d
+from shmfs import fs
+from shmfs.mm import arena, PAGE_SIZE
+from . import inode
+from .options import parse
+from ..mm import runs
+def f():
+    import numpy
+    importlib.import_module("click")
+if TYPE_CHECKING:
+    from shmfs.fuse.adapter import Adapter
+"""
+    assert set(imports(source, "shmfs.fs")) == {
+        "a.b",
+        "c",
+        "shmfs.fs",
+        "shmfs.mm.arena",
+        "shmfs.mm",
+        "shmfs.fs.inode",
+        "shmfs.fs.options",
+        "shmfs.mm.runs",
+        "numpy",
+        "click",
+        "shmfs.fuse.adapter",
+    }
+
+
+@pytest.mark.parametrize(
+    ("room", "imported"),
+    [
+        ("mm", "shmfs.fs.inode"),
+        ("mm", "shmfs.trace.records"),
+        ("mm", "shmfs.trace"),
+        ("fs", "shmfs.fuse.operations"),
+        ("fs", "shmfs.trace.history"),
+        ("ipc", "shmfs.mm"),
+        ("trace", "shmfs.mm"),
+        ("fuse", "shmfs.sandbox"),
+        ("fuse", "shmfs.cli"),
+        ("sandbox", "shmfs.fs.options"),
+    ],
+)
+def test_an_arrow_that_points_back_is_found(room, imported):
+    assert not allowed(room, imported)
+
+
+@pytest.mark.parametrize(
+    ("room", "imported"),
+    [("mm", "shmfs.trace.instruments"), ("fs", "shmfs.mm"), ("fuse", "shmfs.fs.inode"), ("cli", "shmfs.mm")],
+)
+def test_an_arrow_that_points_forward_is_let_pass(room, imported):
+    assert allowed(room, imported)
+
+
+def test_the_daemon_loads_nothing_heavy():
+    program = "import sys, shmfs.fuse.daemon; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"pyfuse3", "trio", "msgspec", "shmfs"} <= loaded
+    assert not loaded & HEAVY
+
+
+def test_the_model_loads_neither_fuse_nor_trio():
+    program = "import sys, shmfs.fs.check, shmfs.fs.namei, shmfs.fs.attributes; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"pyfuse3", "trio", "msgspec"} & set(done.stdout.split())
+
+
+def test_the_top_level_is_what_the_design_says():
+    """Of what git knows or would know: what it ignores (caches, a built package) may lie about."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs git and a clone, to tell what belongs to the project")
+    top = {line.partition("/")[0] for line in listed.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_is_too_long(path):
+    assert len(path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
