@@ -6,7 +6,7 @@ Compare mm/shmem.c:shmem_setattr and fs/attr.c:setattr_copy.
 import stat
 from typing import NamedTuple
 
-from shmfs.fs import file
+from shmfs.fs import file, flags
 from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import Superblock
 from shmfs.fs.xattr import change_mode, remove
@@ -27,15 +27,27 @@ class Changes(NamedTuple):
     ctime: int | None = None
     through_descriptor: bool = False
     """ftruncate or O_TRUNC, which change the times even where the size stays the same."""
+    kill_privileges: bool = False
+    """The caller may not keep set-id bits and capabilities (ATTR_KILL_SUID and its kin)."""
 
 
 def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
     """Change attributes; raises what `file.resize` raises, and then has changed nothing."""
     now = sb.clock()
+    flags.refuse(inode, flags.FS_IMMUTABLE_FL)
+    if (
+        changes.mode is not None
+        or changes.uid is not None
+        or changes.gid is not None
+        or changes.size is not None
+    ):
+        flags.refuse(inode, flags.FS_APPEND_FL)
     if changes == Changes():  # chown(-1, -1)
-        inode.ctime = now
+        changes = Changes(uid=inode.uid)
     if changes.size is not None:
         file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
+    if changes.kill_privileges:
+        kill_privileges(sb, inode)
     if changes.uid is not None or changes.gid is not None:
         inode.uid = inode.uid if changes.uid is None else changes.uid
         inode.gid = inode.gid if changes.gid is None else changes.gid
@@ -69,6 +81,8 @@ def accessed(sb: Superblock, inode: Inode) -> None:
     """Note a read as the mount's atime option says (relatime_need_update)."""
     vfs = sb.options.vfs
     if "noatime" in vfs or sb.options.read_only:
+        return
+    if inode.flags & flags.FS_NOATIME_FL:
         return
     if "nodiratime" in vfs and stat.S_ISDIR(inode.mode):
         return

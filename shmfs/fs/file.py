@@ -1,12 +1,16 @@
 """Content of regular files: read, write, resize, allocate, seek. Compare mm/shmem.c."""
 
 import errno
+import functools
 import os
 
+from shmfs.fs import flags as file_flags
 from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode, RegularFile
+from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Superblock, error
-from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent, syscalls
+from shmfs.mm.native import BIG
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -94,6 +98,8 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     if size > old:
         if sb.options.reserve != "lazy":
             _reserve(sb, inode, size)
+    elif isinstance(inode, NativeFile) and old - size >= BIG * PAGE_SIZE:
+        sb.defer(inode.truncate_later(size), lambda: None)
     else:
         inode.pages.truncate(size)
     inode.size = size
@@ -127,6 +133,16 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
     end = offset + length
     if end > MAX_SIZE:
         raise error(errno.EFBIG)
+    file_flags.refuse(inode, file_flags.FS_IMMUTABLE_FL)
+    if mode & ~FALLOC_FL_KEEP_SIZE:
+        file_flags.refuse(inode, file_flags.FS_APPEND_FL)
+    if isinstance(inode, NativeFile):
+        allocate = functools.partial(syscalls.fallocate, mode=mode, offset=offset, length=length)
+        if length >= BIG * PAGE_SIZE:
+            sb.defer(inode.pages.later(allocate), lambda: None)
+        else:
+            allocate(inode.pages.fileno())
+        return
     if mode & FALLOC_FL_PUNCH_HOLE:
         inode.pages.punch(offset, length)
         if sb.options.reserve != "lazy":  # what was promised stays promised

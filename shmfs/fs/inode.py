@@ -20,6 +20,7 @@ class Inode:
         "atime",
         "btime",
         "ctime",
+        "flags",
         "gid",
         "ino",
         "mode",
@@ -40,6 +41,8 @@ class Inode:
         self.uid = uid
         self.gid = gid
         self.rdev = rdev
+        self.flags = 0
+        """As of chattr(1), FS_IOC_GETFLAGS."""
         self.nlink = 0
         self.nlookup = 0
         """References that the kernel holds: entry replies less FORGETs."""
@@ -61,6 +64,8 @@ class Inode:
 
     def path(self) -> str:
         """Path from the mount's root by the name last given; "" for what never had one (O_TMPFILE)."""
+        if self.parent is not None and self.parent.parent is self.parent is not self:
+            return "/" + self.name.decode(errors="surrogateescape")
         parts = []
         inode: Inode = self
         while inode.parent is not None and inode.parent is not inode:
@@ -69,6 +74,13 @@ class Inode:
         if not parts and not stat.S_ISDIR(self.mode):
             return ""
         return "/" + "/".join(reversed(parts))
+
+    def refresh(self) -> None:
+        """Take over what may have changed without a request; only for files of the native store."""
+
+    def told(self) -> bool:
+        """Whether the kernel, which is told the attributes now, may keep them: only it can change them."""
+        return True
 
     def touch(self, now: int) -> None:
         """Note a change of content: mtime and ctime."""
@@ -106,6 +118,11 @@ class RegularFile(Inode):
     def allocated(self) -> int:
         """Pages charged; st_blocks is eight times that."""
         return self.pages.allocated
+
+    def told(self) -> bool:
+        """Not while it is open for writing: faults and write-back then change blocks and times."""
+        self.attributes_cached = keep = not self.writers
+        return keep
 
 
 class Symlink(Inode):

@@ -7,6 +7,7 @@ rights to what lies between; what is checked here is what only the file system k
 import errno
 import stat
 
+from shmfs.fs import flags
 from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock, error
@@ -21,11 +22,23 @@ WHITEOUT = stat.S_IFCHR
 """Mode of a whiteout: a character device 0:0 without permissions."""
 
 
-def lookup(directory: Inode, name: bytes) -> Inode:
-    """What `name` names; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
-    inode = _directory(directory).get(name)
+def find(directory: Inode, name: bytes) -> Inode | None:
+    """What `name` names (`.` and `..` too), or None; raises ENOTDIR, ENAMETOOLONG."""
+    parent = _directory(directory)
+    inode = parent.get(name)
     if inode is None:
         _check_name(name)
+        if name == b".":
+            return parent
+        if name == b"..":
+            return parent.parent
+    return inode
+
+
+def lookup(directory: Inode, name: bytes) -> Inode:
+    """What `name` names; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+    inode = find(directory, name)
+    if inode is None:
         raise error(errno.ENOENT)
     return inode
 
@@ -72,6 +85,7 @@ def link(sb: Superblock, inode: Inode, directory: Inode, name: bytes) -> None:
         raise error(errno.EPERM)
     if not inode.nlink and inode.parent is not None:
         raise error(errno.ENOENT)
+    flags.refuse(inode)
     if inode.nlink:
         sb.charge_inode_space(inode.ino, INODE_SIZE)
     parent.add(name, inode)
@@ -87,6 +101,7 @@ def unlink(sb: Superblock, directory: Inode, name: bytes) -> Inode:
     inode = lookup(parent, name)
     if isinstance(inode, Directory):
         raise error(errno.EISDIR)
+    _check_removal(parent, inode)
     parent.remove(name)
     now = sb.clock()
     parent.touch(now)
@@ -100,6 +115,7 @@ def rmdir(sb: Superblock, directory: Inode, name: bytes) -> Inode:
     inode = lookup(parent, name)
     if not isinstance(inode, Directory):
         raise error(errno.ENOTDIR)
+    _check_removal(parent, inode)
     if len(inode):
         raise error(errno.ENOTEMPTY)
     parent.remove(name)
@@ -116,7 +132,7 @@ def rename(
     old_name: bytes,
     new_directory: Inode,
     new_name: bytes,
-    flags: int = 0,
+    how: int = 0,
     cred: Credentials = Credentials(),  # noqa: B008  immutable
 ) -> None:
     """Rename, replace, exchange or leave a whiteout. Compare shmem_rename2.
@@ -124,31 +140,34 @@ def rename(
     Raises ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL (into itself, or unknown flags), ENOSPC.
     """
     source, target = _directory(old_directory), _directory(new_directory)
-    exclusive = flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)
-    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+    exclusive = how & (RENAME_NOREPLACE | RENAME_WHITEOUT)
+    if how & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
         raise error(errno.EINVAL)
-    if flags & RENAME_EXCHANGE and exclusive:
+    if how & RENAME_EXCHANGE and exclusive:
         raise error(errno.EINVAL)
     inode = lookup(source, old_name)
     victim = target.get(new_name)
     if victim is None:
         _check_new(target, new_name)
-        if flags & RENAME_EXCHANGE:
+        if how & RENAME_EXCHANGE:
             raise error(errno.ENOENT)
-    elif flags & RENAME_NOREPLACE:
+    elif how & RENAME_NOREPLACE:
         raise error(errno.EEXIST)
     _check_loop(inode, target)
+    _check_removal(source, inode)
+    if victim is not None:
+        _check_removal(target, victim)
     if victim is inode:
         return  # two names of one inode: nothing happens (rename(2))
     now = sb.clock()
-    if flags & RENAME_EXCHANGE and victim is not None:
+    if how & RENAME_EXCHANGE and victim is not None:
         _check_loop(victim, source)
         _exchange(source, old_name, inode, target, new_name, victim)
         victim.ctime = now
     else:
         if victim is not None:
             _check_victim(inode, victim)
-        whiteout = sb.new_inode(source, WHITEOUT, cred) if flags & RENAME_WHITEOUT else None
+        whiteout = sb.new_inode(source, WHITEOUT, cred) if how & RENAME_WHITEOUT else None
         source.remove(old_name)
         if whiteout is not None:
             _enter(sb, source, old_name, whiteout)
@@ -201,10 +220,17 @@ def _check_name(name: bytes) -> None:
 
 def _check_new(directory: Directory, name: bytes) -> None:
     _check_name(name)
+    flags.refuse(directory, flags.FS_IMMUTABLE_FL)
     if directory.nlink == 0:
         raise error(errno.ENOENT)
     if directory.get(name) is not None:
         raise error(errno.EEXIST)
+
+
+def _check_removal(directory: Directory, inode: Inode) -> None:
+    """Whether file flags permit to take a name away (may_delete)."""
+    flags.refuse(directory)
+    flags.refuse(inode)
 
 
 def _check_loop(inode: Inode, directory: Directory) -> None:

@@ -52,15 +52,25 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     inode64: bool = True
+    pages: str = "auto"
+    """Whose the pages are: `managed` by shmfs, `native` in the kernel, or `auto`: native where possible."""
     reserve: str = "lazy"
     """lazy: pages are charged at first touch; strict: when a file grows; prefault: and given memory then."""
     readahead: int = 0
     """Pages that the kernel may read ahead; above 0, pages are charged before they are touched."""
+    native: dict[str, str | None] = field(default_factory=dict)
+    """Options for the native store's tmpfs: huge, noswap, mpol."""
     vfs: frozenset[str] = frozenset()
     allow_other: bool | None = None
     """Whether other users may use the mount; None leaves it to the caller's rights."""
     seen: frozenset[str] = frozenset()
     """The names that were given, so that a remount changes nothing else."""
+
+    @property
+    def atime(self) -> str:
+        """The option that says when reading updates st_atime."""
+        chosen = self.vfs & {"noatime", "strictatime", "norelatime"}
+        return next(iter(chosen), "relatime")
 
     @property
     def read_only(self) -> bool:
@@ -90,6 +100,13 @@ def parse(text: str) -> MountOptions:
             raise OptionError(f"option {name!r} takes no value, got {value!r}")
         else:
             options = _apply(options, name, value if equals else None)
+    if options.native:
+        if options.pages == "managed" or options.readahead:
+            item = next(
+                name if value is None else f"{name}={value}" for name, value in options.native.items()
+            )
+            raise OptionError(f"option {item!r} needs pages=native; the managed store cannot honour it")
+        options = replace(options, pages="native")
     return replace(options, vfs=frozenset(vfs.values()), seen=frozenset(seen))
 
 
@@ -109,6 +126,7 @@ def _apply(options: MountOptions, name: str, value: str | None) -> MountOptions:
         "uid": lambda v: {"uid": _identity("uid", v)},
         "gid": lambda v: {"gid": _identity("gid", v)},
         "reserve": lambda v: {"reserve": _choice("reserve", v, ("lazy", "strict", "prefault"))},
+        "pages": lambda v: {"pages": _choice("pages", v, ("auto", "native", "managed"))},
         "readahead": lambda v: {"readahead": _readahead(v)},
     }
     if name not in handlers:
@@ -128,15 +146,15 @@ _EXAMPLES = {
     "gid": "1000",
     "reserve": "strict",
     "readahead": "32",
+    "pages": "native",
 }
 
 
 def _native_only(options: MountOptions, name: str, value: str | None) -> MountOptions:
-    """What a memfd of shmfs's own cannot honour is refused, except where it asks for what is so anyway."""
+    """What only the kernel's own pages can honour, except where it asks for what is so anyway."""
     if (name, value) in (("huge", "never"), ("mpol", "default")):
         return options
-    item = name if value is None else f"{name}={value}"
-    raise OptionError(f"option {item!r} needs the kernel's own pages, which the managed store cannot give")
+    return replace(options, native={**options.native, name: value})
 
 
 def _memparse(name: str, text: str) -> int:

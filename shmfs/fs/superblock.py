@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode, RegularFile, Symlink
+from shmfs.fs.native import NativeBlocks, NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.mm import PAGE_SIZE, AddressSpace, ManagedStore, Reservation
+from shmfs.mm.native import NativePages, NativeStore
 from shmfs.trace.instruments import Instruments
 
 ROOT_INO = 1
@@ -61,6 +63,7 @@ class Superblock:
         self.options = options or MountOptions()
         self.instruments = Instruments() if instruments is None else instruments
         self.clock = clock
+        self.native: NativeStore | None = None
         self.blocks = Reservation(self.options.blocks)
         """Pages charged."""
         self.inode_space = Reservation(self.options.inodes * INODE_SIZE)
@@ -74,6 +77,11 @@ class Superblock:
         gid = owner.gid if self.options.gid is None else self.options.gid
         self.root = Directory(self._next_ino(), self.options.mode, uid, gid, self.clock(), None)
         self.inodes[ROOT_INO] = self.root
+
+    def use_native(self, store: NativeStore) -> None:
+        """Have files made from now on in the native store, which has the limits now; there is none yet."""
+        self.native = store
+        self.blocks = NativeBlocks(store, self.options.blocks)
 
     def _next_ino(self) -> int:
         """A number never used before; with inode32, not in use and of 32 bits."""
@@ -108,12 +116,14 @@ class Superblock:
         if stat.S_ISDIR(mode):
             mode |= stat.S_ISGID if inherits_group else 0
             inode = Directory(ino, mode, cred.uid, gid, now, directory)
+        elif stat.S_ISREG(mode) and self.native:
+            inode = NativeFile(ino, mode, cred.uid, gid, now, NativePages(self.native, ino))
         elif stat.S_ISREG(mode):
             inode = RegularFile(ino, mode, cred.uid, gid, now, AddressSpace(self.store, ino))
         elif stat.S_ISLNK(mode):
             inode = Symlink(ino, cred.uid, gid, now, target)
             try:
-                self.store.charge(ino, 0, inode.allocated)
+                self.blocks.charge(inode.allocated)
             except OSError:
                 self.inode_space.uncharge(INODE_SIZE)
                 raise
@@ -148,7 +158,9 @@ class Superblock:
         if inode.nlink > 0 or inode.nlookup > 0 or inode is self.root:
             return
         del self.inodes[inode.ino]
-        if isinstance(inode, RegularFile):
+        if isinstance(inode, NativeFile):
+            inode.drop()
+        elif isinstance(inode, RegularFile):
             inode.pages.truncate(0)
         else:
             self.blocks.uncharge(inode.allocated)

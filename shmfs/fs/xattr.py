@@ -4,6 +4,7 @@ import errno
 import stat
 
 from shmfs.fs import acl
+from shmfs.fs import flags as file_flags
 from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import Superblock, attribute_space, error
 
@@ -34,6 +35,7 @@ def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0)
     (a default list for what is no directory).
     """
     _check_name(inode, name)
+    file_flags.refuse(inode)
     old = inode.xattrs.get(name) if inode.xattrs else None
     if flags & XATTR_CREATE and old is not None:
         raise error(errno.EEXIST)
@@ -52,6 +54,7 @@ def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0)
 def remove(sb: Superblock, inode: Inode, name: bytes) -> None:
     """Remove an attribute; raises ENODATA (never for an access list: that is then the mode alone)."""
     _check_name(inode, name)
+    file_flags.refuse(inode)
     old = inode.xattrs.pop(name, None) if inode.xattrs else None
     if old is None and name not in (acl.ACCESS, acl.DEFAULT):
         raise error(errno.ENODATA)

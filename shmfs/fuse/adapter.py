@@ -27,6 +27,7 @@ from pyfuse3 import (
 from shmfs.fs.attributes import Changes
 from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import Credentials
+from shmfs.fuse import protocol as p
 from shmfs.fuse import session
 from shmfs.fuse.operations import FOREVER, Operations
 from shmfs.mm import PAGE_SIZE
@@ -57,7 +58,7 @@ def request(
         finally:
             self.operations.superblock.deferred = None  # of a request that failed after all
             if self.operations.superblock.store.arena.dirty:
-                self.freed.set()
+                self.freed()
         return result
 
     functools.update_wrapper(handler, function)
@@ -71,13 +72,13 @@ class Adapter(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, freed: Callable[[], None]) -> None:
         super().__init__()
         self.operations = operations
         self.initialised = trio.Event()
         """Set when the kernel's INIT was answered."""
-        self.freed = trio.Event()
-        """Set when memory waits to be given back; `daemon` replaces it."""
+        self.freed = freed
+        """Called when memory waits to be given back."""
         self._applies_umask = False
         operations.attributes_changed = self._attributes_changed
 
@@ -87,8 +88,8 @@ class Adapter(pyfuse3.Operations):
 
     def negotiated(self) -> None:
         """Take over what INIT agreed on; to be called once it was answered."""
-        self._applies_umask = session.dont_mask()
-        self.operations.handle_killpriv = session.handle_killpriv()
+        self._applies_umask = session.takes(p.DONT_MASK)
+        self.operations.handle_killpriv = session.takes(p.HANDLE_KILLPRIV)
 
     async def finish(self) -> None:
         """Do the work that an operation deferred, in a thread, before it is answered."""
@@ -139,19 +140,19 @@ class Adapter(pyfuse3.Operations):
     @request
     def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """FUSE_LOOKUP; a missing name is answered with inode 0, which the kernel caches."""
-        try:
-            return self._attributes(self.operations.lookup(parent_inode, name))
-        except FileNotFoundError:
-            entry = EntryAttributes()
-            entry.st_ino = InodeT(0)
-            entry.entry_timeout = FOREVER
-            return entry
+        inode = self.operations.lookup(parent_inode, name)
+        if inode is not None:
+            return self._attributes(inode)
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(0)
+        entry.entry_timeout = FOREVER
+        return entry
 
     async def forget(self, inode_list: Any) -> None:
         """FUSE_FORGET, which has no answer."""
         self.operations.forget(inode_list)
         if self.operations.superblock.store.arena.dirty:
-            self.freed.set()
+            self.freed()
 
     @request
     def mknod(

@@ -5,12 +5,15 @@ output: ready, or why not. Where `lifeline` is set, the end of standard input is
 It imports no more than it needs, for its memory is the file system's.
 """
 
+import errno
 import faulthandler
+import gc
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,17 @@ import trio
 
 from shmfs.errors import ShmfsError
 from shmfs.fs import options as mount_options
+from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
 from shmfs.fuse import control, mounts, namespaces, session
+from shmfs.fuse import protocol as p
 from shmfs.fuse.adapter import Adapter
+from shmfs.fuse.backing import Backings
+from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.operations import Operations
 from shmfs.mm import PAGE_SIZE
+from shmfs.mm.native import NativeStore
 from shmfs.trace.history import History
 from shmfs.trace.instruments import Instruments
 from shmfs.trace.log import JsonLines
@@ -45,6 +53,11 @@ class Daemon:
         self.started = time.time_ns()
         self.notes: list[str] = []
         self.device = ""
+        self.dirty = trio.Event()
+        """Set when memory waits to be given back."""
+        self.settled = False
+        self.failure = ""
+        self.wants_native = _wants_native(self.options, log=configuration.log_fd is not None)
         instruments = Instruments()
         self.history = History()
         instruments.install(self.history)
@@ -61,10 +74,16 @@ class Daemon:
             namespaces.enter_private()
         os.umask(0)
         os.chdir("/")
-        self.adapter = Adapter(Operations(self.superblock))
+        self.adapter = Adapter(Operations(self.superblock), self._freed)
         session.mount(
-            self.adapter, self.configuration.mountpoint, self.options, sandbox=self.configuration.sandbox
+            self.adapter,
+            self.configuration.mountpoint,
+            self.options,
+            sandbox=self.configuration.sandbox,
+            native=self.wants_native,
         )
+        if session.extension():
+            session.serve_lane(self._first_request)
         try:
             mount = mounts.find(self.configuration.mountpoint)
             self.device = mount.device if mount else ""
@@ -93,9 +112,66 @@ class Daemon:
         """Tell `launch` once the kernel's INIT was answered: from then on the mount can be used."""
         await self.adapter.initialised.wait()
         await trio.lowlevel.checkpoint()
-        self.adapter.negotiated()
+        self._settle()
+        if self.failure:
+            _tell(Ready(error=self.failure))
+            self.nursery.cancel_scope.cancel()
+            return
         self.notes += session.tune(self.device, self.options)
         _tell(Ready(device=self.device, notes=self.notes))
+
+    def _settle(self) -> None:
+        """Once INIT was answered, and before the first request is: choose the store and start the lane."""
+        if self.settled:
+            return
+        self.settled = True
+        self.adapter.negotiated()
+        if not session.extension():
+            self.notes.append(session.EXTENSION_MISSING)
+            return
+        operations = self.adapter.operations
+        self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
+        session.serve_lane(self.lane)
+
+    def _native_store(self) -> Backings | None:
+        """Use the native store where that is wanted and the kernel permits it."""
+        if not self.wants_native:
+            return None
+        try:
+            if not session.takes(p.PASSTHROUGH):
+                raise OSError(errno.EOPNOTSUPP, "the kernel has no FUSE passthrough")
+            store = NativeStore(self.options.blocks, self.options.native, atime=self.options.atime)
+            backings = Backings(session.device())
+            backings.backing_close(backings.backing_open(store.descriptor(0, create=True)))
+            store.forget(0)
+        except OSError as failure:
+            if self.options.pages == "native":
+                self.failure = f"native pages cannot be had: {failure.strerror}; mount with pages=managed"
+            return None
+        self.superblock.use_native(store)
+        self.superblock.instruments.install(backings)
+        return backings
+
+    def _first_request(
+        self, opcode: int, unique: int, node: int, uid: int, gid: int, pid: int, body: bytes | memoryview
+    ) -> Reply:
+        self._settle()
+        return self.lane(opcode, unique, node, uid, gid, pid, body)
+
+    def _answer_later(
+        self, unique: int, work: Callable[[], None], answer: Callable[[OSError | None], Reply]
+    ) -> None:
+        """Answer a request of the lane when its work is done in a thread."""
+
+        async def finish() -> None:
+            try:
+                await trio.to_thread.run_sync(work)
+            except OSError as failure:
+                session.reply(unique, answer(failure))
+            else:
+                session.reply(unique, answer(None))
+
+        self.nursery.start_soon(finish)
 
     async def _until_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -109,12 +185,15 @@ class Daemon:
             await trio.to_thread.run_sync(namespaces.kill_namespace, self.device)
         self.nursery.cancel_scope.cancel()
 
+    def _freed(self) -> None:
+        self.dirty.set()
+
     async def _reclaim(self) -> None:
         """Give freed memory back in slices, so that a freed gigabyte delays no request."""
         arena = self.superblock.store.arena
         while True:
-            await self.adapter.freed.wait()
-            self.adapter.freed = trio.Event()
+            await self.dirty.wait()
+            self.dirty = trio.Event()
             while arena.reclaim(_RECLAIM_SLICE):
                 await trio.sleep(0)
 
@@ -161,7 +240,7 @@ class Daemon:
             inodes_used=-(-sb.inode_space.used // INODE_SIZE),
             inodes_peak=-(-sb.inode_space.peak // INODE_SIZE),
             readahead=self.options.readahead,
-            store="managed",
+            store="native" if sb.native else "managed",
             pid=os.getpid(),
             started=self.started,
             lost_records=self.log.lost if self.log else 0,
@@ -189,6 +268,13 @@ class Daemon:
     async def _shutdown_soon(self) -> None:
         await trio.sleep(0.01)
         self.nursery.cancel_scope.cancel()
+
+
+def _wants_native(options: MountOptions, *, log: bool) -> bool:
+    """What asks for exact pages asks for the managed store; native pages need the rights of root."""
+    if options.pages == "auto":
+        return session.extension() and os.geteuid() == 0 and not options.readahead and not log
+    return options.pages == "native"
 
 
 def _spare_from_oom_killer() -> None:
@@ -223,6 +309,9 @@ def main() -> int:
         if not data:
             return 1
         line += data
+    # What lives in the model lives long and has few cycles: looking for them often costs a third of a create.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     configuration = msgspec.json.decode(bytes(line), type=Configuration)
     try:
         Daemon(configuration).run()

@@ -15,11 +15,15 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from shmfs.fs import attributes, file, namei, xattr
+from shmfs.fs import flags as file_flags
 from shmfs.fs.attributes import Changes
 from shmfs.fs.directory import Dentry, Directory
 from shmfs.fs.inode import Inode, RegularFile, Symlink
+from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
 
+_COPY_CHUNK = 8 << 20
+"""Bytes that one COPY_FILE_RANGE copies at most, so that it delays nobody; the caller asks again."""
 FOREVER = 365 * 86400.0
 """Seconds that the kernel may keep what only a request through itself can change."""
 
@@ -41,32 +45,21 @@ class Operations:
         return FOREVER
 
     def attribute_timeout(self, inode: Inode) -> float:
-        """Seconds that the attributes just told may be cached.
-
-        Faults and writeback change st_blocks and the times of a file that is open for writing.
-        """
-        if isinstance(inode, RegularFile):
-            inode.attributes_cached = not inode.writers
-            return 0.0 if inode.writers else FOREVER
-        return FOREVER
+        """Seconds that the attributes, which are told now, may be cached."""
+        return FOREVER if inode.told() else 0.0
 
     def _entry(self, inode: Inode) -> Inode:
         inode.nlookup += 1
         return inode
 
-    def _tell(self, hook: str, *arguments: object) -> None:
-        self.superblock.instruments.call(hook, *arguments)
-
     # ---- names
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """FUSE_LOOKUP; raises ENOENT, which may be cached like an entry."""
-        directory = self.superblock.inode(parent)
-        if name == b".":
-            return self._entry(directory)
-        if name == b".." and isinstance(directory, Directory):
-            return self._entry(directory.parent or directory)
-        return self._entry(namei.lookup(directory, name))
+    def lookup(self, parent: int, name: bytes) -> Inode | None:
+        """FUSE_LOOKUP; None for a missing name, which may be cached like an entry."""
+        inode = namei.find(self.superblock.inode(parent), name)
+        if inode is not None:
+            inode.nlookup += 1
+        return inode
 
     def forget(self, forgets: Iterable[tuple[int, int]]) -> None:
         """FUSE_FORGET and FUSE_BATCH_FORGET: pairs of inode and references."""
@@ -94,15 +87,20 @@ class Operations:
 
     def _created(self, inode: Inode, cred: Credentials) -> Inode:
         if "create" in self.superblock.instruments:
-            self._tell("create", inode.ino, inode.path(), inode.mode, cred.pid)
+            self.superblock.instruments.call("create", inode.ino, inode.path(), inode.mode, cred.pid)
         return self._entry(inode)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
+        """FUSE_TMPFILE: entry and file handle of a file without a name."""
+        inode = namei.tmpfile(self.superblock, self.superblock.inode(parent), mode, cred)
+        return self._created(inode, cred), self.open(inode.ino, flags, cred)[0]
 
     def link(self, ino: int, parent: int, name: bytes, cred: Credentials) -> Inode:
         """FUSE_LINK."""
         inode = self.superblock.inode(ino)
         namei.link(self.superblock, inode, self.superblock.inode(parent), name)
         if "link" in self.superblock.instruments:
-            self._tell("link", ino, inode.path(), cred.pid)
+            self.superblock.instruments.call("link", ino, inode.path(), cred.pid)
         return self._entry(inode)
 
     def unlink(self, parent: int, name: bytes, cred: Credentials) -> None:
@@ -126,7 +124,7 @@ class Operations:
             remove(self.superblock, directory, name)
             if "unlink" in self.superblock.instruments:
                 path = directory.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
-                self._tell("unlink", inode.ino, path, inode.nlink, cred.pid)
+                self.superblock.instruments.call("unlink", inode.ino, path, inode.nlink, cred.pid)
 
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, cred: Credentials
@@ -142,13 +140,13 @@ class Operations:
             if "rename" not in self.superblock.instruments or victim is inode:
                 return
             if victim is not None and flags & namei.RENAME_EXCHANGE:
-                self._tell("rename", victim.ino, new_path, old_path, cred.pid)
+                self.superblock.instruments.call("rename", victim.ino, new_path, old_path, cred.pid)
             elif victim is not None:
-                self._tell("unlink", victim.ino, new_path, victim.nlink, cred.pid)
-            self._tell("rename", inode.ino, old_path, new_path, cred.pid)
+                self.superblock.instruments.call("unlink", victim.ino, new_path, victim.nlink, cred.pid)
+            self.superblock.instruments.call("rename", inode.ino, old_path, new_path, cred.pid)
             whiteout = source.get(name) if isinstance(source, Directory) else None
             if flags & namei.RENAME_WHITEOUT and whiteout is not None:
-                self._tell("create", whiteout.ino, old_path, whiteout.mode, cred.pid)
+                self.superblock.instruments.call("create", whiteout.ino, old_path, whiteout.mode, cred.pid)
 
     @contextlib.contextmanager
     def _kept(self, inode: Inode | None) -> Iterator[None]:
@@ -179,6 +177,7 @@ class Operations:
     def setattr(self, ino: int, changes: Changes, cred: Credentials) -> Inode:
         """FUSE_SETATTR."""
         inode = self.superblock.inode(ino)
+        inode.refresh()
         old_size = inode.size
         attributes.set_attributes(self.superblock, inode, changes)
         if changes.size is not None:
@@ -189,11 +188,21 @@ class Operations:
 
     def _resized(self, inode: Inode, old_size: int, pid: int) -> None:
         if inode.size != old_size and "resize" in self.superblock.instruments:
-            self._tell("resize", inode.ino, old_size, inode.size, pid)
+            self.superblock.instruments.call("resize", inode.ino, old_size, inode.size, pid)
 
     def statfs(self) -> Statfs:
         """FUSE_STATFS."""
         return self.superblock.statfs()
+
+    def getflags(self, ino: int) -> int:
+        """FUSE_IOCTL with FS_IOC_GETFLAGS."""
+        return self.superblock.inode(ino).flags
+
+    def setflags(self, ino: int, flags: int) -> None:
+        """FUSE_IOCTL with FS_IOC_SETFLAGS."""
+        inode = self.superblock.inode(ino)
+        file_flags.put(inode, flags)
+        inode.ctime = self.superblock.clock()
 
     # ---- extended attributes
 
@@ -209,6 +218,11 @@ class Operations:
         """FUSE_SETXATTR."""
         xattr.put(self.superblock, self.superblock.inode(ino), name, value, flags)
 
+    def kill_setgid(self, ino: int) -> None:
+        """SETXATTR_ACL_KILL_SGID: the caller who set an access list is not of the file's group."""
+        inode = self.superblock.inode(ino)
+        inode.mode &= ~stat.S_ISGID
+
     def removexattr(self, ino: int, name: bytes) -> None:
         """FUSE_REMOVEXATTR."""
         xattr.remove(self.superblock, self.superblock.inode(ino), name)
@@ -218,25 +232,36 @@ class Operations:
     def open(self, ino: int, flags: int, cred: Credentials) -> tuple[int, bool]:
         """FUSE_OPEN: file handle, and whether the kernel may keep the pages it has cached."""
         inode = file.regular(self.superblock.inode(ino))
+        file_flags.check_open(inode, flags)
         if flags & os.O_TRUNC:
             self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
             if cred.uid:  # the kernel leaves this truncation wholly to us (FUSE_ATOMIC_O_TRUNC)
                 attributes.kill_privileges(self.superblock, inode)
         keep_cache = file.open_file(inode, flags)
+        if isinstance(inode, NativeFile):
+            inode.descriptor()
+            inode.was_written = inode.was_written or inode.writers > 0
         if "open" in self.superblock.instruments:
-            self._tell("open", ino, inode.path(), flags, cred.pid)
+            self.superblock.instruments.call("open", ino, inode.path(), flags, cred.pid)
         return ino << 2 | flags & os.O_ACCMODE, keep_cache
+
+    def _file(self, handle: int) -> RegularFile:
+        inode = file.regular(self.superblock.inode(handle >> 2))
+        inode.refresh()
+        return inode
 
     def release(self, handle: int) -> None:
         """FUSE_RELEASE: the last descriptor and mapping of an open are gone."""
         inode = file.regular(self.superblock.inode(handle >> 2))
         file.release(inode, handle & os.O_ACCMODE)
         if "release" in self.superblock.instruments:
-            self._tell("release", inode.ino, handle & os.O_ACCMODE)
+            self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS)."""
-        inode = file.regular(self.superblock.inode(handle >> 2))
+        inode = self._file(handle)
+        if isinstance(inode, NativeFile):
+            return inode.pages.read(offset, size)
         before = inode.allocated
         data = file.read(self.superblock, inode, offset, size)
         attributes.accessed(self.superblock, inode)
@@ -244,17 +269,41 @@ class Operations:
             self._attributes_changed(inode)
         return data
 
-    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+    def write(
+        self, handle: int, offset: int, data: bytes | memoryview, *, kill_privileges: bool = False
+    ) -> int:
         """FUSE_WRITE: of write(2) or of the kernel's writeback; bytes stored, or ENOSPC, EFBIG."""
-        inode = file.regular(self.superblock.inode(handle >> 2))
+        inode = self._file(handle)
         old_size = inode.size
         stored = file.write(self.superblock, inode, offset, data)
         self._resized(inode, old_size, 0)
-        if self.handle_killpriv:
+        if kill_privileges or self.handle_killpriv:
             attributes.kill_privileges(self.superblock, inode)
         if inode.attributes_cached:
             self._attributes_changed(inode)
         return stored
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int, cred: Credentials) -> None:
+        """FUSE_FALLOCATE."""
+        inode = self._file(handle)
+        old_size = inode.size
+        file.fallocate(self.superblock, inode, mode, offset, length)
+        self._resized(inode, old_size, cred.pid)
+        if cred.uid:
+            attributes.kill_privileges(self.superblock, inode)
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """FUSE_LSEEK, which the kernel asks for SEEK_DATA and SEEK_HOLE."""
+        return file.seek(self._file(handle), offset, whence)
+
+    def copy_file_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, length: int, cred: Credentials
+    ) -> int:
+        """FUSE_COPY_FILE_RANGE: within the mount, frame to frame; bytes copied, fewer at a limit."""
+        inode = self._file(source)
+        room = min(length, _COPY_CHUNK, max(0, inode.size - source_offset))
+        data = inode.pages.read(source_offset, room)
+        return self.write(target, target_offset, data, kill_privileges=cred.uid != 0)
 
     def _attributes_changed(self, inode: RegularFile) -> None:
         inode.attributes_cached = False

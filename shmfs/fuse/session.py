@@ -10,57 +10,69 @@ from pathlib import Path
 
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import MountOptions
+from shmfs.fuse import protocol as p
+from shmfs.fuse.lane import Handler, Reply
 from shmfs.mm import PAGE_SIZE
 
+_flags = sys.getdlopenflags()
+sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
 try:
-    _flags = sys.getdlopenflags()
-    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
-    from shmfs.fuse import _interpose
+    if os.environ.get("SHMFS_EXTENSION") == "0":  # for tests, and to tell whose fault something is
+        raise ImportError
+    from shmfs.fuse import _lane
 except ImportError:
-    _interpose = None  # type: ignore[assignment]
+    _lane = None  # type: ignore[assignment]
 finally:
     sys.setdlopenflags(_flags)
 
 import pyfuse3  # after the extension
 
-# include/fuse_common.h
-_CAP_DONT_MASK = 1 << 6
-_CAP_AUTO_INVAL_DATA = 1 << 12
-_CAP_HANDLE_KILLPRIV = 1 << 20
-_CAP_EXPLICIT_INVAL_DATA = 1 << 25
-
 _NOT_FOR_LIBFUSE = {"rw", "relatime", "norelatime", "strictatime", "diratime", "nodiratime"}
 """Defaults, and what libfuse refuses: `fs.attributes.accessed` carries it out, as FUSE leaves atime to us."""
 
 EXTENSION_MISSING = (
-    "the C extension is missing: pages come in by the kernel's read-ahead and stat after a write drops"
-    " cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
+    "the C extension is missing: no fallocate, SEEK_HOLE, O_TMPFILE, slower requests, and stat"
+    " after a write drops cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
 )
+_SPIN_NS = 50_000
+_BUDGET_NS = 4_000_000
+_BUDGET_REQUESTS = 64
 
 
-def dont_mask() -> bool:
-    """Whether requests bring the caller's umask instead of having it applied."""
-    return bool(_negotiated() & _CAP_DONT_MASK)
+def extension() -> bool:
+    """Whether the extension is loaded, and with it the lane."""
+    return _lane is not None
 
 
-def handle_killpriv() -> bool:
-    """Whether clearing set-id bits at a write is left to us."""
-    return bool(_negotiated() & _CAP_HANDLE_KILLPRIV)
+def takes(flag: int) -> bool:
+    """Whether INIT agreed on `flag`."""
+    flags = _lane.negotiated() if _lane else None
+    return bool((flags[1] if flags else p.HANDLE_KILLPRIV) & flag)  # libfuse's default without the extension
 
 
-def _negotiated() -> int:
-    flags = _interpose.negotiated() if _interpose else None
-    return _CAP_HANDLE_KILLPRIV if flags is None else flags[1]  # without the extension: libfuse's defaults
+def serve_lane(handler: Handler) -> None:
+    """Have requests answered by `handler` from now on."""
+    _lane.serve(handler, _BUDGET_NS, _BUDGET_REQUESTS, _SPIN_NS)
 
 
-def mount(operations: pyfuse3.Operations, mountpoint: str, options: MountOptions, *, sandbox: bool) -> None:
+def reply(unique: int, result: Reply) -> None:
+    """Answer a request that the lane left open."""
+    _lane.reply(unique, result)
+
+
+def device() -> int:
+    """The descriptor of /dev/fuse."""
+    return _lane.device()
+
+
+def mount(
+    operations: pyfuse3.Operations, mountpoint: str, options: MountOptions, *, sandbox: bool, native: bool
+) -> None:
     """Mount and make the session; raises ShmfsError with libfuse's reason."""
-    if _interpose:
-        _interpose.configure(
-            _CAP_DONT_MASK | _CAP_EXPLICIT_INVAL_DATA,
-            _CAP_AUTO_INVAL_DATA | _CAP_HANDLE_KILLPRIV,
-            options.readahead * PAGE_SIZE,
-        )
+    if _lane:
+        wanted = p.DONT_MASK | p.EXPLICIT_INVAL_DATA | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
+        wanted |= p.PASSTHROUGH if native else 0
+        _lane.configure(wanted, p.AUTO_INVAL_DATA | p.HANDLE_KILLPRIV, options.readahead * PAGE_SIZE, 1)
     with tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)

@@ -5,17 +5,17 @@ pwrite rather than through a mapping: that copies once more on a read, but takes
 needs no address space as large as the limit, and lets the file grow in place.
 """
 
-import ctypes
 import errno
 import os
 from array import array
 from collections import deque
 
+from shmfs.mm import syscalls
+
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 
-_FALLOC_FL_KEEP_SIZE = 1
-_FALLOC_FL_PUNCH_HOLE = 2
+_PUNCH = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
 _FREE, _USED, _DIRTY = b"\0", b"\1", b"\2"
 _GROWTH = 4096
 """Frames that the memfd grows by at least (16 MiB; a hole costs nothing until it is written)."""
@@ -25,16 +25,6 @@ MAX_FRAMES = 1 << 32
 """Frames that an arena can name (16 TiB)."""
 _RECLAIM_PER_ALLOCATION = 4096
 """Frames that one allocation gives back at most, so that it cannot stall for a gigabyte that was freed."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2), which Python's `os` lacks for modes other than 0. The GIL is released."""
-    if _libc.fallocate(fd, mode, offset, length) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
 
 
 class Arena:
@@ -120,12 +110,7 @@ class Arena:
             first, count = firsts[-1], counts[-1]
             slice_ = min(count, frames)
             start = first + count - slice_
-            _fallocate(
-                self._fd,
-                _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE,
-                start << PAGE_SHIFT,
-                slice_ << PAGE_SHIFT,
-            )
+            syscalls.fallocate(self._fd, _PUNCH, start << PAGE_SHIFT, slice_ << PAGE_SHIFT)
             self._state[start : start + slice_] = _FREE * slice_
             self.dirty -= slice_
             # A system call on one frame costs as much as punching a few more.
@@ -145,7 +130,7 @@ class Arena:
 
     def populate(self, first: int, count: int) -> None:
         """Back frames with memory now, with the GIL released; raises ENOSPC or ENOMEM."""
-        _fallocate(self._fd, 0, first << PAGE_SHIFT, count << PAGE_SHIFT)
+        syscalls.fallocate(self._fd, 0, first << PAGE_SHIFT, count << PAGE_SHIFT)
 
     def read(self, first: int, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` bytes behind the start of frame `first`."""

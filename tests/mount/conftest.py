@@ -21,8 +21,9 @@ HERE = Path(__file__).parent
 class Zygote:
     """Asks zygote.py; a new one is started where one was given up."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, store: str) -> None:
         self.base = base
+        self.store = store
         self.count = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -30,7 +31,7 @@ class Zygote:
         """The answers of both file systems to a case, and what else was seen."""
         if self.process is None:
             self.count += 1
-            command = [sys.executable, str(HERE / "zygote.py"), str(self.base / str(self.count))]
+            command = [sys.executable, str(HERE / "zygote.py"), str(self.base / str(self.count)), self.store]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin
         assert self.process.stdout
@@ -143,14 +144,14 @@ def eventually(look: Callable[[], Any], seconds: float = 20) -> Any:
     return value
 
 
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+@pytest.fixture(scope="session", params=["managed", "native", "no extension"])
+def zygote(request: pytest.FixtureRequest) -> Iterator[Zygote]:
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a tmpfs of the kernel beside shmfs")
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs FUSE: there is no /dev/fuse")
     with tempfile.TemporaryDirectory(prefix="shmfs-cases-", ignore_cleanup_errors=True) as base:
-        zygote = Zygote(Path(base))
+        zygote = Zygote(Path(base), request.param)
         try:
             yield zygote
         finally:

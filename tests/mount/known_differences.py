@@ -13,11 +13,7 @@ CLOCK = "pyfuse3 drops FATTR_MTIME_NOW and hands on the kernel's coarse clock, s
 IOCTL = "pyfuse3 does not bind ioctl"
 
 KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
-    "accounting.a_read_fault_without_a_writer": {"blocks": (0, WRITER)},
-    "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
-    "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
     "data.extents_and_clones": {"bmap": (bytes(4), "FUSE has a bmap of its own, which knows no blocks")},
-    "data.flags_of_inodes": {"get": ("ENOTTY", IOCTL), "set": ("ENOTTY", IOCTL)},
     "data.seals": {
         "get": ("EINVAL", "only the kernel's own shmem and hugetlbfs have seals (mm/memfd.c)"),
         "add": (
@@ -33,25 +29,49 @@ KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
         ),
         "exchanged": (["g", "f3", "f2", "f1"], "likewise"),
     },
-    "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},
-    "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", LATER)},
-    "special.birth_time": {"kept": (False, LATER)},
     "special.polling": {"epoll": (None, "FUSE files may be polled, so the kernel lets epoll have them")},
     "times.never_go_back": {
         "touch": ("sometimes", CLOCK),
         "touch after write": ("sometimes", CLOCK),
     },
-    "times.of_first_stores": {
-        "hole": ("", STORE),
-        "another hole": ("", STORE),
-        "write only": ("", STORE),
-        "msync": ("mc", STORE),
-    },
-    "times.of_mappings": {"map": ({"f": ""}, "mmap(2) makes no request, so nobody notes the atime")},
-    "times.of_reads": {
-        "read": ({"f": ""}, CACHED_READ),
-        "read again": ({"f": ""}, CACHED_READ),
-        "of an empty file": ({"f": ""}, "the kernel knows that it is empty, and asks for nothing"),
-    },
-    "xattrs.flags": {"both, missing": (None, "pyfuse3 carries out the flags, but not both at once")},
 }
+
+APPEND = "passed-through writes go by the flags that the file had when it was opened"
+
+KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
+    "managed": {
+        "accounting.a_read_fault_without_a_writer": {"blocks": (0, WRITER)},
+        "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
+        "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
+        "times.of_first_stores": {
+            "hole": ("", STORE),
+            "another hole": ("", STORE),
+            "write only": ("", STORE),
+            "msync": ("mc", STORE),
+        },
+        "times.of_mappings": {"map": ({"f": ""}, "mmap(2) makes no request, so nobody notes the atime")},
+        "times.of_reads": {
+            "read": ({"f": ""}, CACHED_READ),
+            "read again": ({"f": ""}, CACHED_READ),
+            "of an empty file": ({"f": ""}, "the kernel knows that it is empty, and asks for nothing"),
+        },
+    },
+    "native": {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}},
+    "no extension": {
+        "data.flags_of_inodes": {"get": ("ENOTTY", IOCTL), "set": ("ENOTTY", IOCTL)},
+        "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},
+        "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", LATER)},
+        "special.birth_time": {"kept": (False, LATER)},
+        "xattrs.flags": {"both, missing": (None, "pyfuse3 carries out the flags, but not both at once")},
+    },
+}
+KNOWN_OF["no extension"] |= KNOWN_OF["managed"]
+"""What only one store differs in, or only shmfs without its C extension."""
+
+NEEDS_EXTENSION = {
+    "data.a_store_behind_the_end": "a change of size drops cached pages by libfuse's defaults for INIT",
+    "data.a_buffer_behind_the_end_of_the_file": "likewise",
+    "permissions.set_id_bits_go": "libfuse's default has us clear set-id bits without telling who writes",
+    "xattrs.lists_are_inherited": "libfuse's default has the kernel apply the umask before a default list can",
+}
+"""Cases that shmfs without its C extension cannot answer as tmpfs does, and why."""

@@ -28,9 +28,9 @@ FLAGS |= {"relatime": 1 << 21, "strictatime": 1 << 24}
 
 
 class Pair:
-    """A tmpfs and a shmfs with the same options."""
+    """A tmpfs and a shmfs with the same options, its pages in the store named."""
 
-    def __init__(self, base: Path, options: str) -> None:
+    def __init__(self, base: Path, options: str, store: str) -> None:
         self.directories = {"tmpfs": base / "tmpfs", "shmfs": base / "shmfs"}
         for directory in self.directories.values():
             directory.mkdir(parents=True)
@@ -38,7 +38,11 @@ class Pair:
         rest = ",".join(word for word in options.split(",") if word not in FLAGS)
         namespaces.mount("tmpfs", str(self.directories["tmpfs"]), "tmpfs", flags, rest)
         self.errors = (base / "stderr").open("w+b")
-        self.server = launch.start(str(self.directories["shmfs"]), options, stderr=self.errors)
+        os.environ["SHMFS_EXTENSION"] = "0" if store == "no extension" else "1"
+        pages = "native" if store == "native" else "managed"
+        self.server = launch.start(
+            str(self.directories["shmfs"]), f"{options},pages={pages}", stderr=self.errors
+        )
         self.used = self.server.statistics().used, self.server.statistics().inodes_used
 
     def complaints(self) -> str:
@@ -139,7 +143,7 @@ def main() -> None:
         case = cases[line.strip()]
         try:
             if case.options not in pairs:
-                pairs[case.options] = Pair(base / str(next(numbers)), case.options)
+                pairs[case.options] = Pair(base / str(next(numbers)), case.options, sys.argv[2])
             said = answer(case, pairs[case.options])
             if "hung" in (said[kind][0] for kind in said if isinstance(said[kind], tuple)):
                 del pairs[case.options]

@@ -1,0 +1,168 @@
+"""Regular files of the native store: the kernel reads, writes and maps them without asking.
+
+So size, blocks and times are the store's; `refresh` takes them over before they are told to anybody.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+
+from shmfs.fs.inode import RegularFile
+from shmfs.mm.native import BIG, NativePages, NativeStore
+from shmfs.mm.reservation import Reservation
+
+
+class NativeBlocks(Reservation):
+    """The limit of a native store: what its tmpfs uses, and what shmfs charges beside it (long symlinks)."""
+
+    __slots__ = ("_aside", "_limit", "_store")
+
+    def __init__(self, store: NativeStore, limit: int) -> None:
+        self._store = store
+        self._limit = limit
+        self._aside = 0
+        self.peak = 0
+
+    @property
+    def limit(self) -> int:
+        """Pages; 0 is unlimited."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._store.resize(limit and limit - self._aside)
+        self._limit = limit
+
+    @property
+    def used(self) -> int:  # type: ignore[override]
+        """Pages in use now. The peak is the most that was seen by looking."""
+        used = self._store.used() + self._aside
+        self.peak = max(self.peak, used)
+        return used
+
+    def available(self, wanted: int) -> int:
+        """How much of `wanted` could be charged now."""
+        return min(wanted, self._limit - self.used) if self._limit else wanted
+
+    def charge(self, amount: int) -> None:
+        """Take pages from the store's limit, or raise ENOSPC."""
+        if amount and self._limit:
+            self._check(self.used + amount)
+            self._store.resize(self._limit - self._aside - amount)
+        self._aside += amount
+
+    def uncharge(self, amount: int) -> None:
+        """Give pages back to the store's limit."""
+        self._aside -= amount
+        if amount and self._limit:
+            self._store.resize(self._limit - self._aside)
+
+
+class NativeFile(RegularFile):
+    """A file whose pages, size and times the kernel changes by itself."""
+
+    __slots__ = ("_allocated", "_atime", "_ctime", "_mtime", "_seen_ctime", "was_written")
+
+    pages: NativePages  # type: ignore[assignment]
+
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: NativePages) -> None:
+        self.pages = pages
+        self._atime = self._mtime = self._ctime = now
+        self._allocated = self._seen_ctime = 0
+        self.was_written = False
+        """Opened for writing once: a mapping of it may still be there when every descriptor is closed."""
+        super().__init__(ino, mode, uid, gid, now, pages)  # type: ignore[arg-type]
+
+    def descriptor(self) -> int:
+        """A descriptor of its file in the store, which is made when it is first needed."""
+        if self.pages.exists:
+            return self.pages.fileno()
+        fd = self.pages.fileno()
+        self._set_times(fd)
+        return fd
+
+    def _set_times(self, fd: int) -> None:
+        """Tell the store's file the times; that changes its ctime, which is then not news."""
+        os.utime(fd, ns=(self._atime, self._mtime))
+        self._seen_ctime = os.fstat(fd).st_ctime_ns
+
+    def refresh(self) -> None:
+        """Take over what the kernel changed."""
+        if not self.pages.exists:
+            return
+        status = self.pages.status()
+        self._size = status.st_size
+        self._allocated = status.st_blocks // 8
+        self._atime, self._mtime = status.st_atime_ns, status.st_mtime_ns
+        if status.st_ctime_ns > self._seen_ctime:
+            self._seen_ctime = status.st_ctime_ns
+            self._ctime = max(self._ctime, status.st_ctime_ns)
+
+    def told(self) -> bool:
+        """Not once it was open for writing: a mapping may still be there, and stores into it are not seen."""
+        self.refresh()
+        return not (self.was_written and self._size)
+
+    @property
+    def size(self) -> int:
+        """i_size in bytes, as of the last `refresh`."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        if size == self._size:
+            return
+        self.descriptor()
+        self.pages.truncate(size)
+        self._size = size
+
+    @property
+    def allocated(self) -> int:
+        """Pages charged, as of the last `refresh`."""
+        return self._allocated
+
+    @property
+    def atime(self) -> int:
+        """Nanoseconds; a change is told to the store's file."""
+        return self._atime
+
+    @atime.setter
+    def atime(self, value: int) -> None:
+        self._atime = value
+        if self.pages.exists:
+            self._set_times(self.pages.fileno())
+
+    @property
+    def mtime(self) -> int:
+        """Nanoseconds; a change is told to the store's file."""
+        return self._mtime
+
+    @mtime.setter
+    def mtime(self, value: int) -> None:
+        self._mtime = value
+        if self.pages.exists:
+            self._set_times(self.pages.fileno())
+
+    @property
+    def ctime(self) -> int:
+        """Nanoseconds, of the inode or of the store's file, whichever changed last."""
+        return self._ctime
+
+    @ctime.setter
+    def ctime(self, value: int) -> None:
+        self._ctime = value
+
+    def truncate_later(self, size: int) -> Callable[[], None]:
+        """Work that sets the size, which a thread may do; it is told at once."""
+        self._size = size
+        return self.pages.later(lambda fd: os.ftruncate(fd, size))
+
+    def drop(self) -> None:
+        """Free the pages; a large file in a thread, for it takes the kernel long."""
+        work = self.pages.drop()
+        if work is None:
+            return
+        if self._allocated >= BIG:
+            threading.Thread(target=work, daemon=True).start()
+        else:
+            work()

@@ -1,0 +1,176 @@
+"""The native store: pages that the kernel serves by itself, in a tmpfs that nobody else sees.
+
+Each regular file of the mount has a file of its own in a detached tmpfs, named by its inode number.
+The kernel hands reads, writes and faults to it (FUSE passthrough), so limits, SIGBUS, swap, huge pages
+and st_blocks are the kernel's own. Descriptors are opened on demand and pooled: there may be more inodes
+than a process may have descriptors.
+"""
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from shmfs.mm import syscalls
+from shmfs.mm.address_space import Intent
+from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
+
+_POOL = 1024
+"""Descriptors kept open at most."""
+UNLIMITED = (1 << 50) - 1
+"""Pages; for tmpfs 0 means unlimited, but then it does not tell what is used."""
+BIG = 4096
+"""Pages (16 MiB) from which on allocating and freeing takes so long that others would notice."""
+
+
+class NativeStore:
+    """A detached tmpfs and the descriptors that are open in it."""
+
+    def __init__(
+        self, blocks: int, options: dict[str, str | None] | None = None, *, atime: str = "relatime"
+    ) -> None:
+        """`blocks` is the limit in pages, 0 for none; raises EPERM without CAP_SYS_ADMIN."""
+        attributes = {
+            "noatime": syscalls.MOUNT_ATTR_NOATIME,
+            "strictatime": syscalls.MOUNT_ATTR_STRICTATIME,
+            "norelatime": syscalls.MOUNT_ATTR_STRICTATIME,
+        }.get(atime, 0)
+        limits = {"nr_blocks": str(blocks or UNLIMITED), "nr_inodes": "0", "mode": "0700"}
+        self._mount = syscalls.detached_tmpfs({**limits, **(options or {})}, attributes)
+        self._pool: OrderedDict[int, int] = OrderedDict()
+        self._limit = blocks
+
+    def close(self) -> None:
+        """Give everything back."""
+        while self._pool:
+            os.close(self._pool.popitem()[1])
+        os.close(self._mount)
+
+    def resize(self, blocks: int) -> None:
+        """Set the limit in pages; raises EINVAL below what is used."""
+        syscalls.reconfigure(self._mount, {"nr_blocks": str(blocks or UNLIMITED)})
+        self._limit = blocks
+
+    def used(self) -> int:
+        """Pages in use."""
+        figures = os.fstatvfs(self._mount)
+        return figures.f_blocks - figures.f_bfree
+
+    def descriptor(self, ino: int, *, create: bool = False) -> int:
+        """A descriptor of the inode's file, which stays the store's; valid until the next call."""
+        fd = self._pool.get(ino)
+        if fd is not None:
+            self._pool.move_to_end(ino)
+            return fd
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+        try:
+            fd = os.open(str(ino), flags, 0o600, dir_fd=self._mount)
+        except OSError as failure:
+            if failure.errno not in (errno.EMFILE, errno.ENFILE) or not self._pool:
+                raise
+            self._shrink(len(self._pool) // 2)
+            fd = os.open(str(ino), flags, 0o600, dir_fd=self._mount)
+        self._pool[ino] = fd
+        self._shrink(_POOL)
+        return fd
+
+    def _shrink(self, size: int) -> None:
+        while len(self._pool) > size:
+            os.close(self._pool.popitem(last=False)[1])
+
+    def forget(self, ino: int) -> int | None:
+        """Unlink the inode's file; returns a descriptor that still holds its pages, to be closed, if any."""
+        fd = self._pool.pop(ino, None)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(str(ino), dir_fd=self._mount)
+        return fd
+
+
+class NativePages:
+    """The pages of one file, in the form of `AddressSpace`. Offsets and sizes are bytes, indexes pages."""
+
+    __slots__ = ("_created", "_store", "ino")
+
+    def __init__(self, store: NativeStore, ino: int) -> None:
+        self._store = store
+        self._created = False
+        self.ino = ino
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file was ever opened or sized; until then it has no file in the store."""
+        return self._created
+
+    def fileno(self) -> int:
+        """A descriptor, valid until another file's is asked for."""
+        fd = self._store.descriptor(self.ino, create=not self._created)
+        self._created = True
+        return fd
+
+    def status(self) -> os.stat_result:
+        """Size, blocks and times as the kernel has them."""
+        return os.fstat(self.fileno())
+
+    @property
+    def allocated(self) -> int:
+        """Pages charged."""
+        return self.status().st_blocks * 512 // PAGE_SIZE if self._created else 0
+
+    def holes(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Nothing: the kernel's cache is the store itself, so no hole can be cached uncharged."""
+        return iter(())
+
+    def get_pages(self, first: int, end: int, intent: Intent) -> int:
+        """Allocate with FALLOC; other intents leave it to the read or write itself. Raises ENOSPC."""
+        if intent is Intent.FALLOC and end > first:
+            length = (end - first) << PAGE_SHIFT
+            syscalls.fallocate(self.fileno(), syscalls.FALLOC_FL_KEEP_SIZE, first << PAGE_SHIFT, length)
+        return 0
+
+    def read(self, offset: int, size: int, intent: Intent = Intent.READ) -> bytes:
+        """Up to `size` bytes."""
+        return os.pread(self.fileno(), size, offset)
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Store; returns the bytes stored, raises ENOSPC for none."""
+        return os.pwrite(self.fileno(), data, offset)
+
+    def truncate(self, size: int) -> int:
+        """Set the size and free what lies behind it, without new times: those are the inode's to say."""
+        if not self._created and not size:
+            return 0
+        fd = self.fileno()
+        before = os.fstat(fd)
+        os.ftruncate(fd, size)
+        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return 0
+
+    def punch(self, offset: int, length: int) -> int:
+        """Make a hole."""
+        mode = syscalls.FALLOC_FL_KEEP_SIZE | syscalls.FALLOC_FL_PUNCH_HOLE
+        syscalls.fallocate(self.fileno(), mode, offset, length)
+        return 0
+
+    def seek(self, offset: int, *, data: bool, size: int) -> int:
+        """SEEK_DATA or SEEK_HOLE; raises ENXIO."""
+        return os.lseek(self.fileno(), offset, os.SEEK_DATA if data else os.SEEK_HOLE)
+
+    def later(self, work: Callable[[int], None]) -> Callable[[], None]:
+        """Work on a descriptor of its own, which may run in a thread."""
+        fd = os.dup(self.fileno())
+
+        def run() -> None:
+            try:
+                work(fd)
+            finally:
+                os.close(fd)
+
+        return run
+
+    def drop(self) -> Callable[[], None] | None:
+        """Give the file up; returns what remains to be done, in a thread if it is much, or None."""
+        if not self._created:
+            return None
+        fd = self._store.forget(self.ino)
+        return None if fd is None else lambda: os.close(fd)
