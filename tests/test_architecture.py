@@ -97,7 +97,7 @@ def test_arrows_point_one_way(path):
 def test_the_model_knows_neither_fuse_nor_trio(room):
     for path in (PACKAGE / room).rglob("*.py"):
         roots = {name.split(".")[0] for name in imports_of(path)}
-        assert not roots & {"pyfuse3", "trio", "asyncio", "threading"}, name_of(path)
+        assert not roots & {"pyfuse3", "trio", "asyncio"}, name_of(path)
 
 
 def test_the_table_of_operations_awaits_nothing():

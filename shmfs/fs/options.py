@@ -154,6 +154,10 @@ def _native_only(options: MountOptions, name: str, value: str | None) -> MountOp
     """What only the kernel's own pages can honour, except where it asks for what is so anyway."""
     if (name, value) in (("huge", "never"), ("mpol", "default")):
         return options
+    if name == "huge":
+        _choice(name, value or "", ("never", "always", "within_size", "advise"))
+    elif (value is None) != (name == "noswap"):
+        raise OptionError(f"option {name!r} {'takes no' if value else 'needs a'} value; see tmpfs(5)")
     return replace(options, native={**options.native, name: value})
 
 

@@ -33,9 +33,9 @@ BAD_OPTIONS = [
     ("reserve=perhaps", "bad value 'perhaps' for option 'reserve'"),
     ("readahead=1000", "bad value '1000' for option 'readahead'"),
     ("readahead=-1", "bad value '-1' for option 'readahead'"),
-    ("huge=always", "option 'huge=always' needs the kernel's own pages"),
-    ("noswap", "option 'noswap' needs the kernel's own pages"),
-    ("mpol=bind:0", "option 'mpol=bind:0' needs the kernel's own pages"),
+    ("huge=always,pages=managed", "option 'huge=always' needs pages=native"),
+    ("noswap,pages=managed", "option 'noswap' needs pages=native"),
+    ("mpol=bind:0,pages=managed", "option 'mpol=bind:0' needs pages=native"),
 ]
 
 

@@ -1,7 +1,7 @@
 """One language for two file systems: the model, and the kernel's own tmpfs, detached from the tree.
 
-A case is written once against `FileSystem` and run on both; `errno_of` turns failures into names. Paths have no
-leading slash and are relative to the root.
+A case is written once against `FileSystem` and run on both; `errno_of` turns failures into names. Paths
+have no leading slash and are relative to the root.
 """
 
 import ctypes

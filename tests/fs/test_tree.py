@@ -19,7 +19,7 @@ CRED = Credentials(1000, 1000)
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The plain model's error."""
 
     def __init__(self, number: int) -> None:
@@ -84,28 +84,28 @@ class Plain:
 
     def need(self, space: int = 0, pages: int = 0) -> None:
         if self.inode_limit and self.space() + space > self.inode_limit:
-            raise Refused(errno.ENOSPC)
+            raise RefusedError(errno.ENOSPC)
         if self.page_limit and self.pages() + pages > self.page_limit:
-            raise Refused(errno.ENOSPC)
+            raise RefusedError(errno.ENOSPC)
 
     def find(self, directory: Node, name: bytes) -> Node:
         if not directory.is_directory:
-            raise Refused(errno.ENOTDIR)
+            raise RefusedError(errno.ENOTDIR)
         if len(name) > 255:
-            raise Refused(errno.ENAMETOOLONG)
+            raise RefusedError(errno.ENAMETOOLONG)
         if name not in directory.names:
-            raise Refused(errno.ENOENT)
+            raise RefusedError(errno.ENOENT)
         return directory.names[name]
 
     def may_create(self, directory: Node, name: bytes) -> None:
         if not directory.is_directory:
-            raise Refused(errno.ENOTDIR)
+            raise RefusedError(errno.ENOTDIR)
         if len(name) > 255:
-            raise Refused(errno.ENAMETOOLONG)
+            raise RefusedError(errno.ENAMETOOLONG)
         if not directory.links:
-            raise Refused(errno.ENOENT)
+            raise RefusedError(errno.ENOENT)
         if name in directory.names:
-            raise Refused(errno.EEXIST)
+            raise RefusedError(errno.EEXIST)
 
     def enter(self, directory: Node, name: bytes, node: Node) -> None:
         directory.names[name] = node
@@ -117,7 +117,7 @@ class Plain:
     def create(self, directory: Node, name: bytes, kind: int, target: bytes = b"") -> Node:
         self.may_create(directory, name)
         if len(target) > 4095:
-            raise Refused(errno.ENAMETOOLONG)
+            raise RefusedError(errno.ENAMETOOLONG)
         self.need(INODE_SIZE, len(target) > 127)
         node = Node(kind)
         node.target = target
@@ -127,9 +127,9 @@ class Plain:
     def link(self, node: Node, directory: Node, name: bytes) -> None:
         self.may_create(directory, name)
         if node.is_directory:
-            raise Refused(errno.EPERM)
+            raise RefusedError(errno.EPERM)
         if not node.links and not node.linkable:
-            raise Refused(errno.ENOENT)
+            raise RefusedError(errno.ENOENT)
         self.need(INODE_SIZE if node.links else 0)
         node.linkable = False
         self.enter(directory, name, node)
@@ -137,40 +137,40 @@ class Plain:
     def unlink(self, directory: Node, name: bytes) -> None:
         node = self.find(directory, name)
         if node.is_directory:
-            raise Refused(errno.EISDIR)
+            raise RefusedError(errno.EISDIR)
         del directory.names[name]
         node.links -= 1
 
     def rmdir(self, directory: Node, name: bytes) -> None:
         node = self.find(directory, name)
         if not node.is_directory:
-            raise Refused(errno.ENOTDIR)
+            raise RefusedError(errno.ENOTDIR)
         if node.names:
-            raise Refused(errno.ENOTEMPTY)
+            raise RefusedError(errno.ENOTEMPTY)
         del directory.names[name]
         node.links -= 1
 
     def rename(self, old: Node, name: bytes, new: Node, new_name: bytes, flags: int) -> None:
         if not (old.is_directory and new.is_directory):
-            raise Refused(errno.ENOTDIR)
+            raise RefusedError(errno.ENOTDIR)
         if flags > 7 or (flags & EXCHANGE and flags != EXCHANGE):
-            raise Refused(errno.EINVAL)
+            raise RefusedError(errno.EINVAL)
         node = self.find(old, name)
         victim = new.names.get(new_name)
         if victim is None:
             self.may_create(new, new_name)
             if flags & EXCHANGE:
-                raise Refused(errno.ENOENT)
+                raise RefusedError(errno.ENOENT)
         elif flags & NOREPLACE:
-            raise Refused(errno.EEXIST)
+            raise RefusedError(errno.EEXIST)
         if node.is_directory and node.above(new):
-            raise Refused(errno.EINVAL)
+            raise RefusedError(errno.EINVAL)
         if victim is node:
             return
         if flags & EXCHANGE:
             assert victim is not None
             if victim.is_directory and victim.above(old):
-                raise Refused(errno.EINVAL)
+                raise RefusedError(errno.EINVAL)
             old.names[name], new.names[new_name] = victim, node
             for moved, parent in ((victim, old), (node, new)):
                 if moved.is_directory:
@@ -178,11 +178,11 @@ class Plain:
             return
         if victim is not None:
             if victim.is_directory and not node.is_directory:
-                raise Refused(errno.EISDIR)
+                raise RefusedError(errno.EISDIR)
             if node.is_directory and not victim.is_directory:
-                raise Refused(errno.ENOTDIR)
+                raise RefusedError(errno.ENOTDIR)
             if victim.names:
-                raise Refused(errno.ENOTEMPTY)
+                raise RefusedError(errno.ENOTEMPTY)
         if flags & WHITEOUT:
             self.need(INODE_SIZE)
         del old.names[name]
@@ -199,7 +199,7 @@ class Plain:
 
     def removexattr(self, node: Node, name: bytes) -> None:
         if name not in node.attributes:
-            raise Refused(errno.ENODATA)
+            raise RefusedError(errno.ENODATA)
         del node.attributes[name]
 
     def write(self, node: Node, page: int, count: int) -> int:
@@ -213,7 +213,7 @@ class Plain:
                 node.pages.add(index)
             done += 1
         if not done:
-            raise Refused(errno.ENOSPC)
+            raise RefusedError(errno.ENOSPC)
         node.size = max(node.size, (page + done) * PAGE)
         return done * PAGE
 
@@ -280,7 +280,7 @@ class TreeMachine(RuleBasedStateMachine):
         """Both results, or nothing where both fail with the same error."""
         try:
             expected, refused = plain(), 0
-        except Refused as refusal:
+        except RefusedError as refusal:
             expected, refused = None, refusal.errno
         try:
             result, failed = real(), 0
@@ -368,7 +368,7 @@ class TreeMachine(RuleBasedStateMachine):
 
         def plain() -> Node:
             if not directory.is_directory:
-                raise Refused(errno.ENOTDIR)
+                raise RefusedError(errno.ENOTDIR)
             self.plain.need(INODE_SIZE)
             node = Node(stat.S_IFREG)
             node.held, node.linkable = 1, True

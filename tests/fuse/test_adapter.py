@@ -36,8 +36,14 @@ def errno_of(function, *arguments: Any) -> str:
 
 
 @pytest.fixture
-def adapter(table: Operations) -> Adapter:
-    return Adapter(table)
+def freed() -> list[bool]:
+    """Grows when memory waits to be given back."""
+    return []
+
+
+@pytest.fixture
+def adapter(table: Operations, freed: list[bool]) -> Adapter:
+    return Adapter(table, lambda: freed.append(True))
 
 
 def make(adapter: Adapter, name: bytes = b"f", flags: int = os.O_RDWR) -> tuple[Any, Any]:
@@ -104,7 +110,7 @@ def test_a_missing_name_may_be_cached(adapter):
 
 def test_an_entry_tells_everything(adapter, clock):
     clock.now = 5_000_000_007
-    info, entry = make(adapter)
+    info, _ = make(adapter)
     run(adapter.write, info.fh, 0, b"x" * 5000)
     entry = run(adapter.lookup, ROOT, b"f", CTX)
     assert stat.S_IFMT(entry.st_mode) == stat.S_IFREG
@@ -117,7 +123,7 @@ def test_an_entry_tells_everything(adapter, clock):
 
 
 def test_times_before_the_epoch(adapter):
-    info, entry = make(adapter)
+    _, entry = make(adapter)
     entry.st_mtime_ns = -5_000_000_001
     entry = run(adapter.setattr, entry.st_ino, entry, fields(mtime=True), None, CTX)
     assert entry.st_mtime_ns == -5_000_000_001
@@ -165,8 +171,7 @@ def test_a_descriptor_makes_a_truncate_an_ftruncate(adapter, clock):
 
 def test_the_umask_is_applied_where_the_kernel_leaves_it_to_us(adapter, monkeypatch):
     assert stat.S_IMODE(make(adapter, b"a")[1].st_mode) == 0o666
-    monkeypatch.setattr(session, "dont_mask", lambda: True)
-    monkeypatch.setattr(session, "handle_killpriv", lambda: True)
+    monkeypatch.setattr(session, "takes", lambda flag: True)
     adapter.negotiated()
     assert stat.S_IMODE(make(adapter, b"b")[1].st_mode) == 0o640
     assert adapter.operations.handle_killpriv
@@ -209,7 +214,7 @@ def test_names_and_content(adapter):
     ],
 )
 def test_statfs_figures(table_of, text, figures):
-    adapter = Adapter(table_of(text))
+    adapter = Adapter(table_of(text), lambda: None)
     info, _ = make(adapter)
     run(adapter.write, info.fh, 0, b"x" * 5000)
     reply = run(adapter.statfs, CTX)
@@ -250,7 +255,7 @@ def test_readdir_counts_what_found_room(adapter, monkeypatch):
 
 @pytest.fixture
 def prefault(table_of) -> Adapter:
-    return Adapter(table_of("size=1m,reserve=prefault"))
+    return Adapter(table_of("size=1m,reserve=prefault"), lambda: None)
 
 
 def resize(adapter: Adapter, ino: int, size: int) -> Any:
@@ -312,7 +317,6 @@ def test_deferred_work_that_fails_with_a_bug_is_undone(prefault, monkeypatch, ca
 
 def test_a_request_that_fails_leaves_no_work_to_the_next(prefault, monkeypatch):
     """Its answer was an error: the next request must not do its work, nor answer for it."""
-    _, entry = make(prefault)
     done: list[str] = []
     sb = prefault.operations.superblock
 
@@ -328,22 +332,22 @@ def test_a_request_that_fails_leaves_no_work_to_the_next(prefault, monkeypatch):
     assert sb.deferred is None
 
 
-def test_freed_memory_is_announced(adapter):
+def test_freed_memory_is_announced(adapter, freed):
     info, entry = make(adapter)
     run(adapter.write, info.fh, 0, b"x" * 100_000)
-    assert not adapter.freed.is_set()
+    assert not freed
     run(adapter.unlink, ROOT, b"f", CTX)
     run(adapter.release, info.fh)
-    assert not adapter.freed.is_set()
+    assert not freed
     run(adapter.forget, [(entry.st_ino, 1)])
-    assert adapter.freed.is_set()
+    assert freed
 
 
-def test_a_request_that_frees_announces_it_too(adapter):
+def test_a_request_that_frees_announces_it_too(adapter, freed):
     info, entry = make(adapter)
     run(adapter.write, info.fh, 0, b"x" * 100_000)
     resize(adapter, entry.st_ino, 0)
-    assert adapter.freed.is_set()
+    assert freed
 
 
 def test_forget_takes_pyfuse3_s_pairs(adapter):

@@ -162,7 +162,7 @@ def test_a_call_and_its_answer(directory):
     assert [entry.name for entry in directory.iterdir()] == ["0:99.sock"]
     thread = serve(listener, b'{"ok": [1, 2]}\n', b'{"error": "no"}\n', b"")
     assert control.call("0:99", "anything", a=1) == [1, 2]
-    with pytest.raises(ShmfsError, match="^no$"):
+    with pytest.raises(ShmfsError, match=r"^no$"):
         control.call("0:99", "anything")
     with pytest.raises(ShmfsError, match="no daemon of yours serves the mount 0:99"):
         control.call("0:99", "anything")

@@ -12,6 +12,7 @@ from shmfs.mm import address_space as module
 from shmfs.mm import arena as arena_module
 from shmfs.mm import runs as runs_module
 from shmfs.trace.instruments import Instruments
+from tests.fs.support import errno_of
 
 PAGES = 120
 """Size of the files of the model."""
@@ -136,12 +137,9 @@ class AddressSpaceMachine(RuleBasedStateMachine):
                 break
             room -= page not in file.allocated
         self.recorder.calls.clear()
-        try:
-            stored = space.write(offset, memoryview(data))
-        except OSError as failure:
-            assert failure.errno == errno.ENOSPC
-            stored = 0
-        assert stored == end - offset
+        stored = errno_of(space.write, offset, memoryview(data))
+        assert stored == (end - offset or "ENOSPC")
+        stored = end - offset
         refused = [call for call in self.recorder.calls if call[0] == "refuse"]
         assert [call[2] for call in refused] == [end >> PAGE_SHIFT] * (stored < size)
         file.content[offset:end] = data[:stored]
@@ -228,12 +226,8 @@ class AddressSpaceMachine(RuleBasedStateMachine):
             )
             wanted = next(found, None if data else size)
             wanted = None if wanted is None else min(wanted, size)
-        try:
-            got = self.spaces[number].seek(offset, data=data, size=size)
-        except OSError as failure:
-            assert failure.errno == errno.ENXIO
-            got = None
-        assert got == wanted
+        got = errno_of(self.spaces[number].seek, offset, data=data, size=size)
+        assert got == ("ENXIO" if wanted is None else wanted)
 
     @rule(frames=st.integers(0, 60))
     def reclaim(self, frames: int) -> None:

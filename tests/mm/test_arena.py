@@ -24,13 +24,13 @@ def arena():
 def punches(monkeypatch):
     """The frames and counts of every punch, counted while they are carried out."""
     calls: list[tuple[int, int]] = []
-    fallocate = arena_module._fallocate
+    fallocate = arena_module.syscalls.fallocate
 
     def counted(fd: int, mode: int, offset: int, length: int) -> None:
         calls.append((offset // PAGE_SIZE, length // PAGE_SIZE))
         fallocate(fd, mode, offset, length)
 
-    monkeypatch.setattr(arena_module, "_fallocate", counted)
+    monkeypatch.setattr(arena_module.syscalls, "fallocate", counted)
     return calls
 
 
