@@ -162,7 +162,7 @@ def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
         ),
         Text(size(segment.size)),
         Text(str(segment.resident)),
-        Text(str(segment.page_ins)),
+        Text("-" if segment.page_ins is None else str(segment.page_ins)),
         Text(_who(segment.created_by)),
         Text(mapped, "dim" if mapped == "-" else ""),
         Text(str(shared), "bold green" if shared else "dim"),

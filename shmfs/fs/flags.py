@@ -1,5 +1,4 @@
-"""File flags (chattr(1)): FUSE gives the kernel no S_IMMUTABLE and S_APPEND, so what they forbid is refused
-here.
+"""File flags (chattr(1)): FUSE gives the kernel no S_IMMUTABLE and S_APPEND, so they are enforced here.
 
 Who may set them the kernel has checked (CAP_LINUX_IMMUTABLE). Compare fs/namei.c:may_delete and fs/attr.c.
 """

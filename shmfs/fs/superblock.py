@@ -159,6 +159,7 @@ class Superblock:
             return
         del self.inodes[inode.ino]
         if isinstance(inode, NativeFile):
+            self.tell_usage(inode)
             inode.drop()
         elif isinstance(inode, RegularFile):
             inode.pages.truncate(0)
@@ -167,6 +168,12 @@ class Superblock:
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
             self.instruments.call("evict", inode.ino)
+
+    def tell_usage(self, inode: NativeFile) -> None:
+        """Tell the instruments what the kernel changed in a file of the native store."""
+        inode.refresh()
+        if "usage" in self.instruments:
+            self.instruments.call("usage", inode.ino, inode.size, inode.allocated)
 
     def files(self) -> Iterator[RegularFile]:
         """The regular files, unnamed and unlinked ones too."""

@@ -22,6 +22,7 @@ import trio
 
 from shmfs.errors import ShmfsError
 from shmfs.fs import options as mount_options
+from shmfs.fs.native import NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
 from shmfs.fuse import control, mounts, namespaces, session
@@ -229,6 +230,13 @@ class Daemon:
     def statistics(self, request: dict[str, Any]) -> Statistics:
         """Everything that is known of the mount."""
         sb = self.superblock
+        for file in sb.files():
+            if isinstance(file, NativeFile):
+                sb.tell_usage(file)
+        segments = self.history.segments()
+        if sb.native:
+            for segment in segments:
+                segment.page_ins = None
         return Statistics(
             mount=self.configuration.mountpoint,
             device=self.device,
@@ -245,7 +253,7 @@ class Daemon:
             started=self.started,
             lost_records=self.log.lost if self.log else 0,
             notes=self.notes,
-            segments=self.history.segments(),
+            segments=segments,
             segments_dropped=self.history.segments_dropped,
         )
 

@@ -56,6 +56,7 @@ def start(
     *,
     sandbox: bool = False,
     lifeline: bool = True,
+    exact: bool = False,
     log: int | None = None,
     stderr: IO[bytes] | None = None,
     meanwhile: Callable[[], object] | None = None,
@@ -63,10 +64,13 @@ def start(
     """Serve a mount on `mountpoint` from a process of its own; raises ShmfsError with the reason why not.
 
     With `sandbox` the mount is in a mount namespace of the daemon's. With `lifeline` the daemon ends when
-    this process does. `log` is a descriptor for the log in JSON lines. `meanwhile` is called while the daemon
+    this process does. `exact` asks for the store that counts every page, unless `options` choose one.
+    `log` is a descriptor for the log in JSON lines. `meanwhile` is called while the daemon
     starts, which takes some tenths of a second.
     """
-    mount_options.parse(options)  # a bad option is told before anything is started
+    given = mount_options.parse(options)  # a bad option is told before anything is started
+    if exact and given.pages == "auto" and "pages" not in given.seen:
+        options += ",pages=managed"
     if not sandbox:
         mountpoint = mounts.check_mountpoint(mountpoint)
     configuration = Configuration(mountpoint, options, sandbox, lifeline, log)

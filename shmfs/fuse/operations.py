@@ -254,6 +254,8 @@ class Operations:
         """FUSE_RELEASE: the last descriptor and mapping of an open are gone."""
         inode = file.regular(self.superblock.inode(handle >> 2))
         file.release(inode, handle & os.O_ACCMODE)
+        if isinstance(inode, NativeFile) and handle & os.O_ACCMODE:
+            self.superblock.tell_usage(inode)
         if "release" in self.superblock.instruments:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 

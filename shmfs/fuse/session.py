@@ -25,7 +25,7 @@ except ImportError:
 finally:
     sys.setdlopenflags(_flags)
 
-import pyfuse3  # after the extension
+import pyfuse3  # noqa: E402  the extension comes first
 
 _NOT_FOR_LIBFUSE = {"rw", "relatime", "norelatime", "strictatime", "diratime", "nodiratime"}
 """Defaults, and what libfuse refuses: `fs.attributes.accessed` carries it out, as FUSE leaves atime to us."""

@@ -99,6 +99,8 @@ class RunMap:
 
     def runs(self, first: int = 0, end: int = 1 << 63) -> Iterator[Run]:
         """The runs within the range, cut to it, in order. The map must not change meanwhile."""
+        if first >= end:
+            return
         number, slot = self._position(first)
         for leaf in self._leaves[number:]:
             for position in range(slot, len(leaf.indexes)):

@@ -43,7 +43,9 @@ def run(command: list[str], options: str = "", *, log: int | None = None, observ
     child.resolve(command)
     observer = _Observer() if observe else None
     prepare = _import_all if observe else None
-    server = launch.start(os.path.realpath(SHM), options, sandbox=True, log=log, meanwhile=prepare)
+    server = launch.start(
+        os.path.realpath(SHM), options, sandbox=True, exact=observe, log=log, meanwhile=prepare
+    )
     try:
         sample = observer.start(server.device) if observer else None
         outcome = supervisor.run(command, server, sample=sample)

@@ -123,6 +123,14 @@ class History:
         if live is not None:
             live.resident -= pages
 
+    def usage(self, inode: int, size: int, pages: int) -> None:
+        """Take over what is charged, where it was not told page by page."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.size = size
+            live.resident = pages
+            live.peak = max(live.peak, pages)
+
     def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
         """Count a refused charge."""
         live = self._live.get(inode)

@@ -21,6 +21,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "allocate": ("inode", "page", "pages"),
     "free": ("inode", "page", "pages"),
     "refuse": ("inode", "page", "pages", "limit"),
+    # Where pages come and go without a request (native store): bytes and pages as seen by looking.
+    "usage": ("inode", "size", "pages"),
     # Sources in fuse.
     "create": ("inode", "path", "mode", "pid"),
     "open": ("inode", "path", "flags", "pid"),

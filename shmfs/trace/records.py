@@ -28,8 +28,8 @@ class Segment(Struct):
     resident: int
     """Pages charged now."""
     peak_resident: int
-    page_ins: int
-    """Pages given to the kernel's cache in answer to READs."""
+    page_ins: int | None
+    """Pages given to the kernel's cache in answer to READs; None where the kernel serves them by itself."""
     created_by: Process | None
     opened_by: list[Process]
     """Distinct processes, in the order of their first open; at most `history.MAX_OPENERS`."""
@@ -60,7 +60,7 @@ class Statistics(Struct):
     inodes_used: int
     inodes_peak: int
     readahead: int
-    """Pages; 1 is one page per READ."""
+    """Pages that the kernel may read ahead; 0 is one page per READ."""
     store: str
     pid: int
     """The daemon's."""

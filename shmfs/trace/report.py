@@ -233,6 +233,12 @@ def _status(status: int) -> Text:
     return Text(f"exit {status}", "bold red")
 
 
+def _page_ins(segment: Segment) -> str:
+    if segment.page_ins is None:
+        return "page-ins by the kernel"
+    return _plural(segment.page_ins, "page-in")
+
+
 def _warnings(report: Report) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
     facts: list[Fact] = []
@@ -269,8 +275,11 @@ def _warnings(report: Report) -> list[Fact]:
 
 def _footer(report: Report) -> str:
     parts = []
-    reading = f" with {report.readahead} pages of read-ahead" if report.readahead > 1 else ""
-    parts.append(f"size, pages (at peak), page-ins, creator: exact{reading} (fuse, mm)")
+    reading = f" with {report.readahead} pages of read-ahead" if report.readahead else ""
+    if report.store == "native":
+        parts.append("size, creator: exact (fuse) · pages at peak: as seen at close (native store)")
+    else:
+        parts.append(f"size, pages (at peak), page-ins, creator: exact{reading} (fuse, mm)")
     for source in report.sources:
         if source.exact:
             continue
@@ -330,7 +339,7 @@ def _cells(row: Row, people: int) -> tuple[str, ...]:
         _name(segment),
         size(segment.size),
         str(segment.peak_resident),
-        str(segment.page_ins),
+        "-" if segment.page_ins is None else str(segment.page_ins),
         _clip(_who(segment.created_by), people),
         _clip(_mappers(row), people),
         "-" if row.shared is None else str(row.shared),
@@ -345,7 +354,7 @@ def _stacked(rows: list[Row]) -> list[Text | Padding]:
         texts.append(Text(_name(segment), "cyan" if segment.evicted else "yellow", overflow="fold"))
         text = Text(
             f"{size(segment.size)} · {_plural(segment.peak_resident, 'page')} · "
-            f"{_plural(segment.page_ins, 'page-in')}"
+            f"{_page_ins(segment)}"
             f"\nby {_who(segment.created_by)} · mapped by {_mappers(row)}"
         )
         if row.shared is not None:

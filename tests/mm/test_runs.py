@@ -206,6 +206,16 @@ def test_part_of_an_unwritten_run_is_written():
     assert list(tree.runs()) == [Run(0, 0, 5, True), Run(5, 5, 1), Run(6, 6, 4, True)]
 
 
+@pytest.mark.parametrize(("first", "end"), [(5, 5), (5, 4), (5, 0), (0, 0), (9, 1)])
+def test_an_empty_range_holds_nothing(first, end):
+    """Also within a run, and where its end lies before its start."""
+    tree = RunMap()
+    tree.insert(Run(0, 100, 10, unwritten=True))
+    assert list(tree.runs(first, end)) == []
+    tree.set_written(first, end)
+    assert list(tree.runs()) == [Run(0, 100, 10, unwritten=True)]
+
+
 def test_a_file_written_in_order_fills_its_leaves():
     tree = RunMap()
     for number in range(10_000):
