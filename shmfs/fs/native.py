@@ -33,12 +33,15 @@ class NativeBlocks(Reservation):
         self._store.resize(limit and limit - self._aside)
         self._limit = limit
 
+    def watch(self) -> None:
+        """Note what is used now if it is the most so far."""
+        self.peak = max(self.peak, self._store.used() + self._aside)
+
     @property
     def used(self) -> int:  # type: ignore[override]
         """Pages in use now. The peak is the most that was seen by looking."""
-        used = self._store.used() + self._aside
-        self.peak = max(self.peak, used)
-        return used
+        self.watch()
+        return self._store.used() + self._aside
 
     def available(self, wanted: int) -> int:
         """How much of `wanted` could be charged now."""

@@ -172,8 +172,14 @@ class Superblock:
     def tell_usage(self, inode: NativeFile) -> None:
         """Tell the instruments what the kernel changed in a file of the native store."""
         inode.refresh()
+        self.watch_peak()
         if "usage" in self.instruments:
             self.instruments.call("usage", inode.ino, inode.size, inode.allocated)
+
+    def watch_peak(self) -> None:
+        """Look at what is used, for the peak of a native store is the most that was seen."""
+        if isinstance(self.blocks, NativeBlocks):
+            self.blocks.watch()
 
     def files(self) -> Iterator[RegularFile]:
         """The regular files, unnamed and unlinked ones too."""

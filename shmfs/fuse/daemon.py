@@ -41,6 +41,8 @@ from shmfs.trace.records import Statistics
 
 log = logging.getLogger("shmfs")
 
+_PEAK_INTERVAL = 0.05
+"""Seconds between two looks at what a native store uses."""
 _RECLAIM_SLICE = 2048
 """Frames given back between two looks at the requests: about a millisecond's work."""
 
@@ -118,6 +120,8 @@ class Daemon:
             _tell(Ready(error=self.failure))
             self.nursery.cancel_scope.cancel()
             return
+        if self.superblock.native:
+            self.nursery.start_soon(self._watch_peak)
         self.notes += session.tune(self.device, self.options)
         _tell(Ready(device=self.device, notes=self.notes))
 
@@ -185,6 +189,12 @@ class Daemon:
         if self.configuration.sandbox:
             await trio.to_thread.run_sync(namespaces.kill_namespace, self.device)
         self.nursery.cancel_scope.cancel()
+
+    async def _watch_peak(self) -> None:
+        """The kernel charges the native store by itself, so its peak is looked for."""
+        while True:
+            self.superblock.watch_peak()
+            await trio.sleep(_PEAK_INTERVAL)
 
     def _freed(self) -> None:
         self.dirty.set()
