@@ -10,6 +10,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile(
-    "long", hypothesis.settings.get_profile("shmfs"), max_examples=3000, stateful_step_count=80
+    "long", hypothesis.settings.get_profile("shmfs"), max_examples=1000, stateful_step_count=60
 )
 hypothesis.settings.load_profile("shmfs")

@@ -26,6 +26,10 @@ Mount options (-o, comma-separated or repeated; as of tmpfs unless said):
   reserve=lazy         charge a page when it is first touched
   reserve=strict       charge when a file grows: ENOSPC, never SIGBUS
   reserve=prefault     the same, and allocate at once
+  pages=managed        shmfs owns the pages: each page-in is seen and counted
+  pages=native         the kernel does: its speed, fewer figures (root);
+                       the default is auto, native where nothing forbids it
+  huge= noswap mpol=   as of tmpfs, with native pages
   readahead=32         pages read ahead: faster, charged before touched
   allow_other          let other users in (root: always)
 """

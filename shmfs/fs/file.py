@@ -1,7 +1,6 @@
 """Content of regular files: read, write, resize, allocate, seek. Compare mm/shmem.c."""
 
 import errno
-import functools
 import os
 
 from shmfs.fs import flags as file_flags
@@ -112,7 +111,7 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
     old = inode.size
     first, end = old >> PAGE_SHIFT, _pages_up_to(size)
     inode.pages.get_pages(first, end, Intent.FALLOC)
-    if sb.options.reserve == "prefault":
+    if sb.options.reserve == "prefault" and not isinstance(inode, NativeFile):  # which has its memory now
 
         def undo() -> None:
             inode.pages.truncate(old)
@@ -137,11 +136,7 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
     if mode & ~FALLOC_FL_KEEP_SIZE:
         file_flags.refuse(inode, file_flags.FS_APPEND_FL)
     if isinstance(inode, NativeFile):
-        allocate = functools.partial(syscalls.fallocate, mode=mode, offset=offset, length=length)
-        if length >= BIG * PAGE_SIZE:
-            sb.defer(inode.pages.later(allocate), lambda: None)
-        else:
-            allocate(inode.pages.fileno())
+        _fallocate_native(sb, inode, mode, offset, length)
         return
     if mode & FALLOC_FL_PUNCH_HOLE:
         inode.pages.punch(offset, length)
@@ -158,6 +153,20 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
         if not mode & FALLOC_FL_KEEP_SIZE:
             inode.size = max(inode.size, end)
     inode.touch(sb.clock())
+
+
+def _fallocate_native(sb: Superblock, inode: NativeFile, mode: int, offset: int, length: int) -> None:
+    promised = min(offset + length, inode.size) if sb.options.reserve != "lazy" else 0
+
+    def work(fd: int) -> None:
+        syscalls.fallocate(fd, mode, offset, length)
+        if mode & FALLOC_FL_PUNCH_HOLE and promised > offset:  # what was promised stays promised
+            syscalls.fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, promised - offset)
+
+    if length >= BIG * PAGE_SIZE:
+        sb.defer(inode.pages.later(work), lambda: None)
+    else:
+        work(inode.pages.fileno())
 
 
 def seek(inode: RegularFile, offset: int, whence: int) -> int:

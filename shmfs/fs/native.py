@@ -12,6 +12,10 @@ from shmfs.mm.native import BIG, NativePages, NativeStore
 from shmfs.mm.reservation import Reservation
 
 
+_TICK = 10_000_000
+"""Nanoseconds by which the kernel's stamps may lag behind our clock: a later change has no earlier time."""
+
+
 class NativeBlocks(Reservation):
     """The limit of a native store: what its tmpfs uses, and what shmfs charges beside it (long symlinks)."""
 
@@ -96,7 +100,11 @@ class NativeFile(RegularFile):
         status = self.pages.status()
         self._size = status.st_size
         self._allocated = status.st_blocks // 8
-        self._atime, self._mtime = status.st_atime_ns, status.st_mtime_ns
+        self._atime = status.st_atime_ns
+        if 0 < self._mtime - status.st_mtime_ns < _TICK:
+            self.mtime = self._mtime
+        else:
+            self._mtime = status.st_mtime_ns
         if status.st_ctime_ns > self._seen_ctime:
             self._seen_ctime = status.st_ctime_ns
             self._ctime = max(self._ctime, status.st_ctime_ns)

@@ -160,7 +160,6 @@ class Superblock:
         del self.inodes[inode.ino]
         if isinstance(inode, NativeFile):
             self.tell_usage(inode)
-            inode.drop()
         elif isinstance(inode, RegularFile):
             inode.pages.truncate(0)
         else:
@@ -168,6 +167,8 @@ class Superblock:
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
             self.instruments.call("evict", inode.ino)
+        if isinstance(inode, NativeFile):  # after its backing id, so that no other file pins the pages
+            inode.drop()
 
     def tell_usage(self, inode: NativeFile) -> None:
         """Tell the instruments what the kernel changed in a file of the native store."""

@@ -136,7 +136,7 @@ def _mount(directory: Path, options: str) -> PrivateMount:
     path, log = directory / "shm", directory / "daemon.log"
     path.mkdir()
     with log.open("wb") as stderr:
-        server = launch.start(str(path), options, stderr=stderr)
+        server = launch.start(str(path), options, exact=True, stderr=stderr)
     return PrivateMount(path, server, log)
 
 

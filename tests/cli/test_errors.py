@@ -63,6 +63,8 @@ def test_the_help_lists_every_option() -> None:
             assert option in text
         for option in ("reserve=lazy", "reserve=strict", "reserve=prefault", "readahead=", "allow_other"):
             assert option in text
+        for option in ("pages=managed", "pages=native", "huge=", "noswap", "mpol="):
+            assert option in text
 
 
 @pytest.mark.parametrize("name", list(main.commands))

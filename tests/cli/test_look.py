@@ -51,13 +51,14 @@ def mapper() -> Iterator[Map]:
         process.communicate()
 
 
+@pytest.mark.parametrize("shmfs", ["size=64m,pages=managed"], indirect=True)
 def test_ps_of_the_mounts(cli: Cli, shmfs: PrivateMount) -> None:
     (shmfs.path / "file").write_bytes(bytes(8192))
     text = cli("ps").stdout
     line = next(line for line in text.splitlines() if str(shmfs.path) in line)
     assert line.split()[1:] == [
         *(shmfs.server.device, str(shmfs.server.pid), "64", "MiB", "8", "KiB", "8", "KiB"),
-        *("managed", "0", "size=64m"),
+        *("managed", "0", "size=64m,pages=managed"),
     ]
     mounts = json.loads(cli("ps", "--json").stdout)
     [mount] = [mount for mount in mounts if mount["mountpoint"] == str(shmfs.path)]
@@ -74,13 +75,14 @@ def test_ps_of_the_mounts(cli: Cli, shmfs: PrivateMount) -> None:
         "inodes_used": 2,
         "readahead": 0,
         "store": "managed",
-        "options": "size=64m",
+        "options": "size=64m,pages=managed",
         "notes": shmfs.server.notes,
         "reason": "",
         "log": "",
     }
 
 
+@pytest.mark.parametrize("shmfs", ["size=64m,pages=managed"], indirect=True)
 def test_ps_of_segments(cli: Cli, shmfs: PrivateMount, mapper: Map) -> None:
     pids = [mapper(shmfs.path / "seg", 8, "range(6)"), mapper(shmfs.path / "seg", 8, "range(4, 8)")]
     (shmfs.path / "gone").touch()

@@ -48,7 +48,7 @@ import os, signal, sys
 own = os.readlink("/proc/self/ns/mnt")
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
-        command = open(f"/proc/{pid}/cmdline").read()
+        command = open(f"/proc/{pid}/cmdline", errors="replace").read()
         if int(pid) == os.getpid() or os.readlink(f"/proc/{pid}/ns/mnt") != own:
             continue
         if "shmfs.fuse.daemon" in command:
@@ -129,7 +129,7 @@ def test_the_report(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "workers.py").write_text(WORKERS)
     for seconds in ("0.3", "1", "3", "9"):  # until a sample was taken meanwhile
         command = [sys.executable, "workers.py", seconds]
-        result = cli("run", "-o", "size=8m", "--json", "--", *command, cwd=tmp_path)
+        result = cli("run", "-o", "size=8m,pages=managed", "--json", "--", *command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         total, name = result.stdout.split()
         assert total == "3"
@@ -146,7 +146,7 @@ def test_the_report(cli: Cli, tmp_path: Path) -> None:
     assert shared["segment"]["created_by"]["command"].startswith("python")
     assert report["status"] == 0
     assert report["command"] == command
-    assert report["options"] == "size=8m"
+    assert report["options"].startswith("size=8m")
     assert report["linked"] == [rows["/left behind"]["segment"]["inode"]]
     assert report["unlinked"] == []
     assert report["peak"] >= 64 * 4096

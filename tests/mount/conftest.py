@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from shmfs.errors import ShmfsError
+
 HERE = Path(__file__).parent
 
 
@@ -116,6 +118,29 @@ class Actor:
             self.process.stdin.close() if self.process.stdin else None
         self.process.stdout.close() if self.process.stdout else None
         self.process.wait(30)
+
+
+@pytest.fixture
+def options() -> str:
+    """Mount options beside `pages`; parametrised directly by a test that wants others."""
+    return "size=64m"
+
+
+@pytest.fixture(params=["managed", "native"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Whose the pages are."""
+    return str(request.param)
+
+
+@pytest.fixture
+def shmfs(options: str, store: str, shmfs_mount: Any) -> Any:
+    """A private mount, with each of the stores."""
+    try:
+        return shmfs_mount(options=f"{options},pages={store}")
+    except ShmfsError as failure:
+        if store == "native":
+            pytest.skip(str(failure))
+        raise
 
 
 MakeActor = Callable[[Path | str], Actor]

@@ -30,10 +30,6 @@ KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
         "exchanged": (["g", "f3", "f2", "f1"], "likewise"),
     },
     "special.polling": {"epoll": (None, "FUSE files may be polled, so the kernel lets epoll have them")},
-    "times.never_go_back": {
-        "touch": ("sometimes", CLOCK),
-        "touch after write": ("sometimes", CLOCK),
-    },
 }
 
 APPEND = "passed-through writes go by the flags that the file had when it was opened"
@@ -62,6 +58,10 @@ KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
         "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},
         "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", LATER)},
         "special.birth_time": {"kept": (False, LATER)},
+        "times.never_go_back": {
+            "touch": ("sometimes", CLOCK),
+            "touch after write": ("sometimes", CLOCK),
+        },
         "xattrs.flags": {"both, missing": (None, "pyfuse3 carries out the flags, but not both at once")},
     },
 }

@@ -27,8 +27,13 @@ DAMAGED = "[name for name, digest in kept.items() if hashlib.sha256(content(name
 
 
 @pytest.fixture
-def small(shmfs_mount: Any) -> Any:
-    return shmfs_mount(options="size=1m,nr_inodes=100")
+def options() -> str:
+    return "size=1m,nr_inodes=100"
+
+
+@pytest.fixture
+def small(shmfs: Any) -> Any:
+    return shmfs
 
 
 def damaged_after_cache_is_dropped(actor: MakeActor, path: Any, kept: Any) -> list[str]:
@@ -120,9 +125,9 @@ def test_a_mapping_populated_in_a_full_file_system_can_be_killed(small: Any, act
     )
 
 
-@pytest.mark.parametrize("reserve", ["strict", "prefault"])
-def test_reserved_pages_can_always_be_touched(reserve: str, shmfs_mount: Any, actor: MakeActor) -> None:
-    mount = shmfs_mount(options=f"size=1m,reserve={reserve}")
+@pytest.mark.parametrize("options", ["size=1m,reserve=strict", "size=1m,reserve=prefault"])
+def test_reserved_pages_can_always_be_touched(shmfs: Any, actor: MakeActor) -> None:
+    mount = shmfs
     one, two = actor(mount.path), actor(mount.path)
     assert one("fd = new('f'); os.ftruncate(fd, 2 << 20)") == "ENOSPC"
     assert one("os.fstat(fd).st_size, blocks('f'), free()[0]") == (0, 0, 256)

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.mount
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("shmfs", ["size=64m,nr_inodes=200k"], indirect=True)
+@pytest.mark.parametrize("store", ["native"])  # names are the same for both stores
+@pytest.mark.parametrize("options", ["size=64m,nr_inodes=200k"])
 def test_a_hundred_thousand_names(shmfs: Any, actor: MakeActor) -> None:
     one, two = actor(shmfs.path), actor(shmfs.path)
     count = 100_000
@@ -57,7 +58,9 @@ def test_a_sparse_file_of_16_gib(shmfs: Any, actor: MakeActor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shmfs", ["size=1100m,readahead=32"], indirect=True)
+@pytest.mark.parametrize(
+    ("store", "options"), [("managed", "size=1100m,readahead=32"), ("native", "size=1100m")]
+)
 def test_a_gibibyte_of_data(shmfs: Any, actor: MakeActor) -> None:
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if available < 4 << 30:

@@ -57,6 +57,7 @@ def test_run_of_what_cannot_run(shmfs: PrivateMount, command: str, status: int) 
     assert result.stderr.startswith("shmfs: cannot run ")
 
 
+@pytest.mark.parametrize("shmfs", ["size=64m,pages=managed"], indirect=True)
 def test_segments(shmfs: PrivateMount) -> None:
     program = """
 from multiprocessing import shared_memory
@@ -246,7 +247,7 @@ def test_several_workers(inner: Inner) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run(inner: Inner, number: signal.Signals) -> None:
-    text = "def test_it(shmfs):\n    tell(shmfs)\n    open(shmfs.path / 'file', 'w')\n    signal.pause()"
+    text = "def test_it(shmfs):\n    (shmfs.path / 'file').touch()\n    tell(shmfs)\n    signal.pause()"
     process = inner.start(text)
     eventually(inner.mounts)
     process.send_signal(number)

@@ -186,16 +186,16 @@ def remap(d: Path) -> Any:
     os.ftruncate(fd, 8 * PAGE)
     mapping = Mapping(fd, 2 * PAGE)
     mapping.store(b"first")
-    moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1)
+    moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1, 0)
     ctypes.memmove(moved + 7 * PAGE, b"last", 4)
     seen = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
-    copy = call("mremap", moved, 0, PAGE, 1)  # old size 0: a second mapping of the same pages
+    copy = call("mremap", moved, 0, PAGE, 1, 0)  # old size 0: a second mapping of the same pages
     ctypes.memmove(copy, b"FIRST", 5)
     seen += [ctypes.string_at(moved, 5)]
-    smaller = call("mremap", moved, 8 * PAGE, PAGE, 0)
+    smaller = call("mremap", moved, 8 * PAGE, PAGE, 0, 0)
     seen += [smaller == moved, child(ctypes.string_at, moved + PAGE, 1)]
-    kept = call("mremap", moved, PAGE, PAGE, 1 | 4)  # MREMAP_DONTUNMAP
-    seen += [ctypes.string_at(kept, 5), tried(call, "mremap", kept + 1, PAGE, PAGE, 1)]
+    kept = call("mremap", moved, PAGE, PAGE, 1 | 4, 0)  # MREMAP_DONTUNMAP
+    seen += [ctypes.string_at(kept, 5), tried(call, "mremap", kept + 1, PAGE, PAGE, 1, 0)]
     return seen
 
 
