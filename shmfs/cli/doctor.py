@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WIDE = 80
 """Columns from which on the names have a column of their own."""
+NAMES = 14
+"""Columns that the longest name takes."""
 
 _SIGNS = {"ok": ("✓", "ok", "green"), "warning": ("!", "! ", "yellow"), "failure": ("✗", "X ", "bold red")}
 """How a state is shown: its sign, that in ASCII, its style."""
@@ -53,27 +55,35 @@ def doctor(as_json: bool) -> None:
 
 
 def _print(found: "Findings") -> None:
-    """One line a check, its continuations indented."""
-    from rich.table import Table
+    """One line a check where it fits; continuations are indented."""
+    console = output.console()
+    for check in found.checks:
+        output.emit(console, _line(check, console.width, ascii_only=console.options.ascii_only))
+    output.emit(console, _wrapped(found.summary, console.width, 0))
+
+
+def _line(check: "Finding", width: int, *, ascii_only: bool) -> "Text":
+
+    sign, plain, style = _SIGNS[check.state]
+    if ascii_only:
+        sign = plain
+    indent = len(sign) + 1
+    name = f"{check.name}:"
+    if width >= WIDE:
+        name = name.ljust(NAMES)
+        indent += NAMES + 1
+    text = _wrapped(f"{sign} {name} {check.message}", width, indent)
+    text.stylize(style, 0, len(sign))
+    text.stylize("bold", len(sign) + 1, len(sign) + 1 + len(check.name))
+    return text
+
+
+def _wrapped(sentence: str, width: int, indent: int) -> "Text":
+    from textwrap import fill
+
     from rich.text import Text
 
     from shmfs.trace.report import clean
 
-    console = output.console()
-    wide = console.width >= WIDE
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for _ in range(3 if wide else 2):
-        table.add_column(overflow="fold")
-    for check in found.checks:
-        name, message = Text(check.name, "bold"), Text(clean(check.message))
-        cells = [name, message] if wide else [Text.assemble(name, ": ", message)]
-        table.add_row(_sign(check, ascii_only=console.options.ascii_only), *cells)
-    output.emit(console, table)
-    output.emit(console, Text(clean(found.summary)))
-
-
-def _sign(check: "Finding", *, ascii_only: bool) -> "Text":
-    from rich.text import Text
-
-    sign, plain, style = _SIGNS[check.state]
-    return Text(plain if ascii_only else sign, style)
+    text = fill(clean(sentence), width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    return Text(text, no_wrap=True, overflow="ignore")

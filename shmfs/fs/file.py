@@ -110,13 +110,16 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
     """Charge all that lies between the end of the file and `size`, so that no touch of it can fail."""
     old = inode.size
     first, end = old >> PAGE_SHIFT, _pages_up_to(size)
+
+    def undo() -> None:
+        inode.pages.truncate(old)
+        inode.size = old
+
+    if isinstance(inode, NativeFile) and end - first >= BIG:
+        sb.defer(inode.pages.later(lambda fd: inode.pages.allocate(fd, first, end)), undo)
+        return
     inode.pages.get_pages(first, end, Intent.FALLOC)
     if sb.options.reserve == "prefault" and not isinstance(inode, NativeFile):  # which has its memory now
-
-        def undo() -> None:
-            inode.pages.truncate(old)
-            inode.size = old
-
         sb.defer(inode.pages.populate(first, end), undo)
 
 

@@ -261,7 +261,7 @@ def _enter(sb: Superblock, directory: Directory, name: bytes, inode: Inode) -> N
         directory.nlink += 1
     else:
         inode.nlink = 1
-    directory.touch(sb.clock())
+    directory.touch(inode.ctime)
 
 
 def _drop_link(sb: Superblock, inode: Inode, now: int) -> None:

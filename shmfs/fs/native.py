@@ -3,6 +3,7 @@
 So size, blocks and times are the store's; `refresh` takes them over before they are told to anybody.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from shmfs.fs.inode import RegularFile
 from shmfs.mm.native import BIG, NativePages, NativeStore
 from shmfs.mm.reservation import Reservation
-
 
 _TICK = 10_000_000
 """Nanoseconds by which the kernel's stamps may lag behind our clock: a later change has no earlier time."""
@@ -54,7 +54,8 @@ class NativeBlocks(Reservation):
     def charge(self, amount: int) -> None:
         """Take pages from the store's limit, or raise ENOSPC."""
         if amount and self._limit:
-            self._check(self.used + amount)
+            if self.used + amount > self._limit:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._store.resize(self._limit - self._aside - amount)
         self._aside += amount
 

@@ -109,9 +109,9 @@ def change_mode(inode: Inode, mode: int) -> None:
 
 def inherit_acl(directory: Inode, inode: Inode, umask: int) -> None:
     """Give a new inode its directory's default list, or, where there is none, apply the umask."""
-    value = directory.xattrs.get(acl.DEFAULT) if directory.xattrs else None
     if stat.S_ISLNK(inode.mode):
         return
+    value = directory.xattrs.get(acl.DEFAULT) if directory.xattrs else None
     if value is None:
         inode.mode &= ~umask
         return

@@ -23,7 +23,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -195,6 +194,25 @@ static PyObject *body_of(const struct fuse_in_header *header, const char *body, 
 	return PyBytes_FromStringAndSize(body, size);
 }
 
+static PyObject *call(const struct fuse_in_header *header, PyObject *body)
+{
+	PyObject *arguments[] = {
+		PyLong_FromUnsignedLong(header->opcode), PyLong_FromUnsignedLongLong(header->unique),
+		PyLong_FromUnsignedLongLong(header->nodeid), PyLong_FromUnsignedLong(header->uid),
+		PyLong_FromUnsignedLong(header->gid), PyLong_FromUnsignedLong(header->pid), body,
+	};
+	PyObject *result = NULL;
+	int complete = 1;
+
+	for (int i = 0; i < 6; i++)
+		complete &= arguments[i] != NULL;
+	if (complete)
+		result = PyObject_Vectorcall(handler, arguments, 7, NULL);
+	for (int i = 0; i < 6; i++)
+		Py_XDECREF(arguments[i]);
+	return result;
+}
+
 static void answer(const struct fuse_in_header *header, Py_ssize_t size)
 {
 	PyObject *body = body_of(header, (const char *)(header + 1), size - sizeof *header);
@@ -202,8 +220,7 @@ static void answer(const struct fuse_in_header *header, Py_ssize_t size)
 
 	requests++;
 	if (body)
-		result = PyObject_CallFunction(handler, "IKKIIIO", header->opcode, header->unique,
-					       header->nodeid, header->uid, header->gid, header->pid, body);
+		result = call(header, body);
 	if (result == NULL || send_result(header->unique, result) < 0) {
 		PyErr_WriteUnraisable(handler);
 		if (header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET)
@@ -220,18 +237,20 @@ static void answer(const struct fuse_in_header *header, Py_ssize_t size)
 }
 
 /* Wait without sleeping for a next request: a sleeping processor takes longer to wake than to serve. */
-static int spin(long long until)
+static ssize_t spin(long long until)
 {
-	struct pollfd p = { device, POLLIN, 0 };
-	int ready;
+	ssize_t n;
+	int error;
 
 	Py_BEGIN_ALLOW_THREADS
 	do {
 		sched_yield(); /* on one processor, the next request's author runs now */
-		ready = poll(&p, 1, 0);
-	} while (ready == 0 && now_ns() < until);
+		n = read(device, buffer, BUFFER);
+		error = errno;
+	} while (n < 0 && error == EAGAIN && now_ns() < until);
 	Py_END_ALLOW_THREADS
-	return ready > 0;
+	errno = error;
+	return n;
 }
 
 static int drain(struct fuse_session *se)
@@ -241,6 +260,8 @@ static int drain(struct fuse_session *se)
 	for (long served = 0; served < budget_requests;) {
 		ssize_t n = read(device, buffer, BUFFER);
 
+		if (n < 0 && errno == EAGAIN && served && spin_ns)
+			n = spin(idle_since + spin_ns);
 		if (n > 0) {
 			answer((struct fuse_in_header *)buffer, n);
 			served++;
@@ -256,8 +277,7 @@ static int drain(struct fuse_session *se)
 				end(se);
 			return 0;
 		} else if (n < 0 && errno == EAGAIN) {
-			if (served == 0 || spin_ns == 0 || !spin(idle_since + spin_ns))
-				break;
+			break;
 		} else if (n < 0 && errno != EINTR && errno != ENOENT) {
 			return -errno;
 		}

@@ -133,6 +133,8 @@ class Daemon:
         self.adapter.negotiated()
         if not session.extension():
             self.notes.append(session.EXTENSION_MISSING)
+            if self.wants_native:
+                self.failure = "native pages need the C extension, which is missing; mount with pages=managed"
             return
         operations = self.adapter.operations
         self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
@@ -147,8 +149,12 @@ class Daemon:
                 raise OSError(errno.EOPNOTSUPP, "the kernel has no FUSE passthrough")
             store = NativeStore(self.options.blocks, self.options.native, atime=self.options.atime)
             backings = Backings(session.device())
-            backings.backing_close(backings.backing_open(store.descriptor(0, create=True)))
-            store.forget(0)
+            try:
+                backings.backing_close(backings.backing_open(store.descriptor(0, create=True)))
+                os.close(store.forget(0) or 0)
+            except OSError:
+                store.close()
+                raise
         except OSError as failure:
             if self.options.pages == "native":
                 self.failure = f"native pages cannot be had: {failure.strerror}; mount with pages=managed"
@@ -213,7 +219,14 @@ class Daemon:
     async def _accept(self, listener: trio.socket.SocketType) -> None:
         with listener:
             while True:
-                connection, _ = await listener.accept()
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as failure:
+                    if failure.errno not in (errno.EMFILE, errno.ENFILE):
+                        raise
+                    if self.superblock.native is None or not self.superblock.native.spare():
+                        await trio.sleep(0.1)
+                    continue
                 self.nursery.start_soon(self._answer, connection)
 
     async def _answer(self, connection: trio.socket.SocketType) -> None:
@@ -271,10 +284,10 @@ class Daemon:
         """Take new limits: `options` as after -o."""
         options = mount_options.parse(str(request["options"]))
         changed = options.seen - {"size", "nr_blocks", "nr_inodes"}
-        fixed = {"reserve", "readahead", "mode", "uid", "gid", "inode32", "inode64"} & changed
+        fixed = {"reserve", "readahead", "pages", "mode", "uid", "gid", "inode32", "inode64"} & changed
         given = mount_options.parse(self.configuration.options)
-        for name in sorted(fixed):
-            attribute = "inode64" if name.startswith("inode") else name
+        for name in sorted(fixed | set(options.native)):
+            attribute = "inode64" if name.startswith("inode") else "native" if name in options.native else name
             if getattr(options, attribute) != getattr(given, attribute):
                 raise ShmfsError(f"option {name!r} cannot be changed by a remount; unmount and mount again")
         self.superblock.remount(options)

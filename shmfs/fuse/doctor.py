@@ -1,16 +1,14 @@
 """What this system offers to shmfs, tried rather than assumed, and what to do about the rest.
 
 Every check is a method of `_Doctor` that returns a state and a sentence. What may not answer (a mount, a file
-system that somebody else serves) is asked in a thread and given up after `PATIENCE`; nothing is left mounted.
+system that somebody else serves) is asked in a thread and given up after a while (`trials`).
 """
 
-import contextlib
 import ctypes
 import errno
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import mmap
 import os
 import platform
@@ -18,27 +16,21 @@ import re
 import shutil
 import stat
 import struct
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import msgspec
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch, mounts, namespaces
+from shmfs.fuse import mounts, namespaces, trials
+from shmfs.fuse.trials import Later, Trial
 
 PROC = Path("/proc")
 SYS = Path("/sys")
 DEVICE = Path("/dev/fuse")
 SHM = Path("/dev/shm")  # noqa: S108  # the name is the point
-
-PATIENCE = 10.0
-"""Seconds that all checks together may take; they take less than one."""
 
 _OLDEST = (5, 15)
 _FEATURES = (
@@ -55,6 +47,8 @@ _PERF_EVENT_OPEN = {"x86_64": 298, "ppc64le": 319, "s390x": 331} | dict.fromkeys
 _WITHOUT_EXTENSION = (
     "without it pages are never native, fallocate, SEEK_HOLE and O_TMPFILE fail, and requests take longer"
 )
+
+_NO_DEVICE = Trial("", "there is no /dev/fuse, see above")
 
 State = Literal["ok", "warning", "failure"]
 Said = tuple[State, str]
@@ -81,51 +75,6 @@ class Findings(msgspec.Struct, frozen=True):
     """The same of `shmfs run`."""
     summary: str
     checks: list[Finding]
-
-
-class Trial(NamedTuple):
-    """A mount that was tried and is gone again."""
-
-    store: str
-    """What served its pages; "" where it could not be mounted."""
-    reason: str
-    """Why not."""
-    untuned: str = ""
-    """Why its backing device may not be tuned."""
-
-
-T = TypeVar("T")
-
-
-class _Later(Generic[T]):
-    """A call in a thread, for it may take long or never return."""
-
-    def __init__(self, call: Callable[[], T], deadline: float) -> None:
-        self._call = call
-        self._deadline = deadline
-        self._done: list[T] = []
-        self._raised: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._done.append(self._call())
-        except Exception as error:
-            self._raised = error
-
-    def wait(self) -> bool:
-        """Wait for the end until the deadline; say whether it came."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        return not self._thread.is_alive()
-
-    def result(self) -> T:
-        """What the call returned; raises what it raised, or ShmfsError when it does not return."""
-        if not self.wait():
-            raise ShmfsError(f"it did not answer within {PATIENCE:.0f} seconds; see `dmesg`, and try again")
-        if self._raised:
-            raise self._raised
-        return self._done[0]
 
 
 def examine() -> Findings:
@@ -157,12 +106,20 @@ class _Doctor:
     """The checks; what takes long begins at once, in threads."""
 
     def __init__(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + trials.PATIENCE
         self.root = os.geteuid() == 0
-        self.plain = _Later(_try_plain, deadline)
-        self.sandbox = _Later(lambda: _try("pages=managed", sandbox=True), deadline)
-        self.probe = _Later(_probe, deadline)
-        self.shm_figures = _Later(lambda: os.statvfs(SHM), deadline)
+        self.plain = Later(self.try_plain, deadline)
+        self.sandbox = Later(self.try_sandbox, deadline)
+        self.probe = Later(trials.probe, deadline)
+        self.shm_figures = Later(lambda: os.statvfs(SHM), deadline)
+
+    def try_plain(self) -> list[Trial]:
+        """What `shmfs mount` does; the last of them is the one that may have worked."""
+        return trials.mount_plain() if DEVICE.exists() else [_NO_DEVICE]
+
+    def try_sandbox(self) -> Trial:
+        """What `shmfs run` does."""
+        return trials.mount("pages=managed", sandbox=True) if DEVICE.exists() else _NO_DEVICE
 
     def checks(self) -> list[tuple[str, Callable[[], Said]]]:
         """In the order of what needs what."""
@@ -179,7 +136,7 @@ class _Doctor:
             ("shmfs run", self.run),
             ("native pages", self.native),
             ("write-back", self.bdi),
-            ("/dev/shm", self.shm),
+            (str(SHM), self.shm),
             ("page faults", self.perf),
             ("tracefs", self.tracefs),
             ("frame numbers", self.pagemap),
@@ -212,7 +169,7 @@ class _Doctor:
     # ---- what the system is
 
     def kernel(self) -> Said:
-        """Linux, new enough for everything?"""
+        """Linux, new enough or not."""
         release = os.uname().release
         numbers = re.match(r"(\d+)\.(\d+)", release)
         if numbers is None:
@@ -332,7 +289,7 @@ class _Doctor:
         )
 
     def extension(self) -> Said:
-        """Built, and loads?"""
+        """Whether it was built, and loads."""
         again = "reinstall shmfs where gcc, libfuse3-dev and Python's headers are"
         if os.environ.get("SHMFS_EXTENSION") == "0":
             remedy = "unset SHMFS_EXTENSION, which is 0 in the environment"
@@ -349,11 +306,11 @@ class _Doctor:
 
     def mount(self) -> Said:
         """Without a sandbox."""
-        trials = self.plain.result()
-        worked = [trial.store for trial in trials if trial.store]
+        made = self.plain.result()
+        worked = [trial.store for trial in made if trial.store]
         if worked:
             return "ok", f"a mount was made, written to and read, with {worked[-1]} pages"
-        return "failure", f"it cannot mount: {trials[-1].reason}"
+        return "failure", f"it cannot mount: {made[-1].reason}"
 
     def run(self) -> Said:
         """In a sandbox."""
@@ -401,7 +358,7 @@ class _Doctor:
             return "failure", f"it may not be looked at ({error.strerror}): {cost}; see `shmfs umount --help`"
         mount = mounts.containing(os.path.realpath(SHM))
         kind = mount.fstype if mount else "?"
-        size = f"{figures.f_blocks * figures.f_frsize / (1 << 20):,.0f} MiB".replace(",", " ")
+        size = f"{figures.f_blocks * figures.f_frsize >> 20} MiB"
         if kind not in ("tmpfs", "ramfs", mounts.FSTYPE):
             return "warning", f"it is on {kind}, so shared memory is written to a disk; {remedy}"
         if mode != 0o1777:
@@ -429,7 +386,7 @@ class _Doctor:
         return "ok", f"perf events may be opened, kernel.perf_event_paranoid is {level}"
 
     def tracefs(self) -> Said:
-        """Mounted, and readable?"""
+        """Mounted, and readable or not."""
         cost = "so the page cache cannot be traced"
         for directory in (SYS / "kernel/tracing", SYS / "kernel/debug/tracing"):
             try:
@@ -442,7 +399,7 @@ class _Doctor:
         return "warning", f"not mounted, {cost}; as root, `mount -t tracefs tracefs /sys/kernel/tracing`"
 
     def pagemap(self) -> Said:
-        """Whether /proc/self/pagemap gives the frame of a page of ours. See mm/pagemap in the kernel's docs."""
+        """Whether the frame of a page of ours is shown. Compare fs/proc/task_mmu.c:pagemap_read."""
         page = ctypes.create_string_buffer(b"x")
         with (PROC / "self/pagemap").open("rb", buffering=0) as file:
             file.seek(ctypes.addressof(page) // mmap.PAGESIZE * 8)
@@ -465,89 +422,3 @@ def _sysctl(name: str) -> str | None:
         return (PROC / "sys" / name.replace(".", "/")).read_text().strip()
     except OSError:
         return None
-
-
-def _try_plain() -> list[Trial]:
-    """Mount with native pages, and where that fails with managed ones."""
-    trials = [_try("pages=native")]
-    return trials if trials[0].store else [*trials, _try("pages=managed")]
-
-
-def _try(options: str, *, sandbox: bool = False) -> Trial:
-    """Mount on a directory of our own, use the mount, and unmount it."""
-    if not DEVICE.exists():
-        return Trial("", f"{DEVICE} is missing, see above")
-    directory = tempfile.mkdtemp(prefix="shmfs-doctor-")
-    try:
-        with tempfile.TemporaryFile() as said:
-            try:
-                server = launch.start(directory, f"size=1m,{options}", sandbox=sandbox, stderr=said)
-            except ShmfsError as error:
-                said.seek(0)
-                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                reason = str(error).removeprefix(f"cannot mount on {directory}: ")
-                return Trial("", f"{reason} ({last})" if last else reason)
-        try:
-            if not sandbox:
-                _use(Path(directory) / "page")
-            return Trial(server.statistics().store, "", _tuned(server.device))
-        finally:
-            server.stop()
-    finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-
-
-def _use(path: Path) -> None:
-    """Write a page and read it; a mount that does not keep it raises ShmfsError."""
-    data = os.urandom(mmap.PAGESIZE)
-    try:
-        path.write_bytes(data)
-        kept = path.read_bytes() == data
-    except OSError as error:
-        raise ShmfsError(
-            f"a page could not be written and read: {error.strerror}; please report it"
-        ) from None
-    if not kept:
-        raise ShmfsError("what was written could not be read back; please report it")
-
-
-def _tuned(device: str) -> str:
-    """Write to the settings of a backing device what they are; returns why that is refused, or ""."""
-    directory = SYS / "class/bdi" / device
-    try:
-        for name in ("read_ahead_kb", "max_ratio", "strict_limit"):
-            file = directory / name
-            if name != "strict_limit" or file.exists():  # since 6.2
-                file.write_text(file.read_text())
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-def _probe() -> dict[str, str]:
-    """What a child was refused that tried: "oom" and "namespace", each why, or ""."""
-    command = [sys.executable, "-P", "-m", "shmfs.fuse.doctor"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    if done.returncode:
-        raise ShmfsError(f"the child that should try ended with status {done.returncode}; please report it")
-    result: dict[str, str] = json.loads(done.stdout)
-    return result
-
-
-def _tried_here() -> dict[str, str]:
-    """The child's side of `_probe`."""
-    result = {"oom": "", "namespace": ""}
-    try:
-        (PROC / "self/oom_score_adj").write_text("-1000")
-    except OSError as error:
-        result["oom"] = error.strerror or str(error)
-    try:
-        namespaces.enter_private()
-    except ShmfsError as error:
-        result["namespace"] = str(error)
-    return result
-
-
-if __name__ == "__main__":
-    print(json.dumps(_tried_here()))

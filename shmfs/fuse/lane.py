@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from shmfs.fs.attributes import Changes
 from shmfs.fs.inode import Inode
@@ -54,7 +54,8 @@ class Lane:
         """Answers a request later: with the third argument's result, once the work was done in a thread."""
         names = {code: code.name.lower() for code in p.Opcode}
         names |= {p.Opcode.RENAME2: "rename2", p.Opcode.BATCH_FORGET: "batch_forget"}
-        self._handlers: dict[int, Callable[[Credentials, int, bytes], Reply]] = {
+        # A body is bytes, except that of WRITE, which is a view of the buffer it was read into.
+        self._handlers: dict[int, Callable[[Credentials, int, Any], Reply]] = {
             int(code): getattr(self, name) for code, name in names.items() if hasattr(self, name)
         }
 
@@ -65,11 +66,11 @@ class Lane:
         handler = self._handlers.get(opcode)
         if handler is None:
             return errno.ENOSYS
+        cred = self._cred
+        if cred.pid != pid or cred.uid != uid or cred.gid != gid:
+            cred = self._cred = Credentials(uid, gid, pid)
         try:
-            cred = self._cred
-            if cred.pid != pid or cred.uid != uid or cred.gid != gid:
-                cred = self._cred = Credentials(uid, gid, pid)
-            result = handler(cred, node, cast("bytes", body))
+            result = handler(cred, node, body)
         except OSError as failure:
             return failure.errno or errno.EIO
         except Exception:

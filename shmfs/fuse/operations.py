@@ -232,7 +232,8 @@ class Operations:
     def open(self, ino: int, flags: int, cred: Credentials) -> tuple[int, bool]:
         """FUSE_OPEN: file handle, and whether the kernel may keep the pages it has cached."""
         inode = file.regular(self.superblock.inode(ino))
-        file_flags.check_open(inode, flags)
+        if inode.flags:
+            file_flags.check_open(inode, flags)
         if flags & os.O_TRUNC:
             self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
             if cred.uid:  # the kernel leaves this truncation wholly to us (FUSE_ATOMIC_O_TRUNC)

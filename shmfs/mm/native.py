@@ -9,6 +9,7 @@ than a process may have descriptors.
 import contextlib
 import errno
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,7 @@ from shmfs.mm.address_space import Intent
 from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
 
 _POOL = 1024
-"""Descriptors kept open at most."""
+"""Descriptors kept open at most, and no more than half of those that the process may have."""
 UNLIMITED = (1 << 50) - 1
 """Pages; for tmpfs 0 means unlimited, but then it does not tell what is used."""
 BIG = 4096
@@ -39,7 +40,7 @@ class NativeStore:
         limits = {"nr_blocks": str(blocks or UNLIMITED), "nr_inodes": "0", "mode": "0700"}
         self._mount = syscalls.detached_tmpfs({**limits, **(options or {})}, attributes)
         self._pool: OrderedDict[int, int] = OrderedDict()
-        self._limit = blocks
+        self._room = min(_POOL, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
     def close(self) -> None:
         """Give everything back."""
@@ -50,7 +51,6 @@ class NativeStore:
     def resize(self, blocks: int) -> None:
         """Set the limit in pages; raises EINVAL below what is used."""
         syscalls.reconfigure(self._mount, {"nr_blocks": str(blocks or UNLIMITED)})
-        self._limit = blocks
 
     def used(self) -> int:
         """Pages in use."""
@@ -64,16 +64,28 @@ class NativeStore:
             self._pool.move_to_end(ino)
             return fd
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
-        try:
-            fd = os.open(str(ino), flags, 0o600, dir_fd=self._mount)
-        except OSError as failure:
-            if failure.errno not in (errno.EMFILE, errno.ENFILE) or not self._pool:
-                raise
-            self._shrink(len(self._pool) // 2)
-            fd = os.open(str(ino), flags, 0o600, dir_fd=self._mount)
+        fd = self._new_descriptor(lambda: os.open(str(ino), flags, 0o600, dir_fd=self._mount))
         self._pool[ino] = fd
-        self._shrink(_POOL)
+        self._shrink(self._room)
         return fd
+
+    def duplicate(self, ino: int) -> int:
+        """Another descriptor of the inode's file, the caller's to close."""
+        return self._new_descriptor(lambda: os.dup(self.descriptor(ino)))
+
+    def _new_descriptor(self, make: Callable[[], int]) -> int:
+        try:
+            return make()
+        except OSError as failure:
+            if failure.errno not in (errno.EMFILE, errno.ENFILE) or not self.spare():
+                raise
+            return make()
+
+    def spare(self) -> bool:
+        """Close descriptors that can be opened again; False if there are none."""
+        had = len(self._pool)
+        self._shrink(had // 2)
+        return had > 0
 
     def _shrink(self, size: int) -> None:
         while len(self._pool) > size:
@@ -124,9 +136,14 @@ class NativePages:
     def get_pages(self, first: int, end: int, intent: Intent) -> int:
         """Allocate with FALLOC; other intents leave it to the read or write itself. Raises ENOSPC."""
         if intent is Intent.FALLOC and end > first:
-            length = (end - first) << PAGE_SHIFT
-            syscalls.fallocate(self.fileno(), syscalls.FALLOC_FL_KEEP_SIZE, first << PAGE_SHIFT, length)
+            self.allocate(self.fileno(), first, end)
         return 0
+
+    @staticmethod
+    def allocate(fd: int, first: int, end: int) -> None:
+        """Charge pages and give them memory, all or, with ENOSPC, none."""
+        length = (end - first) << PAGE_SHIFT
+        syscalls.fallocate(fd, syscalls.FALLOC_FL_KEEP_SIZE, first << PAGE_SHIFT, length)
 
     def read(self, offset: int, size: int, intent: Intent = Intent.READ) -> bytes:
         """Up to `size` bytes."""
@@ -158,7 +175,8 @@ class NativePages:
 
     def later(self, work: Callable[[int], None]) -> Callable[[], None]:
         """Work on a descriptor of its own, which may run in a thread."""
-        fd = os.dup(self.fileno())
+        self.fileno()
+        fd = self._store.duplicate(self.ino)
 
         def run() -> None:
             try:

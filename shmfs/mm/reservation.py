@@ -22,14 +22,11 @@ class Reservation:
     def charge(self, amount: int) -> None:
         """Take `amount`, or raise ENOSPC and take nothing."""
         used = self.used + amount
-        self._check(used)
+        if self.limit and used > self.limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.used = used
         if used > self.peak:
             self.peak = used
-
-    def _check(self, used: int) -> None:
-        if self.limit and used > self.limit:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def uncharge(self, amount: int) -> None:
         """Give `amount` back."""

@@ -249,6 +249,22 @@ def test_reserved(reserve: str, shmfs_mount: Any, actor: MakeActor) -> None:
     assert one("tried(call, 'fallocate', fd, 3, 0, 20 * PAGE), blocks('f'), m.load(0)") == (0, 150, b"\0")
 
 
+def test_large_reservations(shmfs_mount: Any, actor: MakeActor) -> None:
+    mount = shmfs_mount(options="size=128m,pages=native,reserve=strict")
+    one, two = actor(mount.path), actor(mount.path)
+    one("fd = new('f', b'start')")
+    one.order("os.ftruncate(fd, 100 << 20); os.fstat(fd).st_size, blocks('f')")
+    while not one.answers_within(0):
+        assert two("tried(os.stat, 'missing')") == "ENOENT"
+    assert one.answer() == (100 << 20, 25600)
+    assert one("tried(os.ftruncate, fd, 200 << 20), os.fstat(fd).st_size, blocks('f')") == (
+        "ENOSPC",
+        100 << 20,
+        25600,
+    )
+    assert two("content('f')[:6], os.stat('f').st_size") == (b"start\0", 100 << 20)
+
+
 REFUSALS = """
 random.seed(11)
 answers = []
@@ -324,7 +340,10 @@ def test_large_changes_delay_nobody(shmfs_mount: Any, actor: MakeActor) -> None:
         one.order(code)
         looks = 0
         while not one.answers_within(0) or looks < 3:
-            assert two("tried(os.stat, f'missing{time.time_ns()}'), os.stat('small').st_size") == ("ENOENT", 0)
+            assert two("tried(os.stat, f'missing{time.time_ns()}'), os.stat('small').st_size") == (
+                "ENOENT",
+                0,
+            )
             looks += 1
         return one.answer()
 
@@ -333,7 +352,10 @@ def test_large_changes_delay_nobody(shmfs_mount: Any, actor: MakeActor) -> None:
     assert meanwhile("os.ftruncate(fd, 5000); os.fstat(fd).st_size, blocks('f')") == (5000, 2)
     assert meanwhile(f"call('fallocate', fd, 1, 0, {size}); blocks('f')") == size // 4096
     assert meanwhile(f"call('fallocate', fd, 3, 0, {size}); blocks('f'), os.fstat(fd).st_size") == (0, 5000)
-    assert meanwhile(f"os.posix_fallocate(fd, 0, {size}); os.close(os.open('f', os.O_WRONLY | os.O_TRUNC))") is None
+    assert (
+        meanwhile(f"os.posix_fallocate(fd, 0, {size}); os.close(os.open('f', os.O_WRONLY | os.O_TRUNC))")
+        is None
+    )
     assert two("os.stat('f').st_size, blocks('f')") == (0, 0)
     assert meanwhile(f"os.posix_fallocate(fd, 0, {size}); os.unlink('f'); os.close(fd)") is None
     eventually(lambda: (mount.statistics().inodes_used, mount.statistics().used) == (2, 0))
