@@ -1,12 +1,12 @@
 """Measure shmfs beside the kernel's tmpfs, in the same run, in interleaved rounds.
 
 Every round measures each thing on tmpfs and on each store of shmfs, one directly after the other and in
-alternating order; the ratio is of these two. The table shows the median of the rounds' ratios, the smallest and
-the largest. For data the ratio is tmpfs's time divided by shmfs's: 1 is as fast as tmpfs, 0.5 takes twice as
-long. For requests it is the other way round, a multiple of tmpfs's time: 6 × takes six times as long. "Pinned"
-is with client and daemon on one processor together. As root tmpfs is a mount of its own and the native store is
-measured too; else tmpfs is /dev/shm. A missed target does not change the exit status; a measurement that cannot
-be made does.
+alternating order; the ratio is of these two. The table shows the median of the rounds' ratios, the smallest
+and the largest. For data the ratio is tmpfs's time divided by shmfs's: 1 is as fast as tmpfs, 0.5 takes twice
+as long. For requests it is shmfs's time as a multiple of tmpfs's: 6 takes six times as long. "Pinned" is with
+client and daemon on one processor together. As root tmpfs is a mount of its own and the native store is
+measured too; else tmpfs is /dev/shm. A missed target does not change the exit status; a measurement that
+cannot be made does.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from pathlib import Path
 
 from bench_data import QUICK, BenchError, Sizes, scattered, stream, touch, touch_ahead
 from bench_mounts import RESIDENT_EXTRA, ROUND_TRIP, STATS, Daemon, Side, daemon, kernel_tmpfs, pinned, shmfs
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from shmfs.errors import ShmfsError
 
+DASH, TIMES = "–", "×"  # noqa: RUF001
 CLIENT = Path(__file__).with_name("bench_requests.py")
 
 
@@ -105,7 +107,7 @@ PINNED = [
     multiple("readdir, per entry, pinned", 1.5),
     multiple("stat, known name, pinned", 1.2),
     multiple("stat, missing name, pinned", 1.2),
-    multiple("stat, closed file with data, pinned"),
+    multiple("stat, file with data, pinned"),
 ]
 UNPINNED = [multiple("create + close", 8), multiple("open + close", 7)]
 
@@ -218,18 +220,18 @@ def mark(met: bool | None) -> str:
     return "" if met is None else "[green]✓[/]" if met else "[red]✗[/]"
 
 
+def figure(ratio: float) -> str:
+    """Show a ratio with as many digits as mean something."""
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+
+
 def row(result: Result) -> list[str]:
     """Show one result."""
     tmpfs = f"{1 / result.tmpfs:,.0f} MB/s" if result.unit == "MB/s" else f"{result.tmpfs * 1e6:.2f} µs"
-    sign, times = ("≤", " ×") if result.multiple else ("≥", "")
+    sign, times = ("≤", f" {TIMES}") if result.multiple else ("≥", "")
     target = "" if result.target is None else f"{sign} {result.target:g} {mark(result.met)}"
-    return [
-        result.name,
-        tmpfs,
-        f"{result.ratio:.2f}{times}",
-        f"{result.least:.2f}–{result.most:.2f}",  # noqa: RUF001: an en dash
-        target,
-    ]
+    spread = f"{figure(result.least)}{DASH}{figure(result.most)}"
+    return [result.name, tmpfs, figure(result.ratio) + times, spread, target]
 
 
 def show(results: list[Result], costs: list[Daemon], rounds: int) -> None:
@@ -237,14 +239,15 @@ def show(results: list[Result], costs: list[Daemon], rounds: int) -> None:
     console = Console(width=None if sys.stdout.isatty() else 80, highlight=False)
     console.print(
         f"shmfs beside tmpfs, Linux {platform.release()}, median of rounds: {rounds}.\n"
-        "Data: tmpfs's time / shmfs's, more is better. With ×: shmfs's time / tmpfs's, less is better."
+        "Data: tmpfs's time / shmfs's, more is better.\n"
+        f"With {TIMES}: shmfs's time / tmpfs's, less is better."
     )
     for store in ("native", "managed"):
         lines = [result for result in results if result.store == store]
         if lines:
-            table = Table(title=f"{store} store", title_justify="left", title_style="bold")
+            table = Table(title=f"{store} store", title_justify="left", title_style="bold", box=SIMPLE)
             table.add_column("measure", no_wrap=True)
-            for column in ("tmpfs", "ratio", "min–max", "target"):  # noqa: RUF001
+            for column in ("tmpfs", "ratio", f"min{DASH}max", "target"):
                 table.add_column(column, justify="right", no_wrap=True)
             for previous, line in zip([lines[0], *lines], lines, strict=False):
                 if line.multiple and not previous.multiple:
@@ -259,12 +262,11 @@ def show(results: list[Result], costs: list[Daemon], rounds: int) -> None:
 def show_daemon(console: Console, cost: Daemon) -> None:
     """Print what a daemon costs."""
     console.print(
-        f"{cost.store} daemon, resident: {cost.resident / 1e6:.0f} MB with {cost.stored / 1e6:.0f} MB stored, "
-        f"{cost.idle / 1e6:.0f} MB when empty (≤ stored + {RESIDENT_EXTRA / 1e6:.0f} MB) {mark(cost.lean)}"
-    )
-    console.print(
-        f"{cost.store} daemon, CPU time per stat of a known name: {cost.stat_cpu * 1e6:.2f} µs "
-        f"(no round trip: < {ROUND_TRIP * 1e6:.0f} µs) {mark(cost.unasked)}"
+        f"  daemon, resident: {cost.resident / 1e6:.0f} MB with {cost.stored / 1e6:.0f} MB stored, "
+        f"{cost.idle / 1e6:.0f} MB when empty\n"
+        f"    target: ≤ stored + {RESIDENT_EXTRA / 1e6:.0f} MB {mark(cost.lean)}\n"
+        f"  daemon, CPU time per stat of a known name: {cost.stat_cpu * 1e6:.2f} µs\n"
+        f"    target: < {ROUND_TRIP * 1e6:.0f} µs, no round trip {mark(cost.unasked)}\n"
     )
 
 

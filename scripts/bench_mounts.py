@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_data import DATA, PAGE, BenchError, Sizes, fresh
+
 from shmfs.fuse.launch import start
 
 RESIDENT_EXTRA = 60 * 10**6  # bytes that a daemon may hold beside the data that is stored in it

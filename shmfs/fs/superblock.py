@@ -126,6 +126,7 @@ class Superblock:
                 self.blocks.charge(inode.allocated)
             except OSError:
                 self.inode_space.uncharge(INODE_SIZE)
+                self.store.refused(directory.ino, 0, inode.allocated)
                 raise
         else:
             inode = Inode(ino, mode, cred.uid, gid, now, rdev)

@@ -119,7 +119,7 @@ class _Doctor:
 
     def try_sandbox(self) -> Trial:
         """What `shmfs run` does."""
-        return trials.mount("pages=managed", sandbox=True) if DEVICE.exists() else _NO_DEVICE
+        return trials.mount("pages=managed", private=os.path.realpath(SHM)) if DEVICE.exists() else _NO_DEVICE
 
     def checks(self) -> list[tuple[str, Callable[[], Said]]]:
         """In the order of what needs what."""
@@ -218,13 +218,19 @@ class _Doctor:
         initial = (PROC / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
         if self.root and admin and initial:
             return "ok", "root, with CAP_SYS_ADMIN, in the initial user namespace"
-        costs = "pages are not native, write-back is not tuned and frame numbers stay hidden"
+        costs = "pages are not native and frame numbers stay hidden"
         if not initial:
             who = f"uid {os.geteuid()} of a user namespace that is not the initial one"
             return "warning", f"{who}: {costs}; run as root outside of it for these"
         if not self.root:
-            return "warning", f"not root (uid {os.geteuid()}): {costs}; run as root for these"
-        return "failure", f"root without CAP_SYS_ADMIN: {costs}; give the container --cap-add SYS_ADMIN"
+            return (
+                "warning",
+                f"not root (uid {os.geteuid()}): write-back is not tuned, {costs}; run as root for these",
+            )
+        return (
+            "failure",
+            f"root without CAP_SYS_ADMIN: nothing can be mounted but by `shmfs run`, {costs}; give the container --cap-add SYS_ADMIN",
+        )
 
     def namespaces(self) -> Said:
         """What `shmfs run` needs, entered by a child; and what the sysctls say to other users."""
@@ -321,12 +327,14 @@ class _Doctor:
 
     def native(self) -> Said:
         """Served by the kernel from a tmpfs of its own, by FUSE passthrough."""
-        trial = self.plain.result()[0]
+        trial, *again = self.plain.result()
         if trial.store == "native":
             return "ok", "the kernel serves files by itself (FUSE passthrough)"
         cost = "pages are managed, which is exact but slower"
         if trial.store:
             return "warning", f"not without the extension, see above: {cost}"
+        if not any(other.store for other in again):
+            return "warning", "not known, as `shmfs mount` cannot mount"
         reason = re.sub(r"^native pages cannot be had: |; mount with pages=managed$", "", trial.reason)
         return "warning", f"refused ({reason}): {cost}; they need root and Linux 6.9"
 
@@ -342,7 +350,7 @@ class _Doctor:
 
     def shm(self) -> Said:
         """The directory of glibc's shm_open."""
-        cost = "shm_open fails for every program outside of `shmfs run`"
+        cost = "shm_open fails, and so does `shmfs run`"
         remedy = f"`mount -t tmpfs -o mode=1777 tmpfs {SHM}`"
         if SHM.is_symlink() and not os.path.lexists(os.path.realpath(SHM)):
             return (

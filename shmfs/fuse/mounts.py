@@ -90,6 +90,8 @@ def is_dead(mount: Mount) -> bool:
 
 def check_mountpoint(path: str) -> str:
     """The absolute path to mount on; a dead shmfs there is cleared away. Raises ShmfsError."""
+    if not path.isprintable():
+        raise ShmfsError(f"the mount point {path!r} has characters that cannot be printed; name another")
     mount = find(path)
     if mount and mount.fstype == FSTYPE:
         if not is_dead(mount):

@@ -74,9 +74,10 @@ def mount_plain() -> list[Trial]:
     return trials if trials[0].store else [*trials, mount("pages=managed")]
 
 
-def mount(options: str, *, sandbox: bool = False) -> Trial:
-    """Mount on a directory of our own, use the mount, and unmount it."""
-    directory = tempfile.mkdtemp(prefix="shmfs-doctor-")
+def mount(options: str, *, private: str | None = None) -> Trial:
+    """Mount on a directory of our own, use the mount, and unmount it; or on `private`, in a sandbox."""
+    sandbox = private is not None
+    directory = private or tempfile.mkdtemp(prefix="shmfs-doctor-")
     try:
         with tempfile.TemporaryFile() as said:
             try:
@@ -93,8 +94,9 @@ def mount(options: str, *, sandbox: bool = False) -> Trial:
         finally:
             server.stop()
     finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+        if not private:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
 
 def _use(path: Path) -> None:
