@@ -110,6 +110,16 @@ def parse(text: str) -> MountOptions:
     return replace(options, vfs=frozenset(vfs.values()), seen=frozenset(seen))
 
 
+def merged(text: str, newer: str) -> str:
+    """The list as it stands after a remount: `newer` replaces what it names."""
+    items = [item for item in newer.split(",") if item and item not in MOUNT_OPTIONS]
+    names = {item.partition("=")[0] for item in items}
+    if names & {"size", "nr_blocks"}:
+        names |= {"size", "nr_blocks"}
+    kept = [item for item in text.split(",") if item and item.partition("=")[0] not in names]
+    return ",".join(kept + items)
+
+
 def _apply(options: MountOptions, name: str, value: str | None) -> MountOptions:
     flags = {"inode32": False, "inode64": True}
     if name in flags:

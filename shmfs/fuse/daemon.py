@@ -53,6 +53,7 @@ class Daemon:
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.options = mount_options.parse(configuration.options)
+        self._options_text = configuration.options
         self.started = time.time_ns()
         self.notes: list[str] = []
         self.device = ""
@@ -92,6 +93,7 @@ class Daemon:
             self.device = mount.device if mount else ""
             trio.run(self._serve, strict_exception_groups=True)
         finally:
+            mounts.unmount_moved(self.device, self.configuration.mountpoint)
             session.close(unmount=True)
             if self.device:
                 control.remove_traces(self.device)
@@ -151,7 +153,9 @@ class Daemon:
             backings = Backings(session.device())
             try:
                 backings.backing_close(backings.backing_open(store.descriptor(0, create=True)))
-                os.close(store.forget(0) or 0)
+                tried = store.forget(0)
+                if tried is not None:
+                    os.close(tried)
             except OSError:
                 store.close()
                 raise
@@ -263,7 +267,7 @@ class Daemon:
         return Statistics(
             mount=self.configuration.mountpoint,
             device=self.device,
-            options=self.configuration.options,
+            options=self._options_text,
             size_limit=sb.blocks.limit * PAGE_SIZE,
             used=sb.blocks.used * PAGE_SIZE,
             peak=sb.blocks.peak * PAGE_SIZE,
@@ -287,10 +291,13 @@ class Daemon:
         fixed = {"reserve", "readahead", "pages", "mode", "uid", "gid", "inode32", "inode64"} & changed
         given = mount_options.parse(self.configuration.options)
         for name in sorted(fixed | set(options.native)):
-            attribute = "inode64" if name.startswith("inode") else "native" if name in options.native else name
+            attribute = (
+                "inode64" if name.startswith("inode") else "native" if name in options.native else name
+            )
             if getattr(options, attribute) != getattr(given, attribute):
                 raise ShmfsError(f"option {name!r} cannot be changed by a remount; unmount and mount again")
         self.superblock.remount(options)
+        self._options_text = mount_options.merged(self._options_text, str(request["options"]))
 
     def shutdown(self, request: dict[str, Any]) -> None:
         """End, after this was answered."""

@@ -223,14 +223,10 @@ class _Doctor:
             who = f"uid {os.geteuid()} of a user namespace that is not the initial one"
             return "warning", f"{who}: {costs}; run as root outside of it for these"
         if not self.root:
-            return (
-                "warning",
-                f"not root (uid {os.geteuid()}): write-back is not tuned, {costs}; run as root for these",
-            )
-        return (
-            "failure",
-            f"root without CAP_SYS_ADMIN: nothing can be mounted but by `shmfs run`, {costs}; give the container --cap-add SYS_ADMIN",
-        )
+            who = f"not root (uid {os.geteuid()})"
+            return "warning", f"{who}: write-back is not tuned, {costs}; run as root for these"
+        cost = f"only `shmfs run` may mount, {costs}"
+        return "failure", f"root without CAP_SYS_ADMIN: {cost}; give the container --cap-add SYS_ADMIN"
 
     def namespaces(self) -> Said:
         """What `shmfs run` needs, entered by a child; and what the sysctls say to other users."""
@@ -330,13 +326,11 @@ class _Doctor:
         trial, *again = self.plain.result()
         if trial.store == "native":
             return "ok", "the kernel serves files by itself (FUSE passthrough)"
-        cost = "pages are managed, which is exact but slower"
-        if trial.store:
-            return "warning", f"not without the extension, see above: {cost}"
         if not any(other.store for other in again):
             return "warning", "not known, as `shmfs mount` cannot mount"
-        reason = re.sub(r"^native pages cannot be had: |; mount with pages=managed$", "", trial.reason)
-        return "warning", f"refused ({reason}): {cost}; they need root and Linux 6.9"
+        reason = re.sub(r"^native pages (cannot be had: )?|; mount with pages=managed$", "", trial.reason)
+        cost = "pages are managed, which is exact but slower"
+        return "warning", f"refused ({reason}): {cost}; they take root, Linux 6.9 and the extension"
 
     def bdi(self) -> Said:
         """Whether the backing device of a real mount may be tuned."""

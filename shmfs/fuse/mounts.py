@@ -1,5 +1,6 @@
 """What is mounted where, from /proc/self/mountinfo, without touching a mount that may not answer."""
 
+import contextlib
 import errno
 import os
 import re
@@ -127,6 +128,14 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
         if "busy" in result.stderr:
             raise ShmfsError(f"{mountpoint} is busy{_holders(mountpoint)}; end them and try again")
         raise ShmfsError(f"cannot unmount {mountpoint}: {result.stderr.strip() or 'fusermount3 failed'}")
+
+
+def unmount_moved(device: str, mountpoint: str) -> None:
+    """Detach a mount whose path has changed since (a directory above it was renamed), where permitted."""
+    for mount in mounts():
+        if mount.device == device and mount.fstype == FSTYPE and mount.mountpoint != mountpoint:
+            with contextlib.suppress(ShmfsError):
+                unmount(mount.mountpoint, lazy=True)
 
 
 def _holders(mountpoint: str) -> str:

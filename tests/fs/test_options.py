@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from shmfs.fs.options import MountOptions, OptionError, parse
+from shmfs.fs.options import MountOptions, OptionError, merged, parse
 from tests.fs.support import errno_of
 
 RAM = os.sysconf("SC_PHYS_PAGES")
@@ -288,3 +288,16 @@ def test_a_refused_remount_says_why(model_of, text):
     with pytest.raises(OSError, match="in use") as raised:
         fs.sb.remount(parse(text))
     assert text.partition("=")[0].removeprefix("nr_b") in raised.value.strerror + " locks"
+
+
+@pytest.mark.parametrize(
+    ("text", "newer", "expected"),
+    [
+        ("size=1m,mode=700", "remount,size=2m", "mode=700,size=2m"),
+        ("size=1m", "nr_blocks=3", "nr_blocks=3"),
+        ("", "size=2m,nofail", "size=2m"),
+        ("ro,size=1m", "", "ro,size=1m"),
+    ],
+)
+def test_a_remount_replaces_what_it_names(text, newer, expected):
+    assert merged(text, newer) == expected
