@@ -40,7 +40,7 @@ class Sizes:
     stored: int = 512 * MIB  # bytes stored to see the daemon's memory
 
 
-QUICK = Sizes(stream=32 * MIB, touched=8 * MIB, names=300, stored=64 * MIB)
+QUICK = Sizes(stream=32 * MIB, touched=8 * MIB, names=500, stored=64 * MIB)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from shmfs.mm import PAGE_SIZE
 
 READAHEAD_MAX = 256
 """Pages; the kernel sends no larger READ than 1 MiB."""
+POLL_MAX = 10_000
+"""Microseconds."""
 
 VFS_OPTIONS = frozenset(
     {"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync"}
@@ -58,6 +60,8 @@ class MountOptions:
     """lazy: pages are charged at first touch; strict: when a file grows; prefault: and given memory then."""
     readahead: int = 0
     """Pages that the kernel may read ahead; above 0, pages are charged before they are touched."""
+    poll: int = 50
+    """Microseconds that the daemon looks for a next request before it sleeps; less where that is in vain."""
     native: dict[str, str | None] = field(default_factory=dict)
     """Options for the native store's tmpfs: huge, noswap, mpol."""
     vfs: frozenset[str] = frozenset()
@@ -137,7 +141,8 @@ def _apply(options: MountOptions, name: str, value: str | None) -> MountOptions:
         "gid": lambda v: {"gid": _identity("gid", v)},
         "reserve": lambda v: {"reserve": _choice("reserve", v, ("lazy", "strict", "prefault"))},
         "pages": lambda v: {"pages": _choice("pages", v, ("auto", "native", "managed"))},
-        "readahead": lambda v: {"readahead": _readahead(v)},
+        "readahead": lambda v: {"readahead": _up_to("readahead", v, READAHEAD_MAX, "pages")},
+        "poll": lambda v: {"poll": _up_to("poll", v, POLL_MAX, "microseconds")},
     }
     if name not in handlers:
         raise OptionError(f"unknown mount option {name!r}; see `shmfs mount --help` for the list")
@@ -156,6 +161,7 @@ _EXAMPLES = {
     "gid": "1000",
     "reserve": "strict",
     "readahead": "32",
+    "poll": "100",
     "pages": "native",
 }
 
@@ -225,9 +231,7 @@ def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
-def _readahead(text: str) -> int:
-    if not text.isdecimal() or int(text) > READAHEAD_MAX:
-        raise OptionError(
-            f"bad value {text!r} for option 'readahead'; give a number of pages up to {READAHEAD_MAX}"
-        )
+def _up_to(name: str, text: str, most: int, unit: str) -> int:
+    if not text.isdecimal() or int(text) > most:
+        raise OptionError(f"bad value {text!r} for option {name!r}; give a number of {unit} up to {most}")
     return int(text)

@@ -87,7 +87,7 @@ class Daemon:
             native=self.wants_native,
         )
         if session.extension():
-            session.serve_lane(self._first_request)
+            session.serve_lane(self._first_request, self.options)
         try:
             mount = mounts.find(self.configuration.mountpoint)
             self.device = mount.device if mount else ""
@@ -140,7 +140,7 @@ class Daemon:
             return
         operations = self.adapter.operations
         self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
-        session.serve_lane(self.lane)
+        session.serve_lane(self.lane, self.options)
 
     def _native_store(self) -> Backings | None:
         """Use the native store where that is wanted and the kernel permits it."""

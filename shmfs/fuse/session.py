@@ -34,7 +34,6 @@ EXTENSION_MISSING = (
     "the C extension is missing: no fallocate, SEEK_HOLE, O_TMPFILE, slower requests, and stat"
     " after a write drops cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
 )
-_SPIN_NS = 50_000
 _BUDGET_NS = 4_000_000
 _BUDGET_REQUESTS = 64
 
@@ -50,9 +49,9 @@ def takes(flag: int) -> bool:
     return bool((flags[1] if flags else p.HANDLE_KILLPRIV) & flag)  # libfuse's default without the extension
 
 
-def serve_lane(handler: Handler) -> None:
+def serve_lane(handler: Handler, options: MountOptions) -> None:
     """Have requests answered by `handler` from now on."""
-    _lane.serve(handler, _BUDGET_NS, _BUDGET_REQUESTS, _SPIN_NS)
+    _lane.serve(handler, _BUDGET_NS, _BUDGET_REQUESTS, options.poll * 1000)
 
 
 def reply(unique: int, result: Reply) -> None:
