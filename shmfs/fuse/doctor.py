@@ -235,7 +235,7 @@ class _Doctor:
             return "failure", f"{refused}; without them `shmfs run` cannot work"
         if not self.root:
             return "ok", "user and mount namespaces may be made"
-        for name, refusing, _ in namespaces._SWITCHES:
+        for name, refusing, _ in namespaces.SWITCHES:
             if _sysctl(name) == refusing:
                 return "ok", f"root may make them; other users may not (the sysctl {name} is {refusing})"
         return "ok", "mount namespaces may be made; user namespaces are not switched off"

@@ -21,7 +21,7 @@ MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
-_SWITCHES = (
+SWITCHES = (
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("user.max_user_namespaces", "0", "10000"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
@@ -242,7 +242,7 @@ def _map_ids(uid: int, gid: int) -> None:
 
 def _why_not(error: OSError) -> str:
     """Say in one sentence why the system refused a private namespace and what to do."""
-    for name, refusing, permitting in _SWITCHES:
+    for name, refusing, permitting in SWITCHES:
         try:
             with open("/proc/sys/" + name.replace(".", "/")) as file:
                 value = file.read().strip()

@@ -121,7 +121,7 @@ def test_kill_namespace_finds_all(program: Program) -> None:
 def test_reasons(
     monkeypatch: pytest.MonkeyPatch, error: int, switch: tuple[str, str, str] | None, words: str
 ) -> None:
-    monkeypatch.setattr(namespaces, "_SWITCHES", (switch,) if switch else ())
+    monkeypatch.setattr(namespaces, "SWITCHES", (switch,) if switch else ())
     message = namespaces._why_not(OSError(error, os.strerror(error)))
     assert re.search(words, message)
     assert "\n" not in message
