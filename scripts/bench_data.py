@@ -57,10 +57,10 @@ def fresh(path: Path, size: int = 0, *, written: bool = False) -> Iterator[int]:
     finally:
         os.close(descriptor)
         path.unlink()
-        # What is freed in the background must not disturb what is measured next, maybe on the other side.
-        deadline = time.monotonic() + FREED_WITHIN
-        while os.statvfs(path.parent).f_bfree < free and time.monotonic() < deadline:
-            time.sleep(0.002)
+    # What is freed in the background must not disturb what is measured next, maybe on the other side.
+    deadline = time.monotonic() + FREED_WITHIN
+    while os.statvfs(path.parent).f_bfree < free and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def write(descriptor: int, size: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench_data import DATA, PAGE, BenchError, Sizes, fresh
 
+from shmfs.fuse import mounts
 from shmfs.fuse.launch import start
 
 RESIDENT_EXTRA = 60 * 10**6  # bytes that a daemon may hold beside the data that is stored in it
@@ -65,37 +66,45 @@ def kernel_tmpfs() -> Iterator[Side]:
         with tempfile.TemporaryDirectory(prefix="shmfs-bench-", dir="/dev/shm") as directory:
             yield Side(Path(directory))
         return
-    with ExitStack() as stack:
+    ends = ExitStack()
+    try:
         with uninterrupted():
-            directory = tempfile.mkdtemp(prefix="shmfs-bench-")
-            stack.callback(os.rmdir, directory)
+            directory = mount_point(ends)
             run("mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", directory)
-            stack.callback(run, "umount", "--lazy", directory)
-            ends = stack.pop_all()
-        try:
-            yield Side(Path(directory))
-        finally:
-            with uninterrupted():
-                ends.close()
+        yield Side(Path(directory))
+    finally:
+        with uninterrupted():
+            ends.close()
 
 
 @contextmanager
 def shmfs(options: str) -> Iterator[Side]:
     """Mount a fresh shmfs of 2 GiB; its daemon ends with this process even when that is killed."""
-    with ExitStack() as stack:
+    ends = ExitStack()
+    try:
         with uninterrupted():
-            directory = tempfile.mkdtemp(prefix="shmfs-bench-")
-            stack.callback(os.rmdir, directory)
+            directory = mount_point(ends)
             server = start(directory, f"size=2g,{options}")
-            stack.callback(server.stop)
-            ends = stack.pop_all()
+            ends.callback(server.stop)
         for note in server.notes:
             print(f"bench: {options}: {note}", file=sys.stderr)
-        try:
-            yield Side(Path(directory), server.pid)
-        finally:
-            with uninterrupted():
-                ends.close()
+        yield Side(Path(directory), server.pid)
+    finally:
+        with uninterrupted():
+            ends.close()
+
+
+def mount_point(ends: ExitStack) -> str:
+    """Make a directory; in the end what is still mounted there, maybe dead or busy, is detached."""
+    directory = tempfile.mkdtemp(prefix="shmfs-bench-")
+    ends.callback(os.rmdir, directory)
+
+    def detach() -> None:
+        if mounts.find(directory):
+            mounts.unmount(directory, lazy=True)
+
+    ends.callback(detach)
+    return directory
 
 
 @contextmanager

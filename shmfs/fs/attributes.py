@@ -77,17 +77,19 @@ def kill_privileges(sb: Superblock, inode: Inode) -> None:
         remove(sb, inode, _CAPABILITY)
 
 
-def accessed(sb: Superblock, inode: Inode) -> None:
-    """Note a read as the mount's atime option says (relatime_need_update)."""
+def access_counts(sb: Superblock, inode: Inode) -> bool:
+    """Whether a read now changes the atime, as the mount's atime option says (relatime_need_update)."""
     vfs = sb.options.vfs
-    if "noatime" in vfs or sb.options.read_only:
-        return
-    if inode.flags & flags.FS_NOATIME_FL:
-        return
+    if "noatime" in vfs or sb.options.read_only or inode.flags & flags.FS_NOATIME_FL:
+        return False
     if "nodiratime" in vfs and stat.S_ISDIR(inode.mode):
-        return
-    now = sb.clock()
-    relative = "strictatime" not in vfs and "norelatime" not in vfs
-    if relative and inode.atime > max(inode.mtime, inode.ctime) and now - inode.atime < _DAY:
-        return
-    inode.atime = now
+        return False
+    if "strictatime" in vfs or "norelatime" in vfs:
+        return True
+    return inode.atime <= max(inode.mtime, inode.ctime) or sb.clock() - inode.atime >= _DAY
+
+
+def accessed(sb: Superblock, inode: Inode) -> None:
+    """Note a read."""
+    if access_counts(sb, inode):
+        inode.atime = sb.clock()

@@ -78,6 +78,10 @@ class Inode:
     def refresh(self) -> None:
         """Take over what may have changed without a request; only for files of the native store."""
 
+    def is_stale(self) -> bool:
+        """Whether `refresh` might find something new."""
+        return False
+
     def told(self) -> bool:
         """Whether the kernel, which is told the attributes now, may keep them: only it can change them."""
         return True

@@ -94,10 +94,17 @@ class NativeFile(RegularFile):
         os.utime(fd, ns=(self._atime, self._mtime))
         self._seen_ctime = os.fstat(fd).st_ctime_ns
 
+    def is_stale(self) -> bool:
+        """Whether it is open, or may be mapped for writing; an empty file that is closed cannot change."""
+        return self.pages.exists and (self.opens > 0 or (self.was_written and self._size > 0))
+
     def refresh(self) -> None:
         """Take over what the kernel changed."""
-        if not self.pages.exists:
-            return
+        if self.is_stale():
+            self.look()
+
+    def look(self) -> None:
+        """Take over what the kernel has."""
         status = self.pages.status()
         self._size = status.st_size
         self._allocated = status.st_blocks // 8
@@ -126,7 +133,7 @@ class NativeFile(RegularFile):
             return
         self.descriptor()
         self.pages.truncate(size)
-        self._size = size
+        self.look()
 
     @property
     def allocated(self) -> int:

@@ -170,7 +170,12 @@ static int send_result(uint64_t unique, PyObject *result)
 	if (result == Py_None)
 		return 0;
 	if (PyLong_Check(result)) {
-		send_parts(unique, -(int)PyLong_AsLong(result), NULL, 0);
+		long error = PyLong_AsLong(result);
+
+		if (error == -1 && PyErr_Occurred())
+			return -1;
+		/* The kernel takes no others, and would leave the caller waiting. */
+		send_parts(unique, error >= 0 && error < 512 ? -(int)error : -EIO, NULL, 0);
 		return 0;
 	}
 	if (PyTuple_Check(result)) {

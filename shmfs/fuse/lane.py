@@ -28,6 +28,7 @@ Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
 _FOREVER = int(FOREVER)
 _NEGATIVE = p.ENTRY_OUT.pack(0, 0, _FOREVER, *[0] * (len(p.ENTRY_OUT.unpack(bytes(p.ENTRY_OUT.size))) - 3))
+_NO_ENTRY = bytes(p.ENTRY_OUT.size)
 _NANO = 1_000_000_000
 _STATX_MASK = 0x0FFF
 """STATX_BASIC_STATS and STATX_BTIME."""
@@ -72,10 +73,10 @@ class Lane:
         try:
             result = handler(cred, node, body)
         except OSError as failure:
-            return failure.errno or errno.EIO
+            result = failure.errno or errno.EIO
         except Exception:
             log.exception("the request %d failed", opcode)
-            return errno.EIO
+            result = errno.EIO
         if self._arena.dirty:
             self._freed()
         if self._superblock.deferred is not None:
@@ -175,7 +176,11 @@ class Lane:
         inode, handle = self.operations.create(
             node, name, mode, flags, Credentials(cred.uid, cred.gid, cred.pid, umask)
         )
-        return self._entry(inode), self._open(handle, True, flags, cred)
+        try:
+            return self._entry(inode), self._open(handle, True, flags, cred)
+        except OSError:
+            self.operations.uncreate(inode, node, name, cred)
+            raise
 
     def tmpfile(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_TMPFILE (O_TMPFILE); the name is the kernel's and means nothing."""
@@ -183,7 +188,11 @@ class Lane:
         inode, handle = self.operations.tmpfile(
             node, mode, flags, Credentials(cred.uid, cred.gid, cred.pid, umask)
         )
-        return self._entry(inode), self._open(handle, True, flags, cred)
+        try:
+            return self._entry(inode), self._open(handle, True, flags, cred)
+        except OSError:
+            self.operations.uncreate(inode, node, None, cred)
+            raise
 
     def link(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_LINK."""
@@ -383,15 +392,16 @@ class Lane:
     # ---- directories
 
     def opendir(self, cred: Credentials, node: int, body: bytes) -> Reply:
-        """FUSE_OPENDIR."""
-        return p.OPEN_OUT.pack(node, 0, 0)
+        """FUSE_OPENDIR; the kernel may keep the listing, for it sees every change of a directory."""
+        keep = p.FOPEN_KEEP_CACHE if self.operations.opendir(node) else 0
+        return p.OPEN_OUT.pack(node, p.FOPEN_CACHE_DIR | keep, 0)
 
     def releasedir(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_RELEASEDIR."""
         return 0
 
     def readdirplus(self, cred: Credentials, node: int, body: bytes) -> Reply:
-        """FUSE_READDIRPLUS."""
+        """FUSE_READDIRPLUS; what would have to be looked up in the native store goes without attributes."""
         _, cookie, room, *_ = p.READ_IN.unpack_from(body)
         parts = []
         for dentry in self.operations.readdir(node, cookie):
@@ -401,10 +411,13 @@ class Lane:
             room -= size + padding
             if room < 0:
                 break
-            parts.append(self._entry(inode))
+            if inode.is_stale():
+                parts.append(_NO_ENTRY)
+            else:
+                parts.append(self._entry(inode))
+                self.operations.listed(dentry)
             parts.append(p.DIRENT.pack(inode.ino, dentry.cookie, len(name), inode.mode >> 12))
             parts.append(name + bytes(padding))
-            self.operations.listed(dentry)
         return b"".join(parts)
 
     def readdir(self, cred: Credentials, node: int, body: bytes) -> Reply:

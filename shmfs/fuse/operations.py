@@ -83,7 +83,11 @@ class Operations:
     def create(self, parent: int, name: bytes, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
         """FUSE_CREATE: entry and file handle of a new file."""
         inode = self.mknod(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, cred)
-        return inode, self.open(inode.ino, flags, cred)[0]
+        try:
+            return inode, self.open(inode.ino, flags, cred)[0]
+        except OSError:
+            self.uncreate(inode, parent, name, cred)
+            raise
 
     def _created(self, inode: Inode, cred: Credentials) -> Inode:
         if "create" in self.superblock.instruments:
@@ -93,7 +97,18 @@ class Operations:
     def tmpfile(self, parent: int, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
         """FUSE_TMPFILE: entry and file handle of a file without a name."""
         inode = namei.tmpfile(self.superblock, self.superblock.inode(parent), mode, cred)
-        return self._created(inode, cred), self.open(inode.ino, flags, cred)[0]
+        self._created(inode, cred)
+        try:
+            return inode, self.open(inode.ino, flags, cred)[0]
+        except OSError:
+            self.uncreate(inode, parent, None, cred)
+            raise
+
+    def uncreate(self, inode: Inode, parent: int, name: bytes | None, cred: Credentials) -> None:
+        """Take a new file back whose open failed: its caller gets an error, and the kernel no reference."""
+        if name is not None:
+            self.unlink(parent, name, cred)
+        self.superblock.forget(inode.ino, 1)
 
     def link(self, ino: int, parent: int, name: bytes, cred: Credentials) -> Inode:
         """FUSE_LINK."""
@@ -254,9 +269,11 @@ class Operations:
     def release(self, handle: int) -> None:
         """FUSE_RELEASE: the last descriptor and mapping of an open are gone."""
         inode = file.regular(self.superblock.inode(handle >> 2))
-        file.release(inode, handle & os.O_ACCMODE)
         if isinstance(inode, NativeFile) and handle & os.O_ACCMODE:
             self.superblock.tell_usage(inode)
+        else:
+            inode.refresh()
+        file.release(inode, handle & os.O_ACCMODE)
         if "release" in self.superblock.instruments:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
@@ -313,6 +330,10 @@ class Operations:
         self.attributes_changed(inode.ino)
 
     # ---- directories
+
+    def opendir(self, ino: int) -> bool:
+        """FUSE_OPENDIR: whether the kernel may answer from the listing it has; not if atime would change."""
+        return not attributes.access_counts(self.superblock, self.superblock.inode(ino))
 
     def readdir(self, ino: int, cookie: int) -> Iterator[Dentry]:
         """FUSE_READDIRPLUS: entries behind `cookie`; the caller counts those it sends (`listed`)."""

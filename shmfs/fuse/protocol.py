@@ -62,6 +62,7 @@ PASSTHROUGH = 1 << 37
 # Flags of an open's reply.
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_CACHE_DIR = 1 << 3
 FOPEN_PASSTHROUGH = 1 << 7
 
 # Flags of requests.
