@@ -161,9 +161,17 @@ def umount(path: str) -> Unmounted:
     pid = _daemon_pid(mount)
     mounts.unmount(mount.mountpoint)
     deadline = time.monotonic() + _GRACE
-    while pid and Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while pid and _lives(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return Unmounted(mount.mountpoint, mount.device, pid)
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process runs; one that has ended and nobody waited for does not."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def _daemon_pid(mount: mounts.Mount) -> int | None:
