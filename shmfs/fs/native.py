@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from shmfs.fs.inode import RegularFile
+from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import BIG, NativePages, NativeStore
 from shmfs.mm.reservation import Reservation
 
@@ -78,7 +79,8 @@ class NativeFile(RegularFile):
         self._atime = self._mtime = self._ctime = now
         self._allocated = self._seen_ctime = 0
         self.was_written = False
-        """Opened for writing once: a mapping of it may still be there when every descriptor is closed."""
+        """Opened once for writing, or with holes, which a fault fills: a mapping of it may still be there
+        when every descriptor is closed."""
         super().__init__(ino, mode, uid, gid, now, pages)  # type: ignore[arg-type]
 
     def descriptor(self) -> int:
@@ -97,6 +99,10 @@ class NativeFile(RegularFile):
     def is_stale(self) -> bool:
         """Whether it is open, or may be mapped for writing; an empty file that is closed cannot change."""
         return self.pages.exists and (self.opens > 0 or (self.was_written and self._size > 0))
+
+    def has_holes(self) -> bool:
+        """Whether there are fewer pages than the size has room for."""
+        return self._allocated * PAGE_SIZE < self._size
 
     def refresh(self) -> None:
         """Take over what the kernel changed."""

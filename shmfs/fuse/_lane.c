@@ -79,8 +79,8 @@ static void complete_init(struct fuse_init_out *out)
 	out->flags2 = flags >> 32;
 	if (out->max_readahead > max_readahead)
 		out->max_readahead = max_readahead;
-	if (flags & 1ULL << 37) /* FUSE_PASSTHROUGH: the word behind flags2 is max_stack_depth */
-		out->unused[0] = stack_depth;
+	if (flags & 1ULL << 37) /* FUSE_PASSTHROUGH: max_stack_depth, which older headers do not name */
+		memcpy((char *)&out->flags2 + sizeof out->flags2, &stack_depth, sizeof stack_depth);
 	flags_taken = flags;
 	init_answered = 1;
 }

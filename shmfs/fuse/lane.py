@@ -96,7 +96,10 @@ class Lane:
                 undo()
                 return failure.errno or errno.EIO
             if isinstance(result, bytes) and len(result) == p.ATTR_HEAD.size + p.ATTR_SIZE:
-                return self._attributes(self.operations.getattr(node))  # as they are now
+                inode = self.operations.getattr(node)
+                if isinstance(inode, NativeFile):
+                    inode.look()
+                return self._attributes(inode)  # as they are now
             return result
 
         self._spawn(unique, work, finish)

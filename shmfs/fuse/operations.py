@@ -256,7 +256,7 @@ class Operations:
         keep_cache = file.open_file(inode, flags)
         if isinstance(inode, NativeFile):
             inode.descriptor()
-            inode.was_written = inode.was_written or inode.writers > 0
+            inode.was_written = inode.was_written or inode.writers > 0 or inode.has_holes()
         if "open" in self.superblock.instruments:
             self.superblock.instruments.call("open", ino, inode.path(), flags, cred.pid)
         return ino << 2 | flags & os.O_ACCMODE, keep_cache

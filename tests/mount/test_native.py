@@ -189,6 +189,18 @@ def test_stores_through_mappings_are_told_at_once(one: Actor, two: Actor, closed
     assert two("[e.stat().st_blocks for e in os.scandir('.')], os.lstat('f').st_blocks") == ([512], 512)
 
 
+def test_faults_of_readers_are_told_at_once(one: Actor, two: Actor) -> None:
+    """Of a file that nobody ever had open for writing."""
+    one("os.mknod('f', 0o666); os.truncate('f', 64 * PAGE); fd = os.open('f', os.O_RDONLY)")
+    one("m = Mapping(fd, 64 * PAGE, READ)")
+    assert two("blocks('f')") == 0
+    assert one("m.load(5 * PAGE), blocks('f')") == (b"\0", 1)
+    one("os.close(fd)")
+    assert two("time.sleep(0.1); blocks('f')") == 1
+    assert one("m.load(9 * PAGE), blocks('f')") == (b"\0", 2)
+    assert two("blocks('f')") == 2
+
+
 def test_sizes_are_told_at_once(one: Actor, two: Actor) -> None:
     one("fd = new('f')")
     assert two("os.stat('f').st_size, blocks('f')") == (0, 0)
@@ -263,6 +275,13 @@ def test_large_reservations(shmfs_mount: Any, actor: MakeActor) -> None:
         25600,
     )
     assert two("content('f')[:6], os.stat('f').st_size") == (b"start\0", 100 << 20)
+    two("os.unlink('f')")
+    one("os.close(fd)")
+    eventually(lambda: mount.statistics().used == 0)
+    one("os.mknod('never opened', 0o666); os.truncate('never opened', 100 << 20)")
+    assert two("blocks('never opened'), os.stat('never opened').st_size") == (25600, 100 << 20)
+    one("os.truncate('never opened', 5)")
+    assert two("blocks('never opened'), os.stat('never opened').st_size") == (1, 5)
 
 
 REFUSALS = """
