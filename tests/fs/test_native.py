@@ -120,7 +120,7 @@ def test_how_long_attributes_may_be_kept(fs: Model) -> None:
 
 def test_sizes(fs: Model) -> None:
     fs.create("f")
-    for size in (10000, 5000, 5000, 0, 1 << 40, 3 * PAGE):
+    for size in (10000, 5000, 5000, 0, 15 * MIB, 3 * PAGE, 1 << 40):
         fs.truncate("f", size)
         assert fs.stat("f")["size"] == os.fstat(by_the_kernel(fs, "f")).st_size == size
     assert native(fs, "f").allocated == 0

@@ -400,9 +400,7 @@ else:
     assert not os.path.ismount(tmp_path)
 
 
-def test_without_the_extension(
-    shmfs_mount: Any, actor: MakeActor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extension(shmfs_mount: Any, actor: MakeActor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHMFS_EXTENSION", "0")
     mount = shmfs_mount(options="size=1m")
     assert mount.statistics().store == "managed"

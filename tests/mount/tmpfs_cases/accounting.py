@@ -1,6 +1,7 @@
 """Blocks and inodes: what is charged, what is refused, what comes back."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ def fill(path: str = "filler") -> int:
 
 
 def figures(before: os.statvfs_result) -> list[int]:
-    """How statfs has changed."""
-    after = os.statvfs(".")
+    """How statfs has changed, once it no longer does: FUSE tells of the end of an inode (FORGET) by itself."""
+    after, same = os.statvfs("."), 0
+    while same < 3:
+        time.sleep(0.003)
+        last, after = after, os.statvfs(".")
+        same = same + 1 if after == last else 0
     return [
         getattr(after, name) - getattr(before, name) for name in ("f_blocks", "f_bfree", "f_files", "f_ffree")
     ]
