@@ -29,6 +29,8 @@ class Changes(NamedTuple):
     """ftruncate or O_TRUNC, which change the times even where the size stays the same."""
     kill_privileges: bool = False
     """The caller may not keep set-id bits and capabilities (ATTR_KILL_SUID and its kin)."""
+    times_given: bool = False
+    """The times are not just now (ATTR_TIMES_SET)."""
 
 
 def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
@@ -40,6 +42,7 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
         or changes.uid is not None
         or changes.gid is not None
         or changes.size is not None
+        or changes.times_given
     ):
         flags.refuse(inode, flags.FS_APPEND_FL)
     if changes == Changes():  # chown(-1, -1)

@@ -176,4 +176,6 @@ def seek(inode: RegularFile, offset: int, whence: int) -> int:
     """SEEK_DATA and SEEK_HOLE; raises ENXIO, or EINVAL for another `whence`."""
     if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
         raise error(errno.EINVAL)
+    if offset < 0:
+        raise error(errno.ENXIO)
     return inode.pages.seek(offset, data=whence == os.SEEK_DATA, size=inode.size)

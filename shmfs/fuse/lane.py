@@ -254,6 +254,10 @@ class Lane:
             ctime=_nanoseconds(ctime, ctime_ns) if valid & p.FATTR_CTIME else None,
             through_descriptor=bool(valid & p.FATTR_FH),
             kill_privileges=bool(valid & p.FATTR_KILL_SUIDGID),
+            times_given=bool(
+                (valid & p.FATTR_ATIME and not valid & p.FATTR_ATIME_NOW)
+                or (valid & p.FATTR_MTIME and not valid & p.FATTR_MTIME_NOW)
+            ),
         )
         return self._attributes(self.operations.setattr(node, changes, cred))
 

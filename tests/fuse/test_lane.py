@@ -141,9 +141,7 @@ def test_an_exception_is_the_error_of_one_request(
     evict(lane, node, handle)
 
 
-def test_an_exception_is_logged(
-    table: Operations, work: Work, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_exception_is_logged(table: Operations, work: Work, caplog: pytest.LogCaptureFixture) -> None:
     lane = Lane(Failing(table, "statfs", RuntimeError("on purpose")), work, lambda: None)  # type: ignore[arg-type]
     assert ask(lane, p.Opcode.STATFS) == errno.EIO
     assert "the request 17 failed" in caplog.text

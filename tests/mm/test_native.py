@@ -93,7 +93,8 @@ def test_inodes_are_not_limited(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("atime", "updated"), [("relatime", True), ("strictatime", True), ("norelatime", True), ("noatime", False)]
+    ("atime", "updated"),
+    [("relatime", True), ("strictatime", True), ("norelatime", True), ("noatime", False)],
 )
 def test_atime(make: Make, atime: str, updated: bool) -> None:
     fd = make(64, atime=atime).descriptor(2, create=True)

@@ -13,6 +13,9 @@ CLOCK = "pyfuse3 drops FATTR_MTIME_NOW and hands on the kernel's coarse clock, s
 IOCTL = "pyfuse3 does not bind ioctl"
 
 KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
+    "allocation.size_limits": {
+        "1, 10001": (0, "only the kernel knows the caller's limit, and FUSE's asks it for new sizes only")
+    },
     "data.extents_and_clones": {"bmap": (bytes(4), "FUSE has a bmap of its own, which knows no blocks")},
     "data.seals": {
         "get": ("EINVAL", "only the kernel's own shmem and hugetlbfs have seals (mm/memfd.c)"),
@@ -69,6 +72,25 @@ KNOWN_OF["no extension"] |= KNOWN_OF["managed"]
 """What only one store differs in, or only shmfs without its C extension."""
 
 NEEDS_EXTENSION = {
+    **dict.fromkeys(
+        [
+            "allocation.modes",
+            "allocation.arguments",
+            "allocation.random_allocation",
+            "allocation.a_failure_leaves_nothing",
+            "allocation.what_is_allocated_can_be_stored",
+            "allocation.behind_the_end",
+            "allocation.holes_in_mappings",
+            "allocation.times_and_privileges",
+            "allocation.size_limits",
+            "allocation.data_and_holes",
+            "allocation.files_without_names",
+            "allocation.files_without_names_take_inodes",
+            "allocation.flags_and_what_they_forbid",
+            "allocation.extended_flags",
+        ],
+        "pyfuse3 does not bind fallocate, lseek, tmpfile and ioctl",
+    ),
     "data.a_store_behind_the_end": "a change of size drops cached pages by libfuse's defaults for INIT",
     "data.a_buffer_behind_the_end_of_the_file": "likewise",
     "permissions.set_id_bits_go": "libfuse's default has us clear set-id bits without telling who writes",

@@ -81,7 +81,7 @@ while time.monotonic() < end:
             try:
                 os.pwrite(fd, b"x" * random.randrange(1, 9000), random.randrange(9000))
             except OSError as failure:
-                if failure.errno not in (errno.EBADF, errno.EINVAL):  # read-only; O_DIRECT on the kernel's terms
+                if failure.errno not in (errno.EBADF, errno.EINVAL):  # read-only; O_DIRECT
                     raise
         elif kind == 7:
             os.rename(name, f"n{random.randrange(100)}")

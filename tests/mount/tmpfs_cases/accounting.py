@@ -22,7 +22,7 @@ def fill(path: str = "filler") -> int:
 
 
 def figures(before: os.statvfs_result) -> list[int]:
-    """How statfs has changed, once it no longer does: FUSE tells of the end of an inode (FORGET) by itself."""
+    """How statfs has changed, once it no longer does: FUSE tells of the end of an inode by itself."""
     after, same = os.statvfs("."), 0
     while same < 3:
         time.sleep(0.003)
