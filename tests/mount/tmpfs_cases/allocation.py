@@ -412,3 +412,27 @@ def sync_of_the_whole(d: Path) -> Any:
     seen = [tried(call, "syncfs", fd), tried(call, "syncfs", os.open(".", os.O_RDONLY))]
     seen += [tried(call, "syncfs", os.open("f", os.O_PATH)), tried(os.fsync, os.open(".", os.O_RDONLY))]
     return [*seen, os.pread(fd, 2, 0), tried(call, "sync_file_range", fd, 0, 0, 7)]
+
+
+@case
+def capabilities_go(d: Path) -> Any:
+    """A change of content takes a program's capabilities away, also if root makes it."""
+    capability = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+    seen: dict[str, Any] = {}
+    actions = {
+        "write": lambda: os.pwrite(os.open("f", os.O_WRONLY), b"y", 0),
+        "append": lambda: os.write(os.open("f", os.O_WRONLY | os.O_APPEND), b"y"),
+        "read": lambda: os.read(os.open("f", os.O_RDWR), 1),
+        "truncate": lambda: os.truncate("f", 50),
+        "open": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
+        "chmod": lambda: os.chmod("f", 0o700),
+        "chown": lambda: os.chown("f", -1, 7),
+    }
+    os.close(new("f", b"x" * 100))
+    for user in (0, 65534):
+        for name, action in actions.items():
+            os.chown("f", user, user), os.chmod("f", 0o777)
+            os.setxattr("f", "security.capability", capability)
+            answer = child(lambda action=action: isinstance(action(), object), uid=user, gid=user)
+            seen[f"{user} {name}"] = answer, os.listxattr("f")
+    return seen
