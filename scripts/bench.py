@@ -176,12 +176,14 @@ class Result:
 def result(store: str, measure: Measure, pairs: list[tuple[float, float]]) -> Result:
     """Take the medians."""
     ratios = [shmfs / tmpfs if measure.multiple else tmpfs / shmfs for tmpfs, shmfs in pairs]
+    tmpfs, shmfs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return Result(
         store,
         measure.name,
         measure.unit,
         measure.multiple,
-        *(statistics.median(side) for side in zip(*pairs, strict=True)),
+        tmpfs,
+        shmfs,
         statistics.median(ratios),
         min(ratios),
         max(ratios),

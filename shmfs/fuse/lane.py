@@ -30,8 +30,6 @@ _FOREVER = int(FOREVER)
 _NEGATIVE = p.ENTRY_OUT.pack(0, 0, _FOREVER, *[0] * (len(p.ENTRY_OUT.unpack(bytes(p.ENTRY_OUT.size))) - 3))
 _NO_ENTRY = bytes(p.ENTRY_OUT.size)
 _NANO = 1_000_000_000
-_STATX_MASK = 0x0FFF
-"""STATX_BASIC_STATS and STATX_BTIME."""
 
 
 class Lane:
@@ -264,35 +262,7 @@ class Lane:
     def statx(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_STATX: for the time of birth."""
         inode = self.operations.getattr(node)
-        times = [
-            field
-            for stamp in (inode.atime, inode.btime, inode.ctime, inode.mtime)
-            for field in (*divmod(stamp, _NANO), 0)
-        ]
-        valid = _FOREVER if inode.told() else 0
-        rdev = inode.rdev
-        return p.STATX_OUT.pack(
-            valid,
-            0,
-            0,
-            _STATX_MASK,
-            PAGE_SIZE,
-            0,
-            inode.nlink,
-            inode.uid,
-            inode.gid,
-            inode.mode,
-            0,
-            inode.ino,
-            inode.size,
-            inode.allocated * (PAGE_SIZE // 512),
-            0,
-            *times,
-            os.major(rdev),
-            os.minor(rdev),
-            0,
-            0,
-        )
+        return p.statx(inode, _FOREVER if inode.told() else 0)
 
     def ioctl(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_IOCTL: the flags of chattr(1)."""

@@ -1,6 +1,7 @@
 """The FUSE protocol as the lane needs it: opcodes, flags and layouts of include/uapi/linux/fuse.h (7.41)."""
 
 import enum
+import os
 import struct
 
 from shmfs.fs.inode import Inode
@@ -117,6 +118,7 @@ DIRENT = struct.Struct("<QQII")
 STATX_OUT = struct.Struct("<QII16x" + "IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")
 IOCTL_OUT = struct.Struct("<iIII")
 
+_STATX_MASK = 0x0FFF  # STATX_BASIC_STATS and STATX_BTIME
 _NANO = 1_000_000_000
 _U64 = 0xFFFF_FFFF_FFFF_FFFF  # signed seconds go as unsigned ones
 _SECTORS = PAGE_SIZE // 512
@@ -140,3 +142,17 @@ def entry(inode: Inode, entry_valid: int, attr_valid: int) -> bytes:
 def attributes(inode: Inode, attr_valid: int) -> bytes:
     """Struct fuse_attr_out."""
     return ATTR_HEAD.pack(attr_valid, 0, 0) + entry(inode, 0, 0)[-ATTR_SIZE:]
+
+
+def statx(inode: Inode, attr_valid: int) -> bytes:
+    """Struct fuse_statx_out."""
+    times = (inode.atime, inode.btime, inode.ctime, inode.mtime)
+    # fmt: off
+    return STATX_OUT.pack(
+        attr_valid, 0, 0,
+        _STATX_MASK, PAGE_SIZE, 0, inode.nlink, inode.uid, inode.gid, inode.mode, 0,
+        inode.ino, inode.size, inode.allocated * _SECTORS, 0,
+        *(field for time in times for field in (*divmod(time, _NANO), 0)),
+        os.major(inode.rdev), os.minor(inode.rdev), 0, 0,
+    )
+    # fmt: on

@@ -61,10 +61,6 @@ KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
         "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},
         "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", LATER)},
         "special.birth_time": {"kept": (False, LATER)},
-        "times.never_go_back": {
-            "touch": ("sometimes", CLOCK),
-            "touch after write": ("sometimes", CLOCK),
-        },
         "xattrs.flags": {"both, missing": (None, "pyfuse3 carries out the flags, but not both at once")},
     },
 }
@@ -72,6 +68,7 @@ KNOWN_OF["no extension"] |= KNOWN_OF["managed"]
 """What only one store differs in, or only shmfs without its C extension."""
 
 NEEDS_EXTENSION = {
+    "times.never_go_back": f"{CLOCK}: sometimes",
     **dict.fromkeys(
         [
             "allocation.modes",

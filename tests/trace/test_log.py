@@ -27,6 +27,7 @@ ARGUMENTS = {
     "allocate": (5, 0, 1),
     "free": (5, 0, 1),
     "refuse": (5, 1, 1, "size"),
+    "usage": (5, 4096, 1),
     "create": (5, "/a", FILE, 7),
     "open": (5, "/a", 2, 7),
     "release": (5, 2),

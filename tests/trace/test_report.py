@@ -31,7 +31,7 @@ def segment(inode=2, path="/psm_1", **changes):
 def statistics(*segments, **changes):
     made = Statistics(
         mount="/dev/shm", device="0:57", options="size=64m", size_limit=64 * MIB, used=0,
-        peak=36 * MIB + 4096, inode_limit=1000, inodes_used=1, inodes_peak=5, readahead=1, store="managed",
+        peak=36 * MIB + 4096, inode_limit=1000, inodes_used=1, inodes_peak=5, readahead=0, store="managed",
         pid=1, started=1, lost_records=0, notes=[], segments=list(segments),
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
