@@ -31,7 +31,7 @@ Mount options (-o, comma-separated or repeated; as of tmpfs unless said):
                        the default is auto, native where nothing forbids it
   huge= noswap mpol=   as of tmpfs, with native pages
   readahead=32         pages read ahead: faster, charged before touched
-  poll=100             microseconds the daemon looks for more before it sleeps
+  poll=200             microseconds the daemon looks for more before it sleeps
   allow_other          let other users in (root: always)
 """
 

@@ -60,7 +60,7 @@ class MountOptions:
     """lazy: pages are charged at first touch; strict: when a file grows; prefault: and given memory then."""
     readahead: int = 0
     """Pages that the kernel may read ahead; above 0, pages are charged before they are touched."""
-    poll: int = 50
+    poll: int = 100
     """Microseconds that the daemon looks for a next request before it sleeps; less where that is in vain."""
     native: dict[str, str | None] = field(default_factory=dict)
     """Options for the native store's tmpfs: huge, noswap, mpol."""

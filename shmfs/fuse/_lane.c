@@ -52,7 +52,7 @@ static PyObject *handler;           /* answers requests */
 static long long budget_ns;         /* of one drain, before the event loop has its turn */
 static long budget_requests;
 static long long spin_ns;           /* at most, waiting for a next request */
-static long long spin_now;          /* less where that was in vain lately */
+static int spins_in_vain;           /* in a row; after some, an eighth of the time is enough */
 static char *buffer;
 static uint64_t requests;
 
@@ -255,10 +255,7 @@ static ssize_t spin(long long until)
 		error = errno;
 	} while (n < 0 && error == EAGAIN && now_ns() < until);
 	Py_END_ALLOW_THREADS
-	if (n > 0)
-		spin_now = spin_now * 2 < spin_ns ? spin_now * 2 : spin_ns;
-	else
-		spin_now = spin_now / 2 > spin_ns / 16 ? spin_now / 2 : spin_ns / 16;
+	spins_in_vain = n > 0 ? 0 : spins_in_vain + 1;
 	errno = error;
 	return n;
 }
@@ -271,7 +268,7 @@ static int drain(struct fuse_session *se)
 		ssize_t n = read(device, buffer, BUFFER);
 
 		if (n < 0 && errno == EAGAIN && served && spin_ns)
-			n = spin(idle_since + spin_now);
+			n = spin(idle_since + (spins_in_vain < 32 ? spin_ns : spin_ns / 8));
 		if (n > 0) {
 			answer((struct fuse_in_header *)buffer, n);
 			served++;
@@ -325,7 +322,7 @@ static PyObject *serve(PyObject *self, PyObject *args)
 		return PyErr_NoMemory();
 	if (fcntl(device, F_SETFL, fcntl(device, F_GETFL) | O_NONBLOCK) < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
-	spin_now = spin_ns;
+	spins_in_vain = 0;
 	Py_INCREF(function);
 	Py_XSETREF(handler, function);
 	Py_RETURN_NONE;
