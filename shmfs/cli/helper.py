@@ -19,17 +19,10 @@ FUSE_OPTIONS = frozenset(
 """What mountinfo shows of a FUSE mount, and mount(8) gives back at a remount."""
 
 
-class Helper(click.Command):
+class Helper(output.OwnUsageStatus):
     """A command with mount(8)'s exit statuses."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give wrong usage mount(8)'s status."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.ctx = error.ctx or ctx  # for the line of usage
-            error.show()
-            raise click.exceptions.Exit(1) from None
+    usage_status = 1
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -57,6 +57,21 @@ DIRECTORY = PathName("dir")
 FILE = PathName("file")
 
 
+class OwnUsageStatus(click.Command):
+    """A command whose exit status for wrong usage is not click's."""
+
+    usage_status: int
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give wrong usage the command's own status."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # for the line of usage
+            error.show()
+            raise click.exceptions.Exit(self.usage_status) from None
+
+
 def mount_options(function: Command) -> Command:
     """Add -o, which may be repeated."""
     option = click.option(

@@ -26,17 +26,10 @@ Examples:
 """
 
 
-class Run(click.Command):
+class Run(output.OwnUsageStatus):
     """A command that tells wrong usage of its own from the exit statuses of the command it runs."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give wrong usage the status of every failure of shmfs."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.ctx = error.ctx or ctx  # for the line of usage
-            error.show()
-            raise click.exceptions.Exit(FAILED) from None
+    usage_status = FAILED
 
 
 @click.command(

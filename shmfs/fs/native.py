@@ -70,13 +70,13 @@ class NativeBlocks(Reservation):
 class NativeFile(RegularFile):
     """A file whose pages, size and times the kernel changes by itself."""
 
-    __slots__ = ("_allocated", "_atime", "_ctime", "_mtime", "_seen_ctime", "was_written")
+    __slots__ = ("_allocated", "_atime", "_mtime", "_seen_ctime", "was_written")
 
     pages: NativePages  # type: ignore[assignment]
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: NativePages) -> None:
         self.pages = pages
-        self._atime = self._mtime = self._ctime = now
+        self._atime = self._mtime = now
         self._allocated = self._seen_ctime = 0
         self.was_written = False
         """Opened once for writing, or with holes, which a fault fills: a mapping of it may still be there
@@ -121,7 +121,7 @@ class NativeFile(RegularFile):
             self._mtime = status.st_mtime_ns
         if status.st_ctime_ns > self._seen_ctime:
             self._seen_ctime = status.st_ctime_ns
-            self._ctime = max(self._ctime, status.st_ctime_ns)
+            self.ctime = max(self.ctime, status.st_ctime_ns)
 
     def told(self) -> bool:
         """Not once it was open for writing: a mapping may still be there, and stores into it are not seen."""
@@ -167,15 +167,6 @@ class NativeFile(RegularFile):
         self._mtime = value
         if self.pages.exists:
             self._set_times(self.pages.fileno())
-
-    @property
-    def ctime(self) -> int:
-        """Nanoseconds, of the inode or of the store's file, whichever changed last."""
-        return self._ctime
-
-    @ctime.setter
-    def ctime(self, value: int) -> None:
-        self._ctime = value
 
     def truncate_later(self, size: int) -> Callable[[], None]:
         """Work that sets the size, which a thread may do; it is told at once."""

@@ -27,7 +27,8 @@ Reply = bytes | int | tuple[bytes, ...] | None
 Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
 _FOREVER = int(FOREVER)
-_NEGATIVE = p.ENTRY_OUT.pack(0, 0, _FOREVER, *[0] * (len(p.ENTRY_OUT.unpack(bytes(p.ENTRY_OUT.size))) - 3))
+_NEGATIVE = (bytes(16) + p.U64.pack(_FOREVER)).ljust(p.ENTRY_OUT.size, b"\0")
+"""Entry of inode 0: there is no such name, and the kernel may keep that in mind."""
 _NO_ENTRY = bytes(p.ENTRY_OUT.size)
 _NANO = 1_000_000_000
 

@@ -57,9 +57,7 @@ class Operations:
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         """FUSE_LOOKUP; None for a missing name, which may be cached like an entry."""
         inode = namei.find(self.superblock.inode(parent), name)
-        if inode is not None:
-            inode.nlookup += 1
-        return inode
+        return None if inode is None else self._entry(inode)
 
     def forget(self, forgets: Iterable[tuple[int, int]]) -> None:
         """FUSE_FORGET and FUSE_BATCH_FORGET: pairs of inode and references."""
@@ -138,7 +136,7 @@ class Operations:
         with self._kept(inode):
             remove(self.superblock, directory, name)
             if "unlink" in self.superblock.instruments:
-                path = directory.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
+                path = _path(directory, name)
                 self.superblock.instruments.call("unlink", inode.ino, path, inode.nlink, cred.pid)
 
     def rename(
@@ -147,8 +145,8 @@ class Operations:
         """FUSE_RENAME and FUSE_RENAME2."""
         source, target = self.superblock.inode(parent), self.superblock.inode(new_parent)
         inode = namei.lookup(source, name)
-        old_path = source.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
-        new_path = target.path().rstrip("/") + "/" + new_name.decode(errors="surrogateescape")
+        old_path = _path(source, name)
+        new_path = _path(target, new_name)
         victim = target.get(new_name) if isinstance(target, Directory) else None
         with self._kept(victim):
             namei.rename(self.superblock, source, name, target, new_name, flags, cred)
@@ -348,3 +346,8 @@ class Operations:
         """Count the reference that an entry of READDIRPLUS gives the kernel; `.` and `..` give none."""
         if dentry.name not in (b".", b".."):
             dentry.inode.nlookup += 1
+
+
+def _path(directory: Inode, name: bytes) -> str:
+    """Path of a name in a directory, as instruments are told it."""
+    return directory.path().rstrip("/") + "/" + name.decode(errors="surrogateescape")
