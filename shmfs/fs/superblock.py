@@ -161,9 +161,11 @@ class Superblock:
         del self.inodes[inode.ino]
         if isinstance(inode, NativeFile):
             self.tell_usage(inode)
+            if inode.allocated:
+                self.watch_peak()
         elif isinstance(inode, RegularFile):
             inode.pages.truncate(0)
-        else:
+        elif inode.allocated:
             self.blocks.uncharge(inode.allocated)
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
@@ -174,7 +176,6 @@ class Superblock:
     def tell_usage(self, inode: NativeFile) -> None:
         """Tell the instruments what the kernel changed in a file of the native store."""
         inode.refresh()
-        self.watch_peak()
         if "usage" in self.instruments:
             self.instruments.call("usage", inode.ino, inode.size, inode.allocated)
 

@@ -263,13 +263,21 @@ static ssize_t spin(long long until)
 static int drain(struct fuse_session *se)
 {
 	long long start = now_ns(), idle_since = start;
+	int waited = 0;
 
 	for (long served = 0; served < budget_requests;) {
-		ssize_t n = read(device, buffer, BUFFER);
+		long long until = idle_since + (spins_in_vain < 32 ? spin_ns : spin_ns / 8);
+		ssize_t n = -1;
 
+		/* Somebody who waited for an answer makes no next request before he has run. */
+		errno = EAGAIN;
+		if (!waited)
+			n = read(device, buffer, BUFFER);
 		if (n < 0 && errno == EAGAIN && served && spin_ns)
-			n = spin(idle_since + (spins_in_vain < 32 ? spin_ns : spin_ns / 8));
+			n = spin(until);
 		if (n > 0) {
+			waited = ((struct fuse_in_header *)buffer)->opcode;
+			waited = waited != FUSE_FORGET && waited != FUSE_BATCH_FORGET && waited != FUSE_RELEASE;
 			answer((struct fuse_in_header *)buffer, n);
 			served++;
 			if (PyErr_CheckSignals() < 0)

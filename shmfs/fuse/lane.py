@@ -29,7 +29,7 @@ Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 _FOREVER = int(FOREVER)
 _NEGATIVE = (bytes(16) + p.U64.pack(_FOREVER)).ljust(p.ENTRY_OUT.size, b"\0")
 """Entry of inode 0: there is no such name, and the kernel may keep that in mind."""
-_NO_ENTRY = bytes(p.ENTRY_OUT.size)
+_PADDING = tuple(bytes(size) for size in range(8))
 _NANO = 1_000_000_000
 
 
@@ -49,7 +49,7 @@ class Lane:
         self._freed = freed
         """Called when memory waits to be given back."""
         self._backings = backings
-        self._cred = Credentials()
+        self._cred = self._cred_masked = Credentials()
         self._spawn = spawn
         """Answers a request later: with the third argument's result, once the work was done in a thread."""
         names = {code: code.name.lower() for code in p.Opcode}
@@ -94,7 +94,7 @@ class Lane:
             if failure is not None:
                 undo()
                 return failure.errno or errno.EIO
-            if isinstance(result, bytes) and len(result) == p.ATTR_HEAD.size + p.ATTR_SIZE:
+            if isinstance(result, bytes) and len(result) == p.ATTR_OUT.size:
                 inode = self.operations.getattr(node)
                 if isinstance(inode, NativeFile):
                     inode.look()
@@ -102,6 +102,13 @@ class Lane:
             return result
 
         self._spawn(unique, work, finish)
+
+    def _masked(self, cred: Credentials, umask: int) -> Credentials:
+        """The credentials with a umask; made anew only for another caller."""
+        masked = self._cred_masked
+        if masked.umask != umask or masked[:3] != cred[:3]:
+            masked = self._cred_masked = cred._replace(umask=umask)
+        return masked
 
     # ---- answers
 
@@ -154,17 +161,13 @@ class Lane:
         """FUSE_MKNOD."""
         mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(body)
         name = body[p.MKNOD_IN.size : -1]
-        return self._entry(
-            self.operations.mknod(node, name, mode, rdev, Credentials(cred.uid, cred.gid, cred.pid, umask))
-        )
+        return self._entry(self.operations.mknod(node, name, mode, rdev, self._masked(cred, umask)))
 
     def mkdir(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_MKDIR."""
         mode, umask = p.MKDIR_IN.unpack_from(body)
         name = body[p.MKDIR_IN.size : -1]
-        return self._entry(
-            self.operations.mkdir(node, name, mode, Credentials(cred.uid, cred.gid, cred.pid, umask))
-        )
+        return self._entry(self.operations.mkdir(node, name, mode, self._masked(cred, umask)))
 
     def symlink(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_SYMLINK."""
@@ -175,9 +178,7 @@ class Lane:
         """FUSE_CREATE."""
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(body)
         name = body[p.CREATE_IN.size : -1]
-        inode, handle = self.operations.create(
-            node, name, mode, flags, Credentials(cred.uid, cred.gid, cred.pid, umask)
-        )
+        inode, handle = self.operations.create(node, name, mode, flags, self._masked(cred, umask))
         try:
             return self._entry(inode), self._open(handle, True, flags, cred)
         except OSError:
@@ -187,9 +188,7 @@ class Lane:
     def tmpfile(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_TMPFILE (O_TMPFILE); the name is the kernel's and means nothing."""
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(body)
-        inode, handle = self.operations.tmpfile(
-            node, mode, flags, Credentials(cred.uid, cred.gid, cred.pid, umask)
-        )
+        inode, handle = self.operations.tmpfile(node, mode, flags, self._masked(cred, umask))
         try:
             return self._entry(inode), self._open(handle, True, flags, cred)
         except OSError:
@@ -378,38 +377,18 @@ class Lane:
         """FUSE_RELEASEDIR."""
         return 0
 
-    def readdirplus(self, cred: Credentials, node: int, body: bytes) -> Reply:
-        """FUSE_READDIRPLUS; what would have to be looked up in the native store goes without attributes."""
+    def readdir(self, cred: Credentials, node: int, body: bytes) -> Reply:
+        """FUSE_READDIR; not READDIRPLUS: the kernel keeps names for good, attributes are seldom news."""
         _, cookie, room, *_ = p.READ_IN.unpack_from(body)
+        pack, head = p.DIRENT.pack, p.DIRENT.size
         parts = []
-        for dentry in self.operations.readdir(node, cookie):
-            name, inode = dentry.name, dentry.inode
-            size = p.ENTRY_OUT.size + p.DIRENT.size + len(name)
-            padding = -size % 8
+        for name, inode, place in self.operations.readdir(node, cookie):
+            size = head + len(name)
+            padding = -size & 7
             room -= size + padding
             if room < 0:
                 break
-            if inode.is_stale():
-                parts.append(_NO_ENTRY)
-            else:
-                parts.append(self._entry(inode))
-                self.operations.listed(dentry)
-            parts.append(p.DIRENT.pack(inode.ino, dentry.cookie, len(name), inode.mode >> 12))
-            parts.append(name + bytes(padding))
-        return b"".join(parts)
-
-    def readdir(self, cred: Credentials, node: int, body: bytes) -> Reply:
-        """FUSE_READDIR, which the kernel uses where it wants no attributes."""
-        _, cookie, room, *_ = p.READ_IN.unpack_from(body)
-        parts = []
-        for dentry in self.operations.readdir(node, cookie):
-            padding = -(p.DIRENT.size + len(dentry.name)) % 8
-            room -= p.DIRENT.size + len(dentry.name) + padding
-            if room < 0:
-                break
-            kind = stat.S_IFMT(dentry.inode.mode) >> 12
-            parts.append(p.DIRENT.pack(dentry.inode.ino, dentry.cookie, len(dentry.name), kind))
-            parts.append(dentry.name + bytes(padding))
+            parts.append(pack(inode.ino, place, len(name), inode.mode >> 12) + name + _PADDING[padding])
         return b"".join(parts)
 
     # ---- the session

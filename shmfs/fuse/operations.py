@@ -8,7 +8,6 @@ A file handle is made of the inode number and the access mode, so an open costs 
 table of them to lose.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -133,11 +132,14 @@ class Operations:
     ) -> None:
         directory = self.superblock.inode(parent)
         inode = namei.lookup(directory, name)
-        with self._kept(inode):
+        inode.nlookup += 1  # kept meanwhile, so that it is told of as unlinked before as evicted
+        try:
             remove(self.superblock, directory, name)
             if "unlink" in self.superblock.instruments:
                 path = _path(directory, name)
                 self.superblock.instruments.call("unlink", inode.ino, path, inode.nlink, cred.pid)
+        finally:
+            self.superblock.forget(inode.ino, 1)
 
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, cred: Credentials
@@ -145,33 +147,38 @@ class Operations:
         """FUSE_RENAME and FUSE_RENAME2."""
         source, target = self.superblock.inode(parent), self.superblock.inode(new_parent)
         inode = namei.lookup(source, name)
-        old_path = _path(source, name)
-        new_path = _path(target, new_name)
         victim = target.get(new_name) if isinstance(target, Directory) else None
-        with self._kept(victim):
-            namei.rename(self.superblock, source, name, target, new_name, flags, cred)
-            if "rename" not in self.superblock.instruments or victim is inode:
-                return
-            if victim is not None and flags & namei.RENAME_EXCHANGE:
-                self.superblock.instruments.call("rename", victim.ino, new_path, old_path, cred.pid)
-            elif victim is not None:
-                self.superblock.instruments.call("unlink", victim.ino, new_path, victim.nlink, cred.pid)
-            self.superblock.instruments.call("rename", inode.ino, old_path, new_path, cred.pid)
-            whiteout = source.get(name) if isinstance(source, Directory) else None
-            if flags & namei.RENAME_WHITEOUT and whiteout is not None:
-                self.superblock.instruments.call("create", whiteout.ino, old_path, whiteout.mode, cred.pid)
-
-    @contextlib.contextmanager
-    def _kept(self, inode: Inode | None) -> Iterator[None]:
-        """Keep an inode meanwhile, so that it is told of as unlinked before it is told of as evicted."""
-        if inode is None:
-            yield
-            return
-        inode.nlookup += 1
+        if victim is not None:
+            victim.nlookup += 1  # kept meanwhile, as in `_remove`
         try:
-            yield
+            namei.rename(self.superblock, source, name, target, new_name, flags, cred)
+            if "rename" in self.superblock.instruments and victim is not inode:
+                whiteout = namei.find(source, name) if flags & namei.RENAME_WHITEOUT else None
+                self._renamed(
+                    inode, victim, whiteout, _path(source, name), _path(target, new_name), flags, cred.pid
+                )
         finally:
-            self.superblock.forget(inode.ino, 1)
+            if victim is not None:
+                self.superblock.forget(victim.ino, 1)
+
+    def _renamed(
+        self,
+        inode: Inode,
+        victim: Inode | None,
+        whiteout: Inode | None,
+        old_path: str,
+        new_path: str,
+        flags: int,
+        pid: int,
+    ) -> None:
+        tell = self.superblock.instruments.call
+        if victim is not None and flags & namei.RENAME_EXCHANGE:
+            tell("rename", victim.ino, new_path, old_path, pid)
+        elif victim is not None:
+            tell("unlink", victim.ino, new_path, victim.nlink, pid)
+        tell("rename", inode.ino, old_path, new_path, pid)
+        if whiteout is not None:
+            tell("create", whiteout.ino, old_path, whiteout.mode, pid)
 
     def readlink(self, ino: int) -> bytes:
         """FUSE_READLINK; raises EINVAL."""
@@ -256,7 +263,7 @@ class Operations:
             inode.descriptor()
             inode.was_written = inode.was_written or inode.writers > 0 or inode.has_holes()
         if "open" in self.superblock.instruments:
-            self.superblock.instruments.call("open", ino, inode.path(), flags, cred.pid)
+            self.superblock.instruments.call("open", ino, flags, cred.pid)
         return ino << 2 | flags & os.O_ACCMODE, keep_cache
 
     def _file(self, handle: int) -> RegularFile:
@@ -294,11 +301,15 @@ class Operations:
         inode = self._file(handle)
         old_size = inode.size
         stored = file.write(self.superblock, inode, offset, data)
-        self._resized(inode, old_size, 0)
+        if inode.size != old_size:
+            self._resized(inode, old_size, 0)
         if kill_privileges or self.handle_killpriv:
             attributes.kill_privileges(self.superblock, inode)
         if inode.attributes_cached:
-            self._attributes_changed(inode)
+            if old_size:
+                self._attributes_changed(inode)
+            else:  # there was nothing to write back: it is write(2), after which the kernel asks by itself
+                inode.attributes_cached = False
         return stored
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int, cred: Credentials) -> None:
@@ -334,7 +345,7 @@ class Operations:
         return not attributes.access_counts(self.superblock, self.superblock.inode(ino))
 
     def readdir(self, ino: int, cookie: int) -> Iterator[Dentry]:
-        """FUSE_READDIRPLUS: entries behind `cookie`; the caller counts those it sends (`listed`)."""
+        """FUSE_READDIR and FUSE_READDIRPLUS, of which the caller counts the entries sent (`listed`)."""
         directory = self.superblock.inode(ino)
         if not isinstance(directory, Directory):
             raise error(errno.ENOTDIR)

@@ -41,7 +41,6 @@ class Opcode(enum.IntEnum):
     IOCTL = 39
     BATCH_FORGET = 42
     FALLOCATE = 43
-    READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
     COPY_FILE_RANGE = 47
@@ -52,6 +51,7 @@ class Opcode(enum.IntEnum):
 
 # Flags of INIT.
 DONT_MASK = 1 << 6
+DO_READDIRPLUS = 1 << 13
 AUTO_INVAL_DATA = 1 << 12
 HANDLE_KILLPRIV = 1 << 19
 EXPLICIT_INVAL_DATA = 1 << 25
@@ -104,9 +104,8 @@ FORGET_ONE = struct.Struct("<QQ")
 BATCH_FORGET_IN = struct.Struct("<II")
 
 # Answers.
-ATTR_SIZE = 88
 ENTRY_OUT = struct.Struct("<QQQQII" + "QQQQQQIIIIIIIIII")
-ATTR_HEAD = struct.Struct("<QII")
+ATTR_OUT = struct.Struct("<QII" + "QQQQQQIIIIIIIIII")
 OPEN_OUT = struct.Struct("<QIi")
 WRITE_OUT = struct.Struct("<II")
 STATFS_OUT = struct.Struct("<QQQQQIII28x")
@@ -123,14 +122,13 @@ _SECTORS = PAGE_SIZE // 512
 
 def entry(inode: Inode, entry_valid: int, attr_valid: int) -> bytes:
     """Struct fuse_entry_out; how long name and attributes may be kept is in seconds."""
-    atime, atime_ns = divmod(inode.atime, _NANO)
-    mtime, mtime_ns = divmod(inode.mtime, _NANO)
-    ctime, ctime_ns = divmod(inode.ctime, _NANO)
+    ino, atime, mtime, ctime = inode.ino, inode.atime, inode.mtime, inode.ctime
     # fmt: off
     return ENTRY_OUT.pack(
-        inode.ino, 0, entry_valid, attr_valid, 0, 0,
-        inode.ino, inode.size, inode.allocated * _SECTORS,
-        atime & _U64, mtime & _U64, ctime & _U64, atime_ns, mtime_ns, ctime_ns,
+        ino, 0, entry_valid, attr_valid, 0, 0,
+        ino, inode.size, inode.allocated * _SECTORS,
+        atime // _NANO & _U64, mtime // _NANO & _U64, ctime // _NANO & _U64,
+        atime % _NANO, mtime % _NANO, ctime % _NANO,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
     )
     # fmt: on
@@ -138,7 +136,16 @@ def entry(inode: Inode, entry_valid: int, attr_valid: int) -> bytes:
 
 def attributes(inode: Inode, attr_valid: int) -> bytes:
     """Struct fuse_attr_out."""
-    return ATTR_HEAD.pack(attr_valid, 0, 0) + entry(inode, 0, 0)[-ATTR_SIZE:]
+    atime, mtime, ctime = inode.atime, inode.mtime, inode.ctime
+    # fmt: off
+    return ATTR_OUT.pack(
+        attr_valid, 0, 0,
+        inode.ino, inode.size, inode.allocated * _SECTORS,
+        atime // _NANO & _U64, mtime // _NANO & _U64, ctime // _NANO & _U64,
+        atime % _NANO, mtime % _NANO, ctime % _NANO,
+        inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
+    )
+    # fmt: on
 
 
 def statx(inode: Inode, attr_valid: int) -> bytes:

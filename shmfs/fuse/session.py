@@ -71,7 +71,8 @@ def mount(
     if _lane:
         wanted = p.DONT_MASK | p.EXPLICIT_INVAL_DATA | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
         wanted |= p.PASSTHROUGH if native else 0
-        _lane.configure(wanted, p.AUTO_INVAL_DATA | p.HANDLE_KILLPRIV, options.readahead * PAGE_SIZE, 1)
+        unwanted = p.AUTO_INVAL_DATA | p.HANDLE_KILLPRIV | p.DO_READDIRPLUS
+        _lane.configure(wanted, unwanted, options.readahead * PAGE_SIZE, 1)
     with tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)

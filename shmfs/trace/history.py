@@ -94,12 +94,12 @@ class History:
         self._processes = processes or Processes()
         self._names = Names()
         self._live: dict[int, _Live] = {}
-        self._ended: deque[Segment] = deque(maxlen=MAX_ENDED)
+        self._ended: deque[tuple[int, str, _Live]] = deque(maxlen=MAX_ENDED)
 
     def segments(self) -> list[Segment]:
         """Return every segment: the live ones, then the ended ones from the oldest to the newest."""
         live = [live.segment(inode, self._names.get(inode), False) for inode, live in self._live.items()]
-        return live + list(self._ended)
+        return live + [one.segment(inode, path, True) for inode, path, one in self._ended]
 
     # The hooks.
 
@@ -140,13 +140,14 @@ class History:
     def create(self, inode: int, path: str, mode: int, pid: int) -> None:
         """Begin a segment; without a path it is an O_TMPFILE, which has no name yet."""
         if stat.S_ISREG(mode):
-            self.evict(inode)  # nothing to do, unless the end of an earlier inode was missed
+            if inode in self._live:
+                self.evict(inode)  # the end of an earlier inode was missed
             self._live[inode] = _Live(self._processes.get(pid), 1 if path else 0)
             self._names.create(inode, path, mode)
         elif stat.S_ISDIR(mode):
             self._names.create(inode, path, mode)
 
-    def open(self, inode: int, path: str, flags: int, pid: int) -> None:
+    def open(self, inode: int, flags: int, pid: int) -> None:
         """Remember who opened it."""
         live = self._live.get(inode)
         if live is not None:
@@ -191,5 +192,5 @@ class History:
         if live is not None:
             if len(self._ended) == MAX_ENDED:
                 self.segments_dropped += 1
-            self._ended.append(live.segment(inode, self._names.get(inode), True))
+            self._ended.append((inode, self._names.get(inode), live))
         self._names.evict(inode)

@@ -25,7 +25,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "usage": ("inode", "size", "pages"),
     # Sources in fuse.
     "create": ("inode", "path", "mode", "pid"),
-    "open": ("inode", "path", "flags", "pid"),
+    "open": ("inode", "flags", "pid"),
     "release": ("inode", "flags"),
     "link": ("inode", "path", "pid"),
     "unlink": ("inode", "path", "nlink", "pid"),

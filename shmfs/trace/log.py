@@ -48,7 +48,7 @@ FIELDS = {
 } | {"lost": ("time", "event", "count")}
 """Every event with its fields in order."""
 
-NAMING = {"create": 2, "open": 1, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
+NAMING = {"create": 2, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
 """Hooks that change names, with the number of arguments after the inode that `Names` wants."""
 
 

@@ -373,6 +373,7 @@ def invalidated(monkeypatch) -> list[tuple[int, bool]]:
 def test_attributes_alone_are_invalidated(adapter, invalidated):
     """Never pages: the server must not wait for pages that are being written."""
     info, entry = make(adapter)
+    run(adapter.write, info.fh, 0, b"x")
     run(adapter.release, info.fh)
     run(adapter.getattr, entry.st_ino, CTX)
     info = run(adapter.open, entry.st_ino, os.O_RDWR, CTX)
@@ -385,6 +386,7 @@ def test_the_kernel_may_have_forgotten_the_inode(adapter, monkeypatch):
         raise OSError(errno.ENOENT, "")
 
     info, entry = make(adapter)
+    run(adapter.write, info.fh, 0, b"x")
     run(adapter.release, info.fh)
     run(adapter.getattr, entry.st_ino, CTX)
     monkeypatch.setattr(pyfuse3, "invalidate_inode", forgotten)

@@ -42,7 +42,7 @@ def test_it_listens_to_every_hook(history):
 def test_a_life(history):
     me = os.getpid()
     history.create(5, "/psm_1", FILE, me)
-    history.open(5, "/psm_1", os.O_RDWR, me)
+    history.open(5, os.O_RDWR, me)
     history.resize(5, 0, 8192, me)
     history.allocate(5, 0, 2)
     history.page_in(5, 0, 1)
@@ -154,7 +154,7 @@ def test_every_opener_once(history):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         for pid in (os.getpid(), child.pid, os.getpid(), child.pid, 0):
-            history.open(5, "/x", 0, pid)
+            history.open(5, 0, pid)
         segment = only(history)
         assert [process.pid for process in segment.opened_by] == [os.getpid(), child.pid]
         assert segment.open_handles == 5
@@ -166,7 +166,7 @@ def test_openers_are_capped(history, monkeypatch):
     monkeypatch.setattr(history_module, "MAX_OPENERS", 3)
     history.create(5, "/x", FILE, 0)
     for pid in range(2**22 + 1, 2**22 + 6):  # beyond the kernel's PID_MAX_LIMIT, so never a process
-        history.open(5, "/x", 0, pid)
+        history.open(5, 0, pid)
     segment = only(history)
     assert len(segment.opened_by) == 3
     assert segment.opens_dropped == 2
@@ -228,7 +228,7 @@ def test_an_exec_does_not_make_two_openers(history, tmp_path, monkeypatch):
     history.create(5, "/x", FILE, 0)
     for command in ("sh", "cat"):
         write_process(tmp_path, 7, command, 100)
-        history.open(5, "/x", 0, 7)
+        history.open(5, 0, 7)
     assert [process.command for process in only(history).opened_by] == ["cat"]
 
 
@@ -237,7 +237,7 @@ def test_hot_hooks_cost_little(history):
     for hook in (history.page_in, history.allocate, history.free):
         best = min(timeit.repeat(lambda hook=hook: hook(5, 1, 1), number=1000, repeat=20)) / 1000
         assert best < 5e-6, hook
-    best = min(timeit.repeat(lambda: history.open(5, "/x", 0, os.getpid()), number=100, repeat=20)) / 100
+    best = min(timeit.repeat(lambda: history.open(5, 0, os.getpid()), number=100, repeat=20)) / 100
     assert best < 10e-6
 
 
@@ -247,7 +247,7 @@ def test_an_empty_segment_is_small(history):
     try:
         for inode, name in enumerate(names, 2**20):
             history.create(inode, name, FILE, os.getpid())
-            history.open(inode, name, 0, os.getpid())
+            history.open(inode, 0, os.getpid())
         used = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

@@ -29,7 +29,7 @@ ARGUMENTS = {
     "refuse": (5, 1, 1, "size"),
     "usage": (5, 4096, 1),
     "create": (5, "/a", FILE, 7),
-    "open": (5, "/a", 2, 7),
+    "open": (5, 2, 7),
     "release": (5, 2),
     "link": (5, "/b", 7),
     "unlink": (5, "/b", 1, 7),
