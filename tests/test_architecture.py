@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """What a room may import, beside itself and `errors`."""
 
-HEAVY = {"numpy", "rich", "click", "psutil", "posix_ipc", "pytest", "hypothesis"}
+HEAVY = {"numpy", "zstandard", "pyarrow", "rich", "click", "psutil", "posix_ipc", "pytest", "hypothesis"}
 """What the daemon must not load: its memory is the file system's."""
 
 

@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Done(msgspec.Struct, kw_only=True):
     """Faults that were recorded and are not in the file: it is bounded, or could not be written."""
     dropped_events: int = 0
     """The same of events."""
+
+
+def checksum(head: bytes, stored: bytes) -> int:
+    """Return the crc of a chunk; `head` is what comes before it."""
+    return zlib.crc32(stored, zlib.crc32(head))
 
 
 def encode(faults: Faults) -> bytes:

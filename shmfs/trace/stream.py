@@ -3,7 +3,8 @@ r"""The trace: one append-only file of what happened, by convention `*.shmtrace`
 All integers are little-endian. The file is a header of 16 bytes and chunks, one behind the other:
 
     header   8 bytes b"\x89SHMTRC\n", u32 version = 1, u32 flags = 0
-    chunk    4 bytes kind, u32 stored length, u32 raw length, u32 crc32 (zlib's) of the stored payload
+    chunk    4 bytes kind, u32 stored length, u32 raw length,
+             u32 crc32 (zlib's) of these 12 bytes and the stored payload
              payload: one zstd frame of the raw bytes
 
 A recorder that was killed leaves a last chunk that is not whole: a reader stops before the first chunk that
@@ -71,8 +72,8 @@ events all that are not of `KEPT`; `Done` says how many.
 
 import fcntl
 import os
+import stat
 import weakref
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -105,6 +106,7 @@ from shmfs.trace.format import (
     Faults,
     Meta,
     Source,
+    checksum,
     decode,
 )
 from shmfs.trace.writer import Writer
@@ -145,7 +147,7 @@ class Trace:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self.close = weakref.finalize(self, os.close, self._fd)
         """Close the file; it closes by itself with the last reference, too."""
         self._zstd = zstandard.ZstdDecompressor()
@@ -231,7 +233,8 @@ class Trace:
     # The file.
 
     def _check_header(self) -> None:
-        header = os.pread(self._fd, HEADER.size, 0)
+        regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        header = os.pread(self._fd, HEADER.size, 0) if regular else b""
         if len(header) < HEADER.size or not header.startswith(MAGIC):
             raise ShmfsError(f"{self.path} is not a shmfs trace")
         _, version, _ = HEADER.unpack(header)
@@ -250,7 +253,7 @@ class Trace:
             if chunk.at + length > size:
                 self.damage = f"it ends within a chunk: {size - at} bytes at its end are not read"
                 return
-            if max(raw, length) > MAX_RAW or zlib.crc32(self._read(chunk)) != crc:
+            if max(raw, length) > MAX_RAW or checksum(head[:12], self._read(chunk)) != crc:
                 self.damage = f"it is damaged at byte {at}: {size - at} bytes from there on are not read"
                 return
             yield chunk

@@ -5,7 +5,6 @@ import logging
 import os
 import stat
 import time
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from shmfs.trace.format import (
     Done,
     Faults,
     Meta,
+    checksum,
     encode,
 )
 from shmfs.trace.names import printable
@@ -321,7 +321,8 @@ def _newest(chunks: list[_Chunk], room: int) -> list[_Chunk]:
 
 def _pack(kind: bytes, raw: bytes | bytearray) -> bytes:
     stored = zstandard.compress(raw, level=1)
-    return CHUNK.pack(kind, len(stored), len(raw), zlib.crc32(stored)) + stored
+    head = CHUNK.pack(kind, len(stored), len(raw), 0)[:12]
+    return head + checksum(head, stored).to_bytes(4, "little") + stored
 
 
 def _valid(value: Any) -> Any:
