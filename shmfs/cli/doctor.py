@@ -83,7 +83,7 @@ def _wrapped(sentence: str, width: int, indent: int) -> "Text":
 
     from rich.text import Text
 
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     text = fill(clean(sentence), width, subsequent_indent=" " * indent, break_on_hyphens=False)
     return Text(text, no_wrap=True, overflow="ignore")

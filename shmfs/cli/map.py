@@ -56,14 +56,14 @@ def map_(every: bool, as_json: bool, file: str) -> None:
 def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
     from rich.text import Text
 
-    from shmfs.trace import pagemap, report
+    from shmfs.trace import pagemap, text
 
     console = output.console()
     shared = len(matrix.shared())
     pages = -(-size // pagemap.PAGE)
-    head = Text(report.clean(file), "bold")
-    mappers = output.plural(len(matrix.processes), "process")
-    head.append(f"  {report.size(size)}, {output.plural(pages, 'page')}, mapped by {mappers}, ", "")
+    head = Text(text.clean(file), "bold")
+    mappers = text.plural(len(matrix.processes), "process")
+    head.append(f"  {text.size(size)}, {text.plural(pages, 'page')}, mapped by {mappers}, ", "")
     head.append(f"{shared} shared", "bold green" if shared else "")
     output.emit(console, head)
     present = sum(len(one.pages) + len(one.copies) for one in matrix.processes)
@@ -85,7 +85,7 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     from rich.text import Text
 
     from shmfs.trace.picture import Kind, draw
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     ascii_only = console.options.ascii_only
     glyphs = dict(zip(Kind, ".c+#" if ascii_only else "·c▒█", strict=True))
@@ -126,7 +126,7 @@ def _print_ranges(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
     from shmfs.trace.picture import Kind, ranges
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
     found = ranges(matrix)
@@ -146,7 +146,7 @@ def _print_ranges(console: "Console", matrix: "Matrix") -> None:
 def _print_pages(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
     rows = []

@@ -130,19 +130,16 @@ def expected(status: int | None = None, keep: Sequence[int] = ()) -> Iterator[No
 
 def complain(message: str) -> None:
     """Print a sentence on standard error."""
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     click.echo(f"shmfs: {clean(message)}", err=True)
-
-
-def plural(number: int, word: str) -> str:
-    """Return "1 page" or "2 pages"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def tell_refused(count: int) -> None:
     """Say that processes could not be looked at, if any; what is shown may not be all then."""
     import os
+
+    from shmfs.trace.text import plural
 
     if count:
         hint = "" if os.geteuid() == 0 else "; run it as root to see all that map"
@@ -177,43 +174,17 @@ def console(*, stderr: bool = False) -> "Console":
     return console
 
 
-def emit(console: "Console", what: "RenderableType") -> None:
+def emit(console: "Console", *what: "RenderableType") -> None:
     """Print, in ASCII where the terminal knows no more."""
-    from shmfs.trace.report import ASCII
+    from shmfs.trace.text import show
 
-    if not console.options.ascii_only:
-        console.print(what)
-        return
-    with console.capture() as capture:
-        console.print(what)
-    text = capture.get().translate(ASCII | {ord("–"): "-"})  # noqa: RUF001
-    console.out(text.encode("ascii", "backslashreplace").decode(), end="", highlight=False)
+    show(console, *what)
 
 
 def listing(
     console: "Console", headings: Sequence[str], rows: "Sequence[Sequence[Text]]", right: Sequence[str] = ()
 ) -> None:
     """Print one line a row; a paragraph a row if the console is too narrow. The first column is the name."""
-    from rich.cells import cell_len
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
+    from shmfs.trace.text import listing
 
-    widths = [
-        max(cell_len(heading), *(row[i].cell_len for row in rows)) for i, heading in enumerate(headings)
-    ]
-    if sum(widths) + 2 * (len(widths) - 1) <= console.width:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        for heading in headings:
-            table.add_column(heading, no_wrap=True, justify="right" if heading in right else "left")
-        for row in rows:
-            table.add_row(*row)
-        emit(console, table)
-        return
-    for row in rows:
-        emit(console, Text(row[0].plain, row[0].style or "bold", overflow="fold"))
-        fields = Text(overflow="fold")
-        for heading, cell in zip(headings[1:], row[1:], strict=True):
-            if cell.plain not in ("", "-"):
-                fields.append(" · " if fields else "").append(f"{heading.lower()} ", "dim").append(cell)
-        emit(console, Padding(fields, (0, 0, 0, 2)))
+    emit(console, *listing(headings, rows, console.width, right))

@@ -77,7 +77,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
 def _print_mounts(entries: "list[Entry]") -> None:
     from rich.text import Text
 
-    from shmfs.trace.report import clean, size
+    from shmfs.trace.text import clean, size
 
     console = output.console()
     if not entries:
@@ -130,14 +130,14 @@ def _print_segments(
 ) -> None:
     from rich.text import Text
 
-    from shmfs.trace.report import clean, size
+    from shmfs.trace.text import clean, plural, size
 
     console = output.console()
     known = entry.statistics
     assert known is not None  # noqa: S101
     limit = f" of {size(known.size_limit)}" if known.size_limit else ", no limit"
     head = f"{entry.mountpoint}: {size(known.used)}{limit}, "
-    head += f"{output.plural(len(segments), 'segment')}, device {entry.device}, daemon {known.pid}"
+    head += f"{plural(len(segments), 'segment')}, device {entry.device}, daemon {known.pid}"
     output.emit(console, Text(clean(head), "bold"))
     if not segments:
         return
@@ -150,7 +150,7 @@ def _print_segments(
 def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
     from rich.text import Text
 
-    from shmfs.trace.report import clean, size
+    from shmfs.trace.text import clean, size
 
     name = clean(segment.path) or f"(inode {segment.inode}, no name)"
     state = "ended" if segment.evicted else "unlinked" if not segment.nlink else ""
@@ -172,7 +172,7 @@ def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
 def _mappers(seen: "Observation") -> str:
     from collections import Counter
 
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     if len(seen.mapped_by) <= NAMED:
         return ", ".join(_who(one.process) for one in seen.mapped_by)
@@ -181,6 +181,6 @@ def _mappers(seen: "Observation") -> str:
 
 
 def _who(process: "Process | None") -> str:
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     return f"{clean(process.command) or 'pid'} {process.pid}" if process else "-"

@@ -5,19 +5,19 @@ to a person, `report_json` to a program. Every figure says its source, and wheth
 """
 
 import shlex
-import signal
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from shmfs.trace.records import Mapped, Observations, Process, Segment, Statistics
+from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size
 
 PAGE = 4096
 MIB = 1 << 20
@@ -27,8 +27,6 @@ ROWS = 20
 
 NAMED = 3
 """Files that are named in a line about several."""
-
-ASCII = str.maketrans({"·": "-", "×": "x", "…": "~"})  # noqa: RUF001
 
 
 class Row(Struct):
@@ -163,47 +161,32 @@ def _sources(observations: Observations | None) -> list[Source]:
     return sources
 
 
-# The report for people. Only Text goes to rich, never markup: names are anybody's.
+# The report for people.
 
 
 def render(report: Report, console: Console) -> None:
     """Print the report; it fits any width from 40 columns, with or without colour."""
-    ascii_only = console.options.ascii_only
     width = console.width
-    _print(console, _facts(_header(report), width), ascii_only)
+    show(console, labelled(_header(report), width))
     shown = report.segments[:ROWS]
     if shown:
         console.print()
         table = _table(shown, width)
-        _print(console, table if table is not None else _stacked(shown), ascii_only)
+        show(console, *([table] if table is not None else _stacked(shown)))
         if len(report.segments) > len(shown):
             more = report.segments[ROWS:]
             peak = sum(row.segment.peak_resident for row in more)
             text = f"… and {len(more)} more, peaks of {size(peak * PAGE)} in all"
-            _print(console, Text(text, "dim"), ascii_only)
+            show(console, Text(text, "dim"))
     console.print()
     warnings = _warnings(report)
     if warnings:
-        _print(console, _facts(warnings, width), ascii_only)
-    _print(console, Text(_footer(report), "dim"), ascii_only)
-
-
-def _print(console: Console, what: Table | Text | list[Text | Padding], ascii_only: bool) -> None:
-    for one in what if isinstance(what, list) else [what]:
-        if ascii_only:
-            with console.capture() as capture:
-                console.print(one)
-            plain = capture.get().translate(ASCII).encode("ascii", "backslashreplace").decode()
-            console.out(plain, end="", highlight=False)
-        else:
-            console.print(one)
-
-
-Fact = tuple[str, Text]
+        show(console, labelled(warnings, width))
+    show(console, Text(_footer(report), "dim"))
 
 
 def _header(report: Report) -> list[Fact]:
-    command = Text(_clip(clean(shlex.join(report.command)), 200), "bold")
+    command = Text(clip(clean(shlex.join(report.command)), 200), "bold")
     limit = f" of {size(report.size_limit)}" if report.size_limit else ", no limit"
     peak = Text.assemble((size(report.peak), "bold"), limit)
     if report.size_limit and report.peak:
@@ -216,27 +199,16 @@ def _header(report: Report) -> list[Fact]:
         peak.append(" · ")
         peak.append("not enough", "bold red")
     count = len(report.segments) + report.segments_dropped
-    ended = _status(report.status)
-    ended.append(f" after {report.duration:.2f} s · {_plural(count, 'segment')} · ")
-    ended.append(_plural(report.processes, "process"))
+    ended = exit_status(report.status)
+    ended.append(f" after {report.duration:.2f} s · {plural(count, 'segment')} · ")
+    ended.append(plural(report.processes, "process"))
     return [("shmfs", command), ("end", ended), ("peak", peak)]
-
-
-def _status(status: int) -> Text:
-    if status == 0:
-        return Text("exit 0", "green")
-    if status > 128:
-        try:
-            return Text(f"{signal.Signals(status - 128).name} (exit {status})", "bold red")
-        except ValueError:
-            pass
-    return Text(f"exit {status}", "bold red")
 
 
 def _page_ins(segment: Segment) -> str:
     if segment.page_ins is None:
         return "page-ins by the kernel"
-    return _plural(segment.page_ins, "page-in")
+    return plural(segment.page_ins, "page-in")
 
 
 def _warnings(report: Report) -> list[Fact]:
@@ -244,7 +216,7 @@ def _warnings(report: Report) -> list[Fact]:
     facts: list[Fact] = []
     if report.refused:
         hit = [row.segment for row in report.segments if row.segment.refused]
-        text = Text(_plural(report.refused, "charge"), "bold red")
+        text = Text(plural(report.refused, "charge"), "bold red")
         limit = f" at {size(report.size_limit)}" if report.size_limit else ""
         text.append(f" refused{limit}, in {_names(hit)}: ENOSPC to calls, SIGBUS to touches")
         facts.append(("full", text))
@@ -255,7 +227,7 @@ def _warnings(report: Report) -> list[Fact]:
         if inodes:
             left = [segments[inode] for inode in inodes]
             resident = sum(segment.resident for segment in left)
-            text = Text(_plural(len(left), "segment"), "bold yellow")
+            text = Text(plural(len(left), "segment"), "bold yellow")
             text.append(f" {what} ({size(resident * PAGE)}): {_names(left)}")
             facts.append((label, text))
     if report.inode_limit and report.inodes_peak >= report.inode_limit:
@@ -263,11 +235,11 @@ def _warnings(report: Report) -> list[Fact]:
             ("full", Text(f"all {report.inode_limit} inodes were in use; raise nr_inodes=", "yellow"))
         )
     if report.lost_records:
-        lost = Text(f"{_plural(report.lost_records, 'record')} of the log, ", "bold yellow")
+        lost = Text(f"{plural(report.lost_records, 'record')} of the log, ", "bold yellow")
         lost.append("which could not be written fast enough, or at all", "yellow")
         facts.append(("lost", lost))
     if report.segments_dropped:
-        dropped = f"the history of {_plural(report.segments_dropped, 'ended segment')}, to save memory"
+        dropped = f"the history of {plural(report.segments_dropped, 'ended segment')}, to save memory"
         facts.append(("lost", Text(dropped, "yellow")))
     facts += [("note", Text(clean(note))) for note in report.notes]
     return facts
@@ -284,26 +256,16 @@ def _footer(report: Report) -> str:
         if source.exact:
             continue
         text = "mapped by, shared: sampled, "
-        text += _plural(source.samples, "sample")
+        text += plural(source.samples, "sample")
         if source.samples > 1:
             text += f" every ~{source.interval * 1000:.0f} ms"
         text += f" ({source.source})"
         if source.refused:
-            text += f", {_plural(source.refused, 'process')} not readable"
+            text += f", {plural(source.refused, 'process')} not readable"
         parts.append(text)
     if len(parts) == 1:
         parts.append("mapped by, shared: not observed")
     return " · ".join(parts)
-
-
-def _facts(facts: list[Fact], width: int) -> Table:
-    """Return labels and texts; the texts wrap beside their labels."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=5)
-    grid.add_column(overflow="fold", max_width=max(20, min(width, 120) - 7))
-    for label, text in facts:
-        grid.add_row(label, text)
-    return grid
 
 
 HEADINGS = ("SEGMENT", "SIZE", "PAGES", "PAGE-INS", "CREATED BY", "MAPPED BY", "SHARED")
@@ -326,7 +288,7 @@ def _table(rows: list[Row], width: int) -> Table | None:
             heading, style=style, width=widths[i], no_wrap=True, justify="right" if right else "left"
         )
     for row, line in zip(rows, cells, strict=True):
-        name = _clip(line[0], widths[0])
+        name = clip(line[0], widths[0])
         style = "" if row.segment.evicted else "yellow"
         rest = [Text(cell, "dim" if cell in ("0", "-") else "") for cell in line[1:]]
         table.add_row(Text(name, style), *rest)
@@ -340,8 +302,8 @@ def _cells(row: Row, people: int) -> tuple[str, ...]:
         size(segment.size),
         str(segment.peak_resident),
         "-" if segment.page_ins is None else str(segment.page_ins),
-        _clip(_who(segment.created_by), people),
-        _clip(_mappers(row), people),
+        clip(_who(segment.created_by), people),
+        clip(_mappers(row), people),
         "-" if row.shared is None else str(row.shared),
     )
 
@@ -353,7 +315,7 @@ def _stacked(rows: list[Row]) -> list[Text | Padding]:
         segment = row.segment
         texts.append(Text(_name(segment), "cyan" if segment.evicted else "yellow", overflow="fold"))
         text = Text(
-            f"{size(segment.size)} · {_plural(segment.peak_resident, 'page')} · "
+            f"{size(segment.size)} · {plural(segment.peak_resident, 'page')} · "
             f"{_page_ins(segment)}"
             f"\nby {_who(segment.created_by)} · mapped by {_mappers(row)}"
         )
@@ -386,44 +348,6 @@ def _name(segment: Segment) -> str:
 
 
 def _names(segments: list[Segment]) -> str:
-    names = [_clip(_name(segment), 40) for segment in segments[:NAMED]]
+    names = [clip(_name(segment), 40) for segment in segments[:NAMED]]
     more = len(segments) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-def clean(text: str) -> str:
-    """Return `text` with everything escaped that could move the cursor or deceive: controls, bidi marks."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in text
-    )
-
-
-def size(number: int) -> str:
-    """Return bytes as people read them: "0 B", "4 KiB", "1.46 MiB"."""
-    value: float = number
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        del units[0]
-    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {units[0]}"
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
-
-
-def _clip(text: str, width: int) -> str:
-    """Return `text` in at most `width` cells, without its middle: both ends of a path tell something."""
-    if cell_len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    end = ""
-    for char in reversed(text):
-        if cell_len(char + end) > tail:
-            break
-        end = char + end
-    return set_cell_size(text, width - 1 - cell_len(end)).rstrip() + "…" + end

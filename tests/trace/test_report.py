@@ -8,9 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from shmfs.trace import report as report_module
 from shmfs.trace.records import Mapped, Observation, Observations, Process, Segment, Statistics
-from shmfs.trace.report import Report, build, clean, render, report_json, size
+from shmfs.trace.report import Report, build, render, report_json
+from shmfs.trace.text import clean, clip, size
 
 MIB = 1 << 20
 
@@ -219,9 +219,9 @@ def test_size(number, text):
 
 
 def test_clip_keeps_both_ends():
-    assert report_module._clip("/abcdefghij", 7) == "/ab…hij"
-    assert report_module._clip("/abc", 4) == "/abc"
-    assert cell_len(report_module._clip("/" + "\u6f22" * 9, 8)) <= 8
+    assert clip("/abcdefghij", 7) == "/ab…hij"
+    assert clip("/abc", 4) == "/abc"
+    assert cell_len(clip("/" + "\u6f22" * 9, 8)) <= 8
 
 
 def test_clean():
