@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import doctor, helper, mount, output, ps, run, umount
+from shmfs.cli import doctor, helper, mount, output, ps, record, run, umount
 from shmfs.cli import map as map_module
 
 _EPILOG = """\b
@@ -78,5 +78,5 @@ def main() -> None:
     """Share memory with the lights on: a tmpfs for /dev/shm that shows who has which page."""
 
 
-for _command in (run.run, mount.mount, umount.umount, ps.ps, map_module.map_, doctor.doctor):
+for _command in (run.run, mount.mount, umount.umount, ps.ps, map_module.map_, record.record, doctor.doctor):
     main.add_command(_command)

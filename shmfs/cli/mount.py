@@ -1,7 +1,6 @@
 """`shmfs mount`."""
 
 import functools
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +14,7 @@ _EPILOG = f"""{output.MOUNT_OPTIONS}
 \b
 Examples:
   shmfs mount -o size=64m,mode=700 /mnt/shm
-  shmfs mount --foreground --log pages.jsonl /mnt/shm
+  shmfs mount --foreground -o size=64m /mnt/shm
   shmfs mount -o remount,size=128m /mnt/shm
 """
 
@@ -23,20 +22,17 @@ Examples:
 @click.command(epilog=_EPILOG, short_help="Mount on a directory.")
 @output.mount_options
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and unmount on Ctrl-C or SIGTERM.")
-@output.log_option
 @output.json_option("mountpoint, device and the daemon's pid")
 @click.argument("directory", metavar="DIR", type=output.DIRECTORY)
-def mount(options: tuple[str, ...], foreground: bool, log: str | None, as_json: bool, directory: str) -> None:
+def mount(options: tuple[str, ...], foreground: bool, as_json: bool, directory: str) -> None:
     """Mount on DIR, and return when the mount can be used.
 
     The daemon stays until the mount is unmounted. What goes wrong in it later is told by `shmfs ps`.
     """
-    serve(directory, ",".join(options), foreground=foreground, log=log, as_json=as_json)
+    serve(directory, ",".join(options), foreground=foreground, as_json=as_json)
 
 
-def serve(
-    directory: str, options: str, *, foreground: bool = False, log: str | None = None, as_json: bool = False
-) -> None:
+def serve(directory: str, options: str, *, foreground: bool = False, as_json: bool = False) -> None:
     """Mount or remount, and say so."""
     from shmfs.fs.options import parse
     from shmfs.fuse import service
@@ -46,16 +42,11 @@ def serve(
         if as_json:
             output.print_json({"mountpoint": mount.mountpoint, "device": mount.device})
         return
-    descriptor = output.open_log(log)
     tell = functools.partial(_tell, as_json=as_json, foreground=foreground)
-    try:
-        if foreground:
-            service.serve(directory, options, tell, log=descriptor)
-        else:
-            tell(service.start_in_background(directory, options, log=descriptor))
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    if foreground:
+        service.serve(directory, options, tell)
+    else:
+        tell(service.start_in_background(directory, options))
 
 
 def _tell(server: "Server", *, as_json: bool, foreground: bool) -> None:

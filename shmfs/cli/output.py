@@ -85,16 +85,33 @@ def json_option(what: str) -> Callable[[Command], Command]:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
-def log_option(function: Command) -> Command:
-    """Add --log."""
-    option = click.option(
-        "--log",
-        "log",
+def trace_options(function: Command) -> Command:
+    """Add --trace and --max-size."""
+    trace = click.option(
+        "--trace",
+        "trace",
         metavar="FILE",
         type=FILE,
-        help="Write every page-in, allocation, open, unlink … to FILE, as JSON lines.",
+        help="Record every page fault, mapping, allocation, open … to FILE; see `shmfs report`.",
     )
-    return option(function)
+    limit = click.option(
+        "--max-size",
+        metavar="SIZE",
+        help="Let the trace take no more than SIZE (as in 100m): the oldest faults make room.",
+    )
+    return trace(limit(function))
+
+
+def amount(text: str | None) -> int:
+    """Bytes of "100m", 0 for none; raises a usage error."""
+    from shmfs.fs.options import OptionError, parse
+
+    if text is None:
+        return 0
+    try:
+        return parse(f"size={text}").blocks * 4096
+    except OptionError:
+        raise click.UsageError(f"{text!r} is no size: give one as in 100m") from None
 
 
 @contextmanager
@@ -151,15 +168,6 @@ def print_json(data: Any) -> None:
     import msgspec
 
     click.echo(msgspec.json.encode(data))
-
-
-def open_log(path: str | None) -> int | None:
-    """Open the file of --log for the daemon; raises OSError."""
-    import os
-
-    if path is None:
-        return None
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
 
 def console(*, stderr: bool = False) -> "Console":

@@ -1,6 +1,5 @@
 """`shmfs run`, the main job."""
 
-import os
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -22,6 +21,7 @@ command, 126 it may not be run, 125 shmfs itself failed.
 \b
 Examples:
   shmfs run -o size=64m -- python train.py --workers 4
+  shmfs run --trace faults.shmtrace -- ./render; shmfs report faults.shmtrace
   shmfs run --json --report report.json -- make test
 """
 
@@ -39,7 +39,7 @@ class Run(output.OwnUsageStatus):
     context_settings={"allow_interspersed_args": False},
 )
 @output.mount_options
-@output.log_option
+@output.trace_options
 @click.option(
     "--report",
     "report_file",
@@ -52,7 +52,8 @@ class Run(output.OwnUsageStatus):
 @click.argument("command", metavar="[--] COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     options: tuple[str, ...],
-    log: str | None,
+    trace: str | None,
+    max_size: str | None,
     report_file: IO[str] | None,
     quiet: bool,
     as_json: bool,
@@ -68,12 +69,8 @@ def run(
 
     with output.expected(FAILED, KEPT):
         parse(",".join(options))  # before a file is truncated for nothing
-        descriptor = output.open_log(log)
-        try:
-            result = observed.run(list(command), ",".join(options), log=descriptor, observe=not quiet)
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        wanted = observed.Trace(trace, output.amount(max_size), output.complain) if trace else None
+        result = observed.run(list(command), ",".join(options), trace=wanted, observe=not quiet)
         if result.report is not None:
             _print(result.report, report_file, as_json=as_json)
     if result.failure:

@@ -166,6 +166,28 @@ def call(device: str, command: str, **arguments: Any) -> Any:
     return answered.get("ok")
 
 
+def events(device: str) -> int:
+    """A descriptor from which what happens in a mount can be read as JSON lines; raises ShmfsError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(TIMEOUT)
+        connection.connect(str(socket_path(device)))
+        connection.sendall(b'{"command":"events"}\n')
+        said = b""
+        while not said.endswith(b"\n"):
+            byte = connection.recv(1)  # what follows is not ours
+            if not byte:
+                raise ConnectionResetError
+            said += byte
+    except OSError:
+        connection.close()
+        raise ShmfsError(
+            f"no daemon of yours serves the mount {device}; run this as the user who mounted it"
+        ) from None
+    connection.settimeout(None)
+    return connection.detach()
+
+
 def statistics(mount: Mount) -> Statistics:
     """What the daemon knows of its mount; raises ShmfsError."""
     return msgspec.convert(call(mount.device, "statistics"), Statistics)

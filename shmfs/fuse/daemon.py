@@ -5,6 +5,7 @@ output: ready, or why not. Where `lifeline` is set, the end of standard input is
 It imports no more than it needs, for its memory is the file system's.
 """
 
+import contextlib
 import errno
 import faulthandler
 import gc
@@ -47,6 +48,25 @@ _RECLAIM_SLICE = 2048
 """Frames given back between two looks at the requests: about a millisecond's work."""
 
 
+class Holders:
+    """An instrument that tells, after a refusal, who holds the space."""
+
+    def __init__(self, history: History, superblock: Superblock) -> None:
+        self._history = history
+        self._superblock = superblock
+        self._last = 0.0
+
+    def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
+        """Tell, but not more than once a second: it takes a look at all files."""
+        instruments = self._superblock.instruments
+        if "full" not in instruments or time.monotonic() - self._last < 1:
+            return
+        self._last = time.monotonic()
+        full = self._history.holders(self._superblock.blocks.limit * PAGE_SIZE)
+        held = [[one.path, one.bytes, one.pid, one.command] for one in full.holders]
+        instruments.call("full", inode, full.limit, held, full.wanted)
+
+
 class Daemon:
     """A superblock, its connection to the kernel, and its control socket."""
 
@@ -61,21 +81,23 @@ class Daemon:
         """Set when memory waits to be given back."""
         self.settled = False
         self.failure = ""
-        self.wants_native = _wants_native(self.options, log=configuration.log_fd is not None)
+        self.wants_native = _wants_native(self.options)
         instruments = Instruments()
         self.history = History()
         instruments.install(self.history)
-        self.log = JsonLines(configuration.log_fd) if configuration.log_fd is not None else None
-        if self.log:
-            instruments.install(self.log)
+        self.log: JsonLines | None = None
         owner = Credentials(os.geteuid(), os.getegid())
         self.superblock = Superblock(self.options, owner=owner, instruments=instruments)
+        instruments.install(Holders(self.history, self.superblock))
 
     def run(self) -> None:
         """Mount, serve until the mount is gone or the end is asked for, and clean up; raises ShmfsError."""
         _spare_from_oom_killer()
         if self.configuration.sandbox:
             namespaces.enter_private()
+        if self.configuration.log_fd is not None:  # it starts a thread, which no namespace permits before
+            self.log = JsonLines(self.configuration.log_fd)
+            self.superblock.instruments.install(self.log)
         os.umask(0)
         os.chdir("/")
         self.adapter = Adapter(Operations(self.superblock), self._freed)
@@ -238,6 +260,7 @@ class Daemon:
             "statistics": self.statistics,
             "remount": self.remount,
             "shutdown": self.shutdown,
+            "events": lambda request: None,
         }
         stream = trio.SocketStream(connection)
         line = bytearray()
@@ -253,6 +276,22 @@ class Daemon:
                     await stream.send_all(control.answer(bytes(line), handlers))
                 except trio.BrokenResourceError:
                     return
+            if b'"events"' in line:
+                await self._stream_events(stream)
+
+    async def _stream_events(self, stream: trio.SocketStream) -> None:
+        """Send what happens from now on as JSON lines, until the other end has had enough."""
+        instruments = self.superblock.instruments
+        paths = {ino: inode.path() for ino, inode in self.superblock.inodes.items()}
+        events = JsonLines(stream.socket.fileno(), paths)
+        instruments.install(events)
+        try:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.receive_some()
+        finally:
+            instruments.remove(events)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(events.close)
 
     def statistics(self, request: dict[str, Any]) -> Statistics:
         """Everything that is known of the mount."""
@@ -308,10 +347,10 @@ class Daemon:
         self.nursery.cancel_scope.cancel()
 
 
-def _wants_native(options: MountOptions, *, log: bool) -> bool:
+def _wants_native(options: MountOptions) -> bool:
     """What asks for exact pages asks for the managed store; native pages need the rights of root."""
     if options.pages == "auto":
-        return session.extension() and os.geteuid() == 0 and not options.readahead and not log
+        return session.extension() and os.geteuid() == 0 and not options.readahead
     return options.pages == "native"
 
 

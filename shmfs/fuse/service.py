@@ -26,7 +26,7 @@ _MS_FLAGS = {
 """The options of include/uapi/linux/mount.h that the VFS carries out for the mount."""
 
 
-def start_in_background(mountpoint: str, options: str, *, log: int | None = None) -> launch.Server:
+def start_in_background(mountpoint: str, options: str) -> launch.Server:
     """Serve a mount until it is unmounted; raises ShmfsError with the reason why not.
 
     What the daemon says goes to `control.log_path`, which is removed when it ends without a word.
@@ -34,7 +34,7 @@ def start_in_background(mountpoint: str, options: str, *, log: int | None = None
     said = control.runtime_directory() / f"starting-{os.getpid()}.log"
     try:
         with said.open("wb") as stderr:
-            server = launch.start(mountpoint, options, lifeline=False, log=log, stderr=stderr)
+            server = launch.start(mountpoint, options, lifeline=False, stderr=stderr)
     except ShmfsError as error:
         if not said.stat().st_size:
             raise
@@ -47,9 +47,7 @@ def start_in_background(mountpoint: str, options: str, *, log: int | None = None
     return server
 
 
-def serve(
-    mountpoint: str, options: str, ready: Callable[[launch.Server], object], *, log: int | None = None
-) -> None:
+def serve(mountpoint: str, options: str, ready: Callable[[launch.Server], object]) -> None:
     """Serve a mount until it is unmounted, or SIGINT, SIGTERM or SIGHUP asks for the end.
 
     `ready` is called when the mount can be used. Must be called in the main thread. Raises ShmfsError with
@@ -58,7 +56,7 @@ def serve(
     """
     with _asked_to_end() as asked:
         try:
-            server = launch.start(mountpoint, options, log=log)
+            server = launch.start(mountpoint, options)
         except _EndError:
             raise KeyboardInterrupt from None
         status = 0

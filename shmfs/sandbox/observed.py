@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import launch, service
@@ -14,6 +14,7 @@ from shmfs.sandbox import supervisor
 from shmfs.trace.records import Statistics
 
 if TYPE_CHECKING:
+    from shmfs.trace.recording import Recording
     from shmfs.trace.report import Report
 
 SHM = "/dev/shm"  # noqa: S108  # the name is the point
@@ -33,43 +34,123 @@ class Result(NamedTuple):
     """Why the daemon did not last as long as the command, and what to do: a sentence; or ""."""
 
 
-def run(command: list[str], options: str = "", *, log: int | None = None, observe: bool = True) -> Result:
+class Trace(NamedTuple):
+    """A trace that is wanted."""
+
+    path: str
+    max_size: int = 0
+    """Bytes; 0 is unlimited."""
+    say: Callable[[str], None] = lambda sentence: None
+    """Tells the user at once why something failed."""
+
+
+def run(command: list[str], options: str = "", *, trace: Trace | None = None, observe: bool = True) -> Result:
     """Run `command` with a private, empty /dev/shm; returns when nothing of it is left.
 
-    `log` is a descriptor for the log in JSON lines; without `observe` there is no report. Must be called in
-    the main thread. Raises ShmfsError when the command does not exist (status 127), may not be run (126), or
-    shmfs failed; nothing is left behind then either.
+    Without `observe` there is no report. Must be called in the main thread. Raises ShmfsError when the
+    command does not exist (status 127), may not be run (126), or shmfs failed; nothing is left behind then
+    either.
     """
     child.resolve(command)
-    observer = _Observer() if observe else None
-    prepare = _import_all if observe else None
+    observer = _Observer() if observe or trace else None
+    tracer = _Tracer(trace, command) if trace else None
     server = launch.start(
-        os.path.realpath(SHM), options, sandbox=True, exact=observe, log=log, meanwhile=prepare
+        os.path.realpath(SHM),
+        options,
+        sandbox=True,
+        exact=observe or trace is not None,
+        log=tracer.log if tracer else None,
+        meanwhile=_import_all if observer else None,
     )
+    outcome = statistics = None
     try:
-        sample = observer.start(server.device) if observer else None
-        outcome = supervisor.run(command, server, sample=sample)
+        if tracer:
+            tracer.serve(server)
+        sample = observer.start(server.device, tracer.event if tracer else None) if observer else None
+        outcome = supervisor.run(command, server, sample=sample, attach=tracer.attach if tracer else None)
+        if tracer:
+            tracer.catch_up()
         statistics = _settled(server)
     finally:
         server.stop()
+        if tracer:
+            tracer.stop(outcome, statistics)
     if statistics is None:
         return Result(outcome.status, None, _why_dead(server))
-    if observer is None:
+    if observer is None or not observe:
         return Result(outcome.status, None, "")
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
     return Result(outcome.status, observer.report(statistics, command, outcome), "")
 
 
+class _Tracer:
+    """Makes the trace of a command."""
+
+    def __init__(self, trace: Trace, command: list[str]) -> None:
+        self._trace = trace
+        self._command = command
+        self._recording: Recording | None = None
+        with open(trace.path, "ab"):  # before a daemon is started for nothing
+            pass
+        self._events, self.log = os.pipe()
+
+    def serve(self, server: launch.Server) -> None:
+        """The daemon has started, and holds the other end of `log`."""
+        os.close(self.log)
+        self._server = server
+
+    def attach(self, pid: int) -> None:
+        """Record process `pid` from its exec on; raises ShmfsError."""
+        from shmfs.trace.recording import Recording, Subject
+
+        about = self._server.statistics()
+        subject = Subject(
+            *(about.mount, about.device, about.store, about.options, about.size_limit), self._command
+        )
+        self._recording = Recording(
+            self._trace.path,
+            subject,
+            pid=pid,
+            events=self._events,
+            ask=self._ask,
+            say=self._trace.say,
+            max_size=self._trace.max_size,
+        )
+        self._recording.start()
+
+    def _ask(self) -> Statistics | None:
+        try:
+            return self._server.statistics()
+        except ShmfsError:
+            return None
+
+    def catch_up(self) -> None:
+        """Explain what failed as long as the daemon can be asked."""
+        if self._recording:
+            self._recording.catch_up()
+
+    def event(self, **fields: Any) -> None:
+        """Write down what somebody else has seen."""
+        if self._recording:
+            self._recording.event(**fields)
+
+    def stop(self, outcome: supervisor.Outcome | None, statistics: Statistics | None) -> None:
+        """End the trace; the daemon is gone."""
+        if self._recording:
+            self._recording.stop(outcome.status if outcome else None, statistics)
+        os.close(self._events)
+
+
 class _Observer:
     """Samples who maps what, and makes the report."""
 
-    def start(self, device: str) -> Callable[[set[int]], None]:
+    def start(self, device: str, tell: Callable[..., None] | None) -> Callable[[set[int]], None]:
         """Return what the supervisor is to call with the pids of the sandbox."""
         from shmfs.trace.sampler import Sampler
 
         pids: set[int] = set()
-        self._sampler = Sampler(device, lambda: pids)
+        self._sampler = Sampler(device, lambda: pids, tell)
 
         def sample(found: set[int]) -> None:
             pids.clear()
@@ -93,7 +174,7 @@ def _import_all() -> None:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        for name in ("shmfs.trace.sampler", "shmfs.trace.report"):
+        for name in ("shmfs.trace.sampler", "shmfs.trace.report", "shmfs.trace.recording"):
             importlib.import_module(name)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -72,13 +72,15 @@ def run(
     server: Host,
     *,
     sample: Callable[[set[int]], object] | None = None,
+    attach: Callable[[int], object] | None = None,
     interval: float = 0.1,
     grace: float = GRACE,
 ) -> Outcome:
     """Run `command` in the sandbox of `server` and return when nothing of it is left.
 
     `sample` is called with the pids of the sandbox every `interval` seconds, more often at first, and once
-    after the command has ended if it left processes. Must be called in the main thread. Raises ShmfsError
+    after the command has ended if it left processes. `attach` is called with the pid of the command before it
+    executes, and may raise ShmfsError. Must be called in the main thread. Raises ShmfsError
     when the command could not be started (status 127, 126 or 1); nothing is left behind then either.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
@@ -89,7 +91,7 @@ def run(
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     supervisor = _Supervisor(server.pid, sample, interval)
     try:
-        supervisor.start(command, inherited, mask)
+        supervisor.start(command, inherited, mask, attach)
         supervisor.wait()
     finally:
         supervisor.clean_up(grace)
@@ -118,22 +120,42 @@ class _Supervisor:
         self._left: dict[int, str] = {}
         self._duration = 0.0
 
-    def start(self, command: list[str], dispositions: child.Dispositions, mask: set[int]) -> None:
+    def start(
+        self,
+        command: list[str],
+        dispositions: child.Dispositions,
+        mask: set[int],
+        attach: Callable[[int], object] | None,
+    ) -> None:
         """Fork the process that becomes `command`; if it cannot, its report is in the pipe when it ends."""
         parent = os.getpid()
         self._report, report = os.pipe()
+        gate, opener = os.pipe()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # other threads: see above
                 pid = os.fork()
             if pid == 0:
+                os.close(opener)
+                os.read(gate, 1)  # until the parent has let go of it
                 _become(command, self._server, parent, dispositions, mask, report)
+            self._child = pid
+            if attach is not None:
+                self._attach(attach, pid)
         except OSError as error:
             os.close(self._report)
             raise ShmfsError(f"cannot start another process: {error.strerror}") from None
         finally:
-            os.close(report)
-        self._child = pid
+            for fd in (report, gate, opener):
+                os.close(fd)
+
+    @staticmethod
+    def _attach(attach: Callable[[int], object], pid: int) -> None:
+        try:
+            attach(pid)
+        except BaseException:
+            _kill(pid, signal.SIGKILL)  # it must not run unseen
+            raise
 
     def wait(self) -> None:
         """Pass signals on until the command has ended."""

@@ -5,10 +5,14 @@ An instrument; it learns everything by hooks, so it is exact from the moment it 
 every page that is charged and given back.
 """
 
+import heapq
 import stat
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct, field
 
 from shmfs.trace.names import Names, printable
 from shmfs.trace.processes import Processes
@@ -16,6 +20,11 @@ from shmfs.trace.records import Process, Segment
 
 MAX_ENDED = 10_000
 """Ended segments that are kept."""
+
+HOLDERS = 20
+"""Files that are named where a limit refused something."""
+
+PAGE = 4096
 
 MAX_OPENERS = 1000
 """Processes that are kept in `Segment.opened_by`."""
@@ -85,6 +94,41 @@ class _Live:
         )
 
 
+class Holder(Struct):
+    """A file that held space when there was none left."""
+
+    path: str
+    bytes: int
+    pid: int
+    """Of the process that made it, 0 if that is not known."""
+    command: str
+
+    @classmethod
+    def of(cls, path: str, pages: int, maker: Process | None) -> "Holder":
+        """Of so many pages."""
+        return cls(printable(path), pages * PAGE, maker.pid if maker else 0, maker.command if maker else "")
+
+
+class Full(Struct):
+    """What a mount held when a limit refused something; bytes."""
+
+    limit: int = 0
+    holders: list[Holder] = field(default_factory=list)
+    """The largest first."""
+    wanted: int = 0
+    """What all files would take in full."""
+
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> "Full":
+        """As the event `full` tells it."""
+        return cls(event["limit"], [Holder(*held) for held in event["held"]], event["wanted"])
+
+    @property
+    def enough(self) -> str | None:
+        """The size= that would hold every file in full, if the limit did not: "37m"."""
+        return f"{-(-self.wanted >> 20)}m" if self.limit and self.wanted > self.limit else None
+
+
 class History:
     """The segments of one mount, live and ended. Install it before the first file is made."""
 
@@ -100,6 +144,17 @@ class History:
         """Return every segment: the live ones, then the ended ones from the oldest to the newest."""
         live = [live.segment(inode, self._names.get(inode), False) for inode, live in self._live.items()]
         return live + [one.segment(inode, path, True) for inode, path, one in self._ended]
+
+    def holders(self, limit: int) -> Full:
+        """Who holds how much now, where `limit` bytes may be held; exact but for the native store."""
+        largest = heapq.nlargest(HOLDERS, self._live.items(), key=lambda item: item[1].resident)
+        holders = [
+            Holder.of(self._names.get(inode), live.resident, live.created_by)
+            for inode, live in largest
+            if live.resident
+        ]
+        wanted = sum(max(live.resident, -(-live.size // PAGE)) for live in self._live.values())
+        return Full(limit, holders, wanted * PAGE)
 
     # The hooks.
 

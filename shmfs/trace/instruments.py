@@ -21,6 +21,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "allocate": ("inode", "page", "pages"),
     "free": ("inode", "page", "pages"),
     "refuse": ("inode", "page", "pages", "limit"),
+    # After a refusal, but not more than once a second: the limit in bytes, the largest holders, and what all
+    # files would take in full.
+    "full": ("inode", "limit", "held", "wanted"),
     # Where pages come and go without a request (native store): bytes and pages as seen by looking.
     "usage": ("inode", "size", "pages"),
     # Sources in fuse.

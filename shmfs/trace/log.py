@@ -37,6 +37,9 @@ ROOM_PIPE = 50_000
 BATCH = 128
 """Records encoded at once. Small, for the serving thread needs the interpreter lock in between."""
 
+PAUSE = 0.02
+"""Seconds in which records gather: a writer that wakes for each would contend for the interpreter's lock."""
+
 ATOM = 4096
 """A pipe that is ready takes this much without blocking (PIPE_BUF)."""
 
@@ -46,7 +49,10 @@ FIELDS = {
     hook: ("time", "event", "inode", "path", *(name for name in names[1:] if name != "path"))
     for hook, names in HOOKS.items()
 } | {"lost": ("time", "event", "count")}
-"""Every event with its fields in order."""
+"""Every event with its fields in order; `source` comes last."""
+
+SOURCES = dict.fromkeys(("page_in", "allocate", "free", "refuse", "full", "usage"), "mm")
+"""Which instrument saw it, where that is not fuse."""
 
 NAMING = {"create": 2, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
 """Hooks that change names, with the number of arguments after the inode that `Names` wants."""
@@ -74,6 +80,7 @@ class JsonLines:
         self._complained = False
         self._encoder = msgspec.json.Encoder()
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._closing = False
         self._give_up = False
         self._writer = threading.Thread(target=self._run, name="shmfs-log", daemon=True)
@@ -90,6 +97,7 @@ class JsonLines:
         Gives up when nothing could be written for `timeout` seconds; the rest is lost, too.
         """
         self._closing = True
+        self._hurry.set()
         self._wake.set()
         written, since = -1, time.monotonic()
         while self._writer.is_alive():
@@ -114,6 +122,7 @@ class JsonLines:
     def _run(self) -> None:
         while True:
             self._wake.wait()
+            self._hurry.wait(PAUSE)
             self._wake.clear()
             closing = self._closing  # before the buffer is seen empty: nothing is appended afterwards
             while self._buffer:
@@ -154,7 +163,10 @@ class JsonLines:
             return 0
 
     def _encode(self, records: list[Record]) -> bytes:
-        lines = [dict(zip(FIELDS[record[1]], record, strict=True)) for record in records]
+        lines = [
+            dict(zip(FIELDS[record[1]], record, strict=True)) | {"source": SOURCES.get(record[1], "fuse")}
+            for record in records
+        ]
         try:
             return self._encoder.encode_lines(lines)
         except UnicodeEncodeError:

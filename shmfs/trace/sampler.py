@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from shmfs.trace import pagemap
 from shmfs.trace.names import printable
 from shmfs.trace.processes import Processes
@@ -37,7 +39,11 @@ class _Seen:
 class Sampler:
     """Samples the processes `pids()` for what they map of the mount `device` ("0:57"), in a thread."""
 
-    def __init__(self, device: str, pids: Callable[[], Iterable[int]]) -> None:
+    def __init__(
+        self, device: str, pids: Callable[[], Iterable[int]], tell: Callable[..., None] | None = None
+    ) -> None:
+        """`tell` is called with the fields of an event for each process and segment of a sample."""
+        self._tell = tell
         self._device = device
         self._pids = pids
         self._processes = Processes()
@@ -98,9 +104,32 @@ class Sampler:
                 size = sum(vma.end - vma.start for vma in several)
                 mapped.append((inode, process, len(present[inode]), size))
         shared = {inode: len(pagemap.shared_pages(several)) for inode, several in pages.items()}
+        if self._tell:
+            self._tell_all(pages, mapped)
         with self._lock:
             self._refused |= refused
             self._note(paths, shared, mapped)
+
+    def _tell_all(
+        self, pages: dict[int, list[pagemap.Pages]], mapped: list[tuple[int, Process, int, int]]
+    ) -> None:
+        """Tell what each process has of each segment: pages present, and in bytes its share and its own."""
+        assert self._tell  # noqa: S101
+        for inode, several in pages.items():
+            distinct, holders = np.unique(np.concatenate(several), return_counts=True)
+            who = [process for number, process, _, _ in mapped if number == inode]
+            for process, present in zip(who, several, strict=True):
+                counts = holders[np.searchsorted(distinct, present)]
+                self._tell(
+                    event="sample",
+                    source="pagemap",
+                    inode=inode,
+                    pid=process.pid,
+                    pages=len(present),
+                    pss=int((pagemap.PAGE / counts).sum()) if len(present) else 0,
+                    uss=pagemap.PAGE * int((counts == 1).sum()),
+                )
+            self._tell(event="shared", source="pagemap", inode=inode, pages=int((holders > 1).sum()))
 
     def _mappings(self, pid: int) -> dict[int, list[pagemap.Vma]]:
         by_inode: dict[int, list[pagemap.Vma]] = {}

@@ -41,18 +41,17 @@ BAD_OPTIONS = [
 
 @pytest.mark.parametrize(("option", "words"), BAD_OPTIONS)
 def test_bad_option(directory: Path, tmp_path: Path, option: str, words: str) -> None:
-    log = tmp_path / "log"
+    trace = tmp_path / "trace"
     for arguments, status in (
         (["mount", "-o", "size=1m", "-o", option, str(directory)], 2),
-        (["mount", "-o", f"size=1m,{option}", "--log", str(log), str(directory)], 2),
-        (["run", "-o", option, "--log", str(log), "--", "true"], 125),
+        (["run", "-o", option, "--trace", str(trace), "--", "true"], 125),
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == status
         assert result.output.startswith("shmfs: ")
         assert result.output.count("\n") == 1
         assert words in result.output
-    assert not log.exists()
+    assert not trace.exists()
     assert mounts.find(str(directory)) is None
 
 
@@ -169,16 +168,11 @@ def test_map_of_no_file(cli: Cli, tmp_path: Path) -> None:
     assert result.stderr == f"shmfs: {tmp_path}/a\\x1b[31mred\\n: No such file or directory\n"
 
 
-def test_a_log_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
-    log = tmp_path / "missing" / "log"
-    for arguments, status in (
-        (["run", "--log", log, "--", "true"], 125),
-        (["mount", "--log", log, tmp_path], 1),
-    ):
-        result = cli(*arguments)
-        assert result.returncode == status
-        assert result.stderr == f"shmfs: {log}: No such file or directory\n"
-    assert mounts.find(str(tmp_path)) is None
+def test_a_trace_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    trace = tmp_path / "missing" / "trace"
+    result = cli("run", "--trace", trace, "--", "true")
+    assert result.returncode == 125
+    assert result.stderr == f"shmfs: {trace}: No such file or directory\n"
 
 
 def test_output_that_nobody_reads(cli: Cli, tmp_path: Path) -> None:

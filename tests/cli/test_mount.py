@@ -177,16 +177,6 @@ def test_ends_of_the_foreground(directory: Path, victim: str, number: int, statu
     eventually(lambda: not alive(mount["pid"]) and mounts.find(str(directory)) is None)
 
 
-def test_log(cli: Cli, directory: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert cli("mount", "--log", log, directory).returncode == 0
-    (directory / "file").write_bytes(bytes(5000))
-    assert cli("umount", directory).returncode == 0
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {"event": "create", "path": "/file"}.items() <= events[0].items()
-    assert sum(event["pages"] for event in events if event["event"] == "allocate") == 2
-
-
 def test_remount(cli: Cli, directory: Path, mounted: dict[str, Any]) -> None:
     result = cli("mount", "--json", "-o", "remount,size=8m", directory)
     assert result.returncode == 0, result.stderr

@@ -190,16 +190,6 @@ def test_nothing_is_held_after_the_end(cli: Cli) -> None:
     assert report["segments"][0]["segment"]["evicted"]
 
 
-def test_log(cli: Cli, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("old")
-    result = cli("run", "-q", "--log", log, "--", "sh", "-c", "echo x >/dev/shm/x; rm /dev/shm/x")
-    assert result.returncode == 0
-    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-    assert events[0] == "create"
-    assert {"allocate", "unlink", "evict"} <= set(events)
-
-
 @pytest.mark.parametrize(("then", "status"), [("fail", None), ("succeed", 125)])
 def test_a_daemon_that_dies(cli: Cli, then: str, status: int) -> None:
     result = cli("run", "--", sys.executable, "-c", KILL_THE_DAEMON, then)

@@ -1,0 +1,122 @@
+"""`shmfs record`: everybody's page faults on a file system."""
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from shmfs.cli import output
+
+if TYPE_CHECKING:
+    from shmfs.trace.recording import Recording
+
+DEFAULT = "shmfs.shmtrace"
+
+_EPILOG = f"""\b
+The trace goes to {DEFAULT} unless --trace names another file. It
+needs root, for it watches every process. DIR may be on a mount of shmfs,
+and then what its daemon knows is recorded as well, or on any other file
+system: the system's own /dev/shm, say.
+
+\b
+Examples:
+  shmfs record /dev/shm
+  shmfs record --seconds 10 --trace busy.shmtrace /mnt/shm
+  shmfs report shmfs.shmtrace
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Record every process's page faults on a file system.")
+@output.trace_options
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long; else with Ctrl-C."
+)
+@output.json_option("what was recorded")
+@click.argument("directory", metavar="DIR", type=output.DIRECTORY)
+def record(
+    trace: str | None, max_size: str | None, seconds: float | None, as_json: bool, directory: str
+) -> None:
+    """Record who maps and touches what on the file system of DIR, until Ctrl-C.
+
+    Every page fault with its process, file and page, whether it read or wrote, and whether it had to wait;
+    mappings, forks, execs and exits; and samples of who has how many pages.
+    """
+    path = trace or DEFAULT
+    stopped: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: stopped.append(number)) for number in _ENDS}
+    try:
+        recording = _begin(directory, path, output.amount(max_size))
+        try:
+            _wait(recording, directory, seconds, stopped)
+        finally:
+            recording.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _tell(recording, path, as_json=as_json)
+
+
+def _tell(recording: "Recording", path: str, *, as_json: bool) -> None:
+    from shmfs.trace.text import plural
+
+    faults, lost = recording.recorder.faults, recording.recorder.lost
+    if as_json:
+        output.print_json({"trace": path, "faults": faults, "lost": lost})
+        return
+    missing = f"; {plural(lost, 'record')} lost, for the machine was too busy" if lost else ""
+    click.echo(f"{plural(faults, 'fault')} in {path}{missing}", err=True)
+
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _begin(directory: str, path: str, max_size: int) -> "Recording":
+    from shmfs.errors import ShmfsError
+    from shmfs.fuse import control, mounts
+    from shmfs.trace.recording import Recording, Subject
+    from shmfs.trace.records import Statistics
+
+    mount = mounts.containing(os.path.realpath(directory))
+    if mount is None or not os.path.isdir(directory):
+        raise ShmfsError(f"{directory} is no directory")
+    if os.geteuid() != 0:
+        raise ShmfsError(
+            "to watch every process takes root; `shmfs run --trace FILE -- COMMAND` watches one of your own"
+        )
+    if mount.fstype != mounts.FSTYPE:
+        subject = Subject(mount.mountpoint, mount.device, mount.fstype, mount.options)
+        return _started(Recording(path, subject, max_size=max_size), mount.device)
+    about = control.statistics(mount)
+
+    def ask() -> Statistics | None:
+        try:
+            return control.statistics(mount)
+        except ShmfsError:
+            return None
+
+    subject = Subject(mount.mountpoint, mount.device, about.store, about.options, about.size_limit)
+    events = control.events(mount.device)
+    recording = Recording(path, subject, events=events, ask=ask, say=output.complain, max_size=max_size)
+    return _started(recording, mount.device)
+
+
+def _started(recording: "Recording", device: str) -> "Recording":
+    recording.start()
+    recording.sample(device)
+    return recording
+
+
+def _wait(recording: "Recording", directory: str, seconds: float | None, stopped: list[int]) -> None:
+    """Until it is enough; on a terminal with a line that tells how it goes."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    console = output.console(stderr=True)
+    with console.status(f"recording {directory}; Ctrl-C ends") as status:
+        while not stopped and not recording.recorder.failure:
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            time.sleep(0.2 if deadline is None else max(0.0, min(0.2, deadline - time.monotonic())))
+            faults, lost = recording.recorder.faults, recording.recorder.lost
+            text = f"recording {directory}: {faults} faults" + (f", {lost} lost" if lost else "")
+            status.update(f"{text}; Ctrl-C ends")

@@ -1,0 +1,301 @@
+"""Which segment and page a fault is of: the mappings of every process as the kernel told of them.
+
+Mappings come with their times, and so do faults; a fault is looked up in what was mapped when it happened.
+perf tells of every mmap(2), fork and exec. It tells of no munmap, which needs nothing: where a fault finds a
+page something is mapped, and that was told. What mremap(2) moved where that cannot be seen is looked for in
+/proc when a fault has an unknown address.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Mremap, Samples
+from shmfs.trace.perf import Event
+
+PAGE_SHIFT = 12
+ELSEWHERE = -1
+"""The segment of what is mapped but is none."""
+
+UNKNOWN, MINOR, MAJOR, FAILED = range(4)
+PENDING = 255
+
+
+class Area(NamedTuple):
+    """A range of addresses and what is mapped there."""
+
+    start: int
+    end: int
+    page: int
+    """Of the file, at `start`."""
+    segment: int
+    protection: int = 0
+    shared: bool = True
+
+
+@dataclass
+class Space:
+    """The mappings of one process, apart from each other, by address."""
+
+    areas: list[Area] = field(default_factory=list)
+    mapped: bool = False
+    """Whether a segment ever was among them."""
+    looked: int = 0
+    """When /proc was last asked, in nanoseconds."""
+    _arrays: tuple[NDArray[np.uint64], ...] | None = None
+
+    def copy(self) -> "Space":
+        """For a child."""
+        return Space(list(self.areas), self.mapped)
+
+    def put(self, area: Area) -> None:
+        """Map something, in place of what was there."""
+        self.take(area.start, area.end)
+        self.areas.insert(bisect_left(self.areas, area), area)
+        self.mapped = self.mapped or area.segment != ELSEWHERE
+
+    def take(self, start: int, end: int) -> list[Area]:
+        """Unmap a range; returns the pieces that were there."""
+        self._arrays = None
+        first = max(0, bisect_right(self.areas, start, key=lambda area: area.start) - 1)
+        last = bisect_left(self.areas, end, key=lambda area: area.start)
+        taken, kept = [], []
+        for area in self.areas[first:last]:
+            if area.end <= start:
+                kept.append(area)
+                continue
+            if area.start < start:
+                kept.append(area._replace(end=start))
+            low, high = max(area.start, start), min(area.end, end)
+            taken.append(area._replace(start=low, end=high, page=_page(area, low)))
+            if area.end > end:
+                kept.append(area._replace(start=end, page=_page(area, end)))
+        self.areas[first:last] = kept
+        return taken
+
+    def move(self, old: int, old_length: int, new: int, new_length: int) -> None:
+        """Follow mremap(2)."""
+        pieces = self.take(old, old + max(old_length, 1))
+        self.take(new, new + new_length)
+        for piece in pieces:
+            start = new + piece.start - old
+            end = min(start + piece.end - piece.start, new + new_length)
+            self.put(piece._replace(start=start, end=new + new_length if piece is pieces[-1] else end))
+
+    def find(self, addresses: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Segment (ELSEWHERE, or -2 where nothing is known) and page of each address."""
+        if not self.areas:
+            return np.full(len(addresses), -2), np.zeros(len(addresses), np.uint64)
+        if self._arrays is None:
+            columns = zip(*(area[:4] for area in self.areas), strict=True)
+            starts, ends, pages, segments = (np.array(column) for column in columns)
+            self._arrays = (
+                starts.astype(np.uint64), ends.astype(np.uint64), pages.astype(np.uint64), segments
+            )  # fmt: skip
+        starts, ends, pages, segments = self._arrays
+        at = np.searchsorted(starts, addresses, "right").astype(np.int64) - 1
+        inside = (at >= 0) & (addresses < ends[at])
+        page = pages[at] + ((addresses - starts[at]) >> np.uint64(PAGE_SHIFT))
+        return np.where(inside, segments[at], -2), page
+
+
+def _page(area: Area, address: int) -> int:
+    return area.page + ((address - area.start) >> PAGE_SHIFT)
+
+
+class Attribution:
+    """Follows the mappings of all processes, and finds the segments of their faults."""
+
+    def __init__(
+        self,
+        segment: Callable[[Mmap], int],
+        look: Callable[[int], Iterable[Area] | None] | None,
+        process: Callable[[int], int],
+        tell: Callable[[Change, list[Area]], None],
+    ) -> None:
+        """Ask and tell by these.
+
+        `segment` gives the id of what was mapped or ELSEWHERE, `look` reads /proc/PID/maps (None: gone);
+        it is not needed where mremap(2) is seen.
+
+        `process` gives the id of the process that has a pid as of the last change that was told.
+
+        `tell` is called with each change of a process, and what it has mapped of segments after it.
+        """
+        self._segment = segment
+        self._look = look
+        self._process = process
+        self._tell = tell
+        self.spaces: dict[int, Space] = {}
+        self._moving: dict[int, Mremap] = {}
+        self._threads: dict[int, int] = {}
+        self._pending: dict[int, Samples] = {}
+
+    def feed(self, samples: Samples, changes: list[Change]) -> list[Samples]:
+        """Faults of segments among `samples`, with the columns `segment` and `page` beside them.
+
+        Changes in order of time. All that happened before the last of both must have been fed.
+        """
+        found: list[Samples] = []
+        ordered = samples[np.lexsort((samples["time"], samples["pid"]))]
+        pids, firsts = np.unique(ordered["pid"], return_index=True)
+        ends = [*firsts[1:].tolist(), len(ordered)] if len(ordered) else []
+        self._pending = {
+            int(pid): ordered[first:end]
+            for pid, first, end in zip(pids.tolist(), firsts.tolist(), ends, strict=True)
+        }
+        for change in changes:
+            self._before(change.pid, change.time, found)
+            self._apply(change)
+        for pid in list(self._pending):
+            self._before(pid, None, found)
+        return found
+
+    def _before(self, pid: int, time: int | None, found: list[Samples]) -> None:
+        """Resolve the faults of a process up to a time."""
+        pending = self._pending.get(pid)
+        if pending is None:
+            return
+        count = len(pending) if time is None else int(np.searchsorted(pending["time"], time))
+        if count:
+            found.extend(self._resolve(pid, pending[:count]))
+        if count == len(pending):
+            del self._pending[pid]
+        else:
+            self._pending[pid] = pending[count:]
+
+    def _resolve(self, pid: int, samples: Samples) -> Iterable[Samples]:
+        space = self.spaces.get(pid)
+        if space is None or not space.mapped:
+            return
+        segments, pages = space.find(samples["address"])
+        if self._look and (segments == -2).any() and self._look_again(pid, space, int(samples["time"][-1])):
+            segments, pages = space.find(samples["address"])
+        ours = segments >= 0
+        if ours.any():
+            resolved = np.zeros(int(ours.sum()), RESOLVED)
+            for name in SAMPLE.names or ():
+                resolved[name] = samples[name][ours]
+            resolved["segment"], resolved["page"] = segments[ours], pages[ours]
+            resolved["process"] = self._process(pid)
+            yield resolved
+
+    def _look_again(self, pid: int, space: Space, time: int) -> bool:
+        """Add what /proc says is mapped where nothing was known; not more than some times a second."""
+        if time - space.looked < LOOK_INTERVAL and space.looked:
+            return False
+        space.looked = time
+        areas = self._look(pid) if self._look else None
+        for area in areas or ():
+            known = [piece for piece in space.areas if piece.start < area.end and piece.end > area.start]
+            if not known:
+                space.put(area)
+        return areas is not None
+
+    def _apply(self, change: Change) -> None:
+        space = self.spaces.get(change.pid)
+        if isinstance(change, Mmap):
+            segment = self._segment(change)
+            if segment == ELSEWHERE and (space is None or not space.mapped):
+                return  # most of all mappings; what else such a process maps is looked for when it matters
+            if space is None:
+                space = self.spaces[change.pid] = Space()
+            start, end = change.address, change.address + change.length
+            area = Area(
+                *(start, end, change.offset >> PAGE_SHIFT, segment, change.protection),
+                bool(change.flags & 1),
+            )
+            space.put(area)
+            if segment != ELSEWHERE:
+                self._tell(change, [area])
+            return
+        if isinstance(change, Fork):
+            self._threads[change.pid] = self._threads.get(change.pid, 1) + (change.tid != change.pid)
+            if change.tid != change.pid:
+                return
+            parent = self.spaces.get(change.parent)
+            self.spaces[change.pid] = space = parent.copy() if parent else Space()
+        elif isinstance(change, Exec):
+            self.spaces[change.pid] = space = Space()
+        elif isinstance(change, Exit):
+            left = self._threads[change.pid] = self._threads.get(change.pid, 1) - 1
+            if left > 0:
+                return
+        elif change.result is None:
+            self._moving[change.tid] = change
+            return
+        else:
+            self._moved(space, self._moving.pop(change.tid, None), change.result)
+            return
+        self._tell(change, [area for area in space.areas if area.segment != ELSEWHERE] if space else [])
+        if isinstance(change, Exit):
+            self.spaces.pop(change.pid, None)
+            self._threads.pop(change.pid, None)
+
+    @staticmethod
+    def _moved(space: Space | None, asked: Mremap | None, result: int) -> None:
+        if space is None or asked is None or result > _MAX_ADDRESS:
+            return
+        old, old_length, new_length = asked.arguments[:3]
+        if result != old:
+            space.move(old, old_length, result, new_length)
+        elif new_length > old_length:
+            grown = space.take(old, old + max(old_length, 1))
+            for piece in grown[:-1]:
+                space.put(piece)
+            for piece in grown[-1:]:
+                space.put(piece._replace(end=old + new_length))
+
+
+RESOLVED = np.dtype(
+    [
+        *((name, SAMPLE[name]) for name in SAMPLE.names or ()),
+        ("segment", "<u4"),
+        ("page", "<u8"),
+        ("process", "<u4"),
+    ]
+)
+"""A sample with its segment and page, and the id of its process."""
+LOOK_INTERVAL = 50_000_000
+_MAX_ADDRESS = 1 << 63
+
+
+class Outcomes:
+    """What became of each fault: the next event of its thread tells.
+
+    With `ends_told` each fault that found its page has an end of its own (the software events); without,
+    only a major one has, and one that ended in SIGBUS.
+    """
+
+    def __init__(self, *, ends_told: bool) -> None:
+        self.default = FAILED if ends_told else MINOR
+        """What became of a fault after which its thread was never heard of again."""
+
+    def of(self, samples: Samples) -> tuple[Samples, dict[int, int]]:
+        """The faults, with MINOR, MAJOR or FAILED in the column `event`, PENDING where that is not known yet.
+
+        And by thread what became of the one that was pending.
+        """
+        ordered = samples[np.lexsort((samples["time"], samples["tid"]))]
+        faults = ordered["event"] == Event.FAULT
+        tids = ordered["tid"]
+        first = np.ones(len(ordered), bool)
+        first[1:] = tids[1:] != tids[:-1]
+        last = np.roll(first, -1)  # the one behind is another thread's first
+        following = np.roll(ordered["event"], -1)
+        outcome = _OUTCOME[following]
+        outcome[outcome == UNKNOWN] = self.default
+        outcome[last] = PENDING
+        opening = ordered[first]
+        ended = _OUTCOME[opening["event"]]
+        ended[ended == UNKNOWN] = self.default
+        ordered["event"] = outcome
+        return ordered[faults], dict(zip(opening["tid"].tolist(), ended.tolist(), strict=True))
+
+
+_OUTCOME = np.zeros(len(Event), np.uint8)
+_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS]] = MINOR, MAJOR, FAILED

@@ -1,0 +1,234 @@
+"""What the kernel puts into a perf ring, in bulk: samples as numpy arrays, everything else one by one.
+
+Samples of one event have one size and one header word, and mostly come in long runs. See perf_event_open(2),
+"MMAP layout", and the format files of the tracepoints.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmfs.trace.perf import Event
+
+_LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
+_MISC_COMM_EXEC = 1 << 13
+_HEADER = np.uint64(0xFFFF_0000_FFFF_FFFF)  # without misc, which says user or kernel
+_SAMPLE_WORD = np.uint64(_SAMPLE)
+
+_SOFTWARE_SAMPLE = np.dtype(
+    {
+        "names": ["id", "ip", "pid", "tid", "time", "address"],
+        "formats": ["<u8", "<u8", "<u4", "<u4", "<u8", "<u8"],
+        "offsets": [8, 16, 24, 28, 32, 40],
+        "itemsize": 48,
+    }
+)
+# Raw data of a tracepoint starts at byte 36: 8 bytes that all have, then the fields of its own.
+_FAULT_SAMPLE = np.dtype(
+    {
+        "names": ["id", "pid", "tid", "time", "address", "ip", "error"],
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 44, 52, 60],
+        "itemsize": 72,
+    }
+)
+
+SAMPLE = np.dtype(
+    [
+        ("time", "<u8"),
+        ("address", "<u8"),
+        ("ip", "<u8"),
+        ("pid", "<u4"),
+        ("tid", "<u4"),
+        ("event", "u1"),
+        ("access", "u1"),
+        ("cpu", "u1"),
+    ]
+)
+"""A fault, or its end; times are those of CLOCK_MONOTONIC in nanoseconds."""
+Samples = NDArray[np.void]
+
+READ, WRITE, EXECUTE = 1, 2, 3
+_PF_WRITE, _PF_INSTR = 2, 16  # arch/x86/include/asm/trap_pf.h
+
+
+class Mmap(NamedTuple):
+    """PERF_RECORD_MMAP2."""
+
+    time: int
+    pid: int
+    address: int
+    length: int
+    offset: int
+    """In bytes."""
+    device: tuple[int, int]
+    inode: int
+    protection: int
+    flags: int
+    path: bytes
+
+
+class Fork(NamedTuple):
+    """PERF_RECORD_FORK: a process, or where `tid` is another a thread of one."""
+
+    time: int
+    pid: int
+    parent: int
+    tid: int
+
+
+class Exec(NamedTuple):
+    """PERF_RECORD_COMM by an exec."""
+
+    time: int
+    pid: int
+    command: bytes
+
+
+class Exit(NamedTuple):
+    """PERF_RECORD_EXIT of a thread."""
+
+    time: int
+    pid: int
+    tid: int
+
+
+class Mremap(NamedTuple):
+    """sys_enter_mremap (with `result` None) or sys_exit_mremap."""
+
+    time: int
+    pid: int
+    tid: int
+    arguments: tuple[int, ...]
+    result: int | None
+
+
+Change = Mmap | Fork | Exec | Exit | Mremap
+
+
+@dataclass
+class Decoded:
+    """What a ring held."""
+
+    samples: list[Samples] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    lost: int = 0
+
+
+def decode(data: bytes, events: Mapping[int, Event], cpu: int) -> Decoded:
+    """Decode whole records; `events` says what the identifiers in samples stand for."""
+    found = Decoded()
+    words = np.frombuffer(data, "<u8")
+    place = 0
+    while place < len(words):
+        header = words[place]
+        size = int(header >> np.uint64(48)) // 8
+        if (header & np.uint64(0xFFFF_FFFF)) != _SAMPLE_WORD:
+            _other(data[place * 8 : (place + size) * 8], int(header), found)
+            place += size
+            continue
+        rows = _run(words, place, size)
+        chunk = data[place * 8 : (place + rows * size) * 8]
+        _samples(chunk, size * 8, events, cpu, found)
+        place += rows * size
+    return found
+
+
+def _run(words: NDArray[np.uint64], place: int, size: int) -> int:
+    """How many records from here on have the same header, but for what says user or kernel."""
+    wanted = words[place] & _HEADER
+    rows, step = 1, 64
+    while (end := min(rows + step, (len(words) - place) // size)) > rows:
+        same = (words[place + rows * size : place + end * size : size] & _HEADER) == wanted
+        if not same.all():
+            return rows + int(same.argmin())
+        rows, step = end, step * 4
+    return rows
+
+
+def _samples(chunk: bytes, size: int, events: Mapping[int, Event], cpu: int, found: Decoded) -> None:
+    identifiers = np.frombuffer(chunk, "<u8").reshape(-1, size // 8)[:, 1]
+    for identifier in np.unique(identifiers):
+        event = events.get(int(identifier))
+        if event is None:
+            continue
+        ours = identifiers == identifier
+        rows = np.frombuffer(chunk, np.dtype((np.void, size)))[ours]
+        if event is Event.MREMAP:
+            found.changes.extend(_mremap(row.tobytes()) for row in rows)
+            continue
+        software = size == _SOFTWARE_SAMPLE.itemsize
+        raw = rows.view(_SOFTWARE_SAMPLE if software else _fitting(_FAULT_SAMPLE, size))
+        samples = np.zeros(len(raw), SAMPLE)
+        for name in ("time", "pid", "tid"):
+            samples[name] = raw[name]
+        samples["event"], samples["cpu"] = event, min(cpu, 255)
+        if event is not Event.SIGBUS:
+            samples["address"], samples["ip"] = raw["address"], raw["ip"]
+            if not software:
+                samples["access"] = _access(raw["error"])
+        found.samples.append(samples)
+
+
+def _fitting(kind: np.dtype[np.void], size: int) -> np.dtype[np.void]:
+    """The same fields in a record of another size; those beyond its end are not read."""
+    fields = {name: kind.fields[name] for name in kind.names or () if kind.fields}
+    inside = {name: where for name, where in fields.items() if where[1] + where[0].itemsize <= size}
+    return np.dtype(
+        {
+            "names": list(inside),
+            "formats": [where[0] for where in inside.values()],
+            "offsets": [where[1] for where in inside.values()],
+            "itemsize": size,
+        }
+    )
+
+
+def _access(errors: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    kinds = np.where(errors & np.uint64(_PF_WRITE), WRITE, READ)
+    return np.where(errors & np.uint64(_PF_INSTR), EXECUTE, kinds).astype(np.uint8)
+
+
+_TP = struct.Struct("<8xQIIQ")  # header, identifier, pid, tid, time
+_MMAP2_HEAD = struct.Struct("<8xIIQQQIIQQII")
+_TASK = struct.Struct("<8xIIIIQ")  # pid, ppid, tid, ptid, time
+_SAMPLE_ID = struct.Struct("<IIQQ")  # pid, tid, time, identifier
+
+
+def _mremap(record: bytes) -> Mremap:
+    _, pid, tid, time = _TP.unpack_from(record)
+    # Raw data: 8 bytes that all have, the number of the call (padded to 8), then arguments or the result.
+    values = struct.unpack_from(f"<{(len(record) - 52) // 8}Q", record, 52)
+    return (
+        Mremap(time, pid, tid, values[:5], None)
+        if len(values) >= 5
+        else Mremap(time, pid, tid, (), values[0])
+    )
+
+
+def _other(record: bytes, header: int, found: Decoded) -> None:
+    kind, misc = header & 0xFFFF_FFFF, header >> 32 & 0xFFFF
+    if kind == _MMAP2:
+        pid, _, address, length, offset, major, minor, inode, _, protection, flags = _MMAP2_HEAD.unpack_from(
+            record
+        )
+        time = _SAMPLE_ID.unpack_from(record, len(record) - _SAMPLE_ID.size)[2]
+        path = record[_MMAP2_HEAD.size : -_SAMPLE_ID.size].split(b"\0", 1)[0]
+        found.changes.append(
+            Mmap(time, pid, address, length, offset, (major, minor), inode, protection, flags, path)
+        )
+    elif kind == _FORK:
+        pid, parent, tid, _, time = _TASK.unpack_from(record)
+        found.changes.append(Fork(time, pid, parent, tid))
+    elif kind == _EXIT:
+        pid, _, tid, _, time = _TASK.unpack_from(record)
+        found.changes.append(Exit(time, pid, tid))
+    elif kind == _COMM and misc & _MISC_COMM_EXEC:
+        pid, _, time, _ = _SAMPLE_ID.unpack_from(record, len(record) - _SAMPLE_ID.size)
+        found.changes.append(Exec(time, pid, record[16 : -_SAMPLE_ID.size].split(b"\0", 1)[0]))
+    elif kind == _LOST:
+        found.lost += int.from_bytes(record[16:24], "little")

@@ -1,0 +1,397 @@
+"""Everything that is seen of a mount, into one stream: faults and mappings from perf, and what others tell.
+
+It runs in a thread of the process that supervises or records, never in the daemon: a page fault must not
+wait for the one who writes down that it happened.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Iterable
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shmfs.trace import attribution
+from shmfs.trace.attribution import ELSEWHERE, PENDING, RESOLVED, Area, Attribution, Outcomes
+from shmfs.trace.deaths import Deaths, Touched
+from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Samples, decode
+from shmfs.trace.format import FAULT
+from shmfs.trace.names import printable
+from shmfs.trace.perf import Perf
+from shmfs.trace.processes import Processes, read_file
+from shmfs.trace.writer import AGE, Writer
+
+log = logging.getLogger(__name__)
+
+_ROUND = 0.1
+"""Seconds between two looks at the rings, at most."""
+
+
+_STOP = b"x"
+
+
+class Recorder:
+    """Writes a trace until it is stopped."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        perf: Perf | None,
+        device: tuple[int, int],
+        root: str,
+        *,
+        everybody: bool,
+        events: int | None = None,
+    ) -> None:
+        """Follow the files of `device` (major, minor), whose mount processes see at the path `root`.
+
+        Without `perf` there are no faults. With `everybody` processes are only written down when they map a
+        segment. `events` is a descriptor to read the daemon's own events from, as JSON lines.
+        """
+        self.deaths: Deaths | None = None
+        """Who explains what failed."""
+        self.failure = ""
+        """Why the recorder gave up, a sentence."""
+        self.faults = 0
+        self.lost = 0
+        self._writer = writer
+        self._perf = perf
+        self._device = device
+        self._root = root.rstrip("/")
+        self._everybody = everybody
+        self._input = events
+        self._offset = time.time_ns() - time.monotonic_ns()
+        moves_seen = perf is not None and perf.tracepoints
+        self._attribution = Attribution(
+            self._segment, None if moves_seen else self._look, self._process, self._tell
+        )
+        self._outcomes = Outcomes(ends_told=perf is not None and not perf.tracepoints)
+        self._waiting: dict[int, Samples] = {}
+        self._samples: list[Samples] = []
+        self._changes: list[Change] = []
+        self._horizon = 0
+        self._segments: dict[int, int] = {}
+        self._paths: list[tuple[int, str]] = []
+        """Inode and path of each segment, by its id."""
+        self._processes: dict[int, int] = {}
+        self._commands: dict[int, str] = {}
+        self._count = 0
+        self._known = Processes()
+        self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._partial = b""
+        self._wake_read, self._wake_write = os.pipe()
+        self._caught_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shmfs-recorder", daemon=True)
+
+    def start(self) -> None:
+        """Begin; for a command, before it executes."""
+        if self._everybody and self._perf:
+            self._perf.enable()
+            self._look_at_everybody()
+        self._thread.start()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Write what has happened until now, and end. The writer stays open, for its owner to close."""
+        os.write(self._wake_write, _STOP)
+        self._thread.join(timeout)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def catch_up(self, timeout: float = 5.0) -> None:
+        """Return when everything is written that happened before, where it happens no more."""
+        self._caught_up.clear()
+        os.write(self._wake_write, b"c")
+        self._caught_up.wait(timeout)
+
+    def event(self, **fields: Any) -> None:
+        """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
+        fields.setdefault("time", time.time_ns())
+        self._told.put(fields)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        poll = select.poll()
+        rings = self._perf.fileno() if self._perf else -1
+        if self._perf:
+            poll.register(rings, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        if self._input is not None:
+            poll.register(self._input, select.POLLIN)
+        stopping = False
+        try:
+            while not stopping:
+                ready = {fd for fd, _ in poll.poll(_ROUND * 1000)}
+                asked = os.read(self._wake_read, 8) if self._wake_read in ready else b""
+                stopping = _STOP in asked
+                if self._input in ready and not self._take_events():
+                    poll.unregister(self._input)
+                    self._input = None
+                self._round(everything=bool(asked), last=stopping)
+                if asked:
+                    self._caught_up.set()
+                if rings in ready and not stopping:
+                    time.sleep(0.01)  # rings fill in much longer; waking for every watermark costs more
+        except Exception as failure:
+            self.failure = f"recording failed: {failure}"
+            log.exception("recording failed and was given up")
+            self._caught_up.set()
+
+    def _round(self, *, everything: bool, last: bool) -> None:
+        """Read the rings, and work on what cannot be followed by anything earlier any more.
+
+        What another processor has not finished to write is not older than the last time all were read.
+        """
+        before = time.monotonic_ns()
+        for number, ring in enumerate(self._perf.rings if self._perf else ()):
+            data = ring.read()
+            if data and self._perf:
+                decoded = decode(data, self._perf.events, number)
+                self._samples += decoded.samples
+                self._changes += decoded.changes
+                if decoded.lost:
+                    self.lost += decoded.lost
+                    self.event(event="lost", source="perf", of="perf", count=decoded.lost)
+        horizon, self._horizon = self._horizon, before
+        samples, changes = self._until(None if everything else horizon)
+        if len(samples) or changes:
+            self._work(samples, changes)
+        if last:
+            self._settle()
+            if self._input is not None:
+                self._take_events()
+        if self.deaths is not None:
+            self.deaths.settle(last=last)
+        while not self._told.empty():
+            self._hand_on(self._told.get())
+        self._writer.flush(AGE)
+
+    def _hand_on(self, event: dict[str, Any]) -> None:
+        """Write down what others have seen, with the ids of this trace for their inodes and pids."""
+        if "inode" in event:
+            event["segment"] = self._segments.get(event.pop("inode"))
+        if "pid" in event:
+            event["process"] = self._processes.get(event.pop("pid"))
+        if None not in (event.get("segment", 0), event.get("process", 0)):
+            self._writer.event(**event)
+
+    def _until(self, horizon: int | None) -> tuple[Samples, list[Change]]:
+        samples = np.concatenate(self._samples) if self._samples else np.zeros(0, SAMPLE)
+        changes = sorted(self._changes, key=lambda change: change.time)
+        if horizon is None:
+            self._samples, self._changes = [], []
+            return samples, changes
+        early = samples["time"] < horizon
+        self._samples = [samples[~early]]
+        self._changes = [change for change in changes if change.time >= horizon]
+        return samples[early], [change for change in changes if change.time < horizon]
+
+    def _work(self, samples: Samples, changes: list[Change]) -> None:
+        faults, ended = self._outcomes.of(samples)
+        resolved = self._attribution.feed(faults, changes)
+        closed = [self._waiting.pop(tid) for tid in list(self._waiting) if tid in ended]
+        for row in closed:
+            row["event"] = ended[int(row["tid"][0])]
+        done = closed
+        for part in resolved:
+            pending = part["event"] == PENDING
+            for row in part[pending]:
+                self._waiting[int(row["tid"])] = np.array([row], RESOLVED)
+            done.append(part[~pending])
+        self._write(done)
+
+    def _settle(self) -> None:
+        """Nothing more comes: what was pending stays as it is."""
+        for row in self._waiting.values():
+            row["event"] = self._outcomes.default
+        self._write(list(self._waiting.values()))
+        self._waiting.clear()
+
+    def _write(self, parts: list[Samples]) -> None:
+        if not parts or not (rows := sum(len(part) for part in parts)):
+            return
+        resolved = np.concatenate(parts)
+        faults = np.zeros(rows, FAULT)
+        for name in ("page", "ip", "segment", "process", "tid", "access", "cpu"):
+            faults[name] = resolved[name]
+        faults["time"] = resolved["time"] + np.uint64(self._offset)
+        faults["kind"] = resolved["event"]
+        self._writer.faults(faults[np.argsort(faults["time"], kind="stable")])
+        self.faults += rows
+        if self.deaths is not None and (failed := resolved["event"] == attribution.FAILED).any():
+            for fault, pid in zip(faults[failed], resolved["pid"][failed].tolist(), strict=True):
+                self.deaths.failed(self._touched(fault, pid))
+
+    def _touched(self, fault: np.void, pid: int) -> Touched:
+        process, tid, segment, page, when = (
+            int(fault[name]) for name in ("process", "tid", "segment", "page", "time")
+        )
+        inode, path = self._paths[segment]
+        command = self._commands.get(pid, "")
+        return Touched(process, pid, tid, command, segment, inode, path, page, when)
+
+    def _take_events(self) -> bool:
+        """Hand the daemon's events on; says whether more may come."""
+        assert self._input is not None  # noqa: S101
+        os.set_blocking(self._input, False)
+        while True:
+            try:
+                data = os.read(self._input, 1 << 20)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            whole, newline, rest = data.rpartition(b"\n")
+            lines = self._partial + whole + newline
+            self._partial = rest if newline else self._partial + data
+            if not newline:
+                continue
+            self._writer.events(lines)
+            if self.deaths is not None and b'"event":"refuse"' in lines:
+                for line in lines.splitlines():
+                    if b'"event":"refuse"' in line or b'"event":"full"' in line:
+                        self.deaths.told(msgspec.json.decode(line))
+
+    # ---- who and what
+
+    def _segment(self, mapped: Mmap) -> int:
+        if mapped.device != self._device:
+            return ELSEWHERE
+        return self._segment_of(mapped.inode, mapped.path, mapped.time + self._offset)
+
+    def _segment_of(self, inode: int, path: bytes, time: int) -> int:
+        number = self._segments.get(inode)
+        if number is None:
+            number = self._segments[inode] = len(self._segments)
+            name = printable(os.fsdecode(path)).removesuffix(" (deleted)")
+            if name.startswith(self._root + "/"):
+                name = name[len(self._root) :]
+            device = f"{self._device[0]}:{self._device[1]}"
+            self._paths.append((inode, name))
+            self._writer.event(
+                event="segment",
+                time=time,
+                source="perf",
+                segment=number,
+                device=device,
+                inode=inode,
+                path=name,
+            )
+        return number
+
+    def _process(self, pid: int, time: int = 0, parent: int | None = None, command: str | None = None) -> int:
+        """The id of the process that has the pid now; the first time, it is written down."""
+        number = self._processes.get(pid)
+        if number is not None:
+            return number
+        number = self._processes[pid] = self._count
+        self._count += 1
+        started: int | None = time
+        if command is None:
+            known = self._known.get(pid)
+            command = known.command if known else ""
+            started = _epoch(known.start_time) if known and known.start_time else None
+        self._commands[pid] = command
+        self._writer.event(
+            event="process",
+            time=time or self._offset + self._horizon,
+            source="perf",
+            process=number,
+            pid=pid,
+            parent=parent,
+            command=command,
+            start_time=started,
+        )
+        return number
+
+    def _tell(self, change: Change, areas: list[Area]) -> None:
+        """Write down what became of a process."""
+        when = change.time + self._offset
+        pid = change.pid
+        if isinstance(change, Fork):
+            self._processes.pop(pid, None)
+            command = self._commands.get(change.parent)
+            self._commands.pop(pid, None)
+            if areas or not self._everybody:
+                parent = self._process(change.parent) if change.parent != os.getpid() else None
+                self._process(pid, when, parent, command or "")
+        elif isinstance(change, Exec):
+            command = printable(os.fsdecode(change.command))
+            if pid not in self._processes and not self._everybody:
+                self._process(pid, when, None, command)
+            elif pid in self._processes:
+                self._commands[pid] = command
+                number = self._processes[pid]
+                self._writer.event(event="exec", time=when, source="perf", process=number, command=command)
+        elif isinstance(change, Exit):
+            self._commands.pop(pid, None)
+            if pid in self._processes:
+                ended = self._processes.pop(pid)
+                self._writer.event(event="exit", time=when, source="perf", process=ended)
+            return
+        if pid in self._processes or areas:
+            self._tell_areas(self._process(pid), areas, when)
+
+    def _tell_areas(self, process: int, areas: Iterable[Area], when: int) -> None:
+        for area in areas:
+            self._writer.event(
+                event="map",
+                time=when,
+                source="perf",
+                process=process,
+                segment=area.segment,
+                address=area.start,
+                length=area.end - area.start,
+                page=area.page,
+                protection="".join(
+                    letter if area.protection & bit else "-" for bit, letter in ((1, "r"), (2, "w"), (4, "x"))
+                ),
+                shared=area.shared,
+            )
+
+    def _look(self, pid: int) -> list[Area] | None:
+        """What /proc says the process has mapped; None if it is gone or may not be looked at."""
+        try:
+            lines = read_file(f"/proc/{pid}/maps").splitlines()
+        except OSError:
+            return None
+        device = b"%02x:%02x" % self._device
+        areas = []
+        for line in lines:
+            fields = line.split(maxsplit=5)
+            start, end = (int(address, 16) for address in fields[0].split(b"-"))
+            segment = ELSEWHERE
+            if fields[3] == device:
+                path = fields[5] if len(fields) > 5 else b""
+                segment = self._segment_of(int(fields[4]), path, time.time_ns())
+            protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
+            areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
+        return areas
+
+    def _look_at_everybody(self) -> None:
+        """Learn what is mapped already."""
+        device = b"%02x:%02x" % self._device
+        for name in os.listdir("/proc"):
+            if not name.isdecimal():
+                continue
+            with contextlib.suppress(OSError):
+                if device not in read_file(f"/proc/{name}/maps"):
+                    continue
+                space = self._attribution.spaces[int(name)] = attribution.Space()
+                for area in self._look(int(name)) or ():
+                    space.put(area)
+                ours = [area for area in space.areas if area.segment != ELSEWHERE]
+                if ours:
+                    self._tell_areas(self._process(int(name)), ours, time.time_ns())
+
+
+def _epoch(ticks: int) -> int:
+    """Nanoseconds since the epoch of a start time in clock ticks since boot."""
+    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return boot + ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

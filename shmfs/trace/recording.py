@@ -1,0 +1,139 @@
+"""A trace from its beginning to its end: what the command line makes of recorder, deaths and stream."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shmfs.errors import ShmfsError
+from shmfs.trace import pagemap
+from shmfs.trace.deaths import Deaths
+from shmfs.trace.format import Meta, Source
+from shmfs.trace.perf import Perf
+from shmfs.trace.recorder import Recorder
+from shmfs.trace.records import Statistics
+from shmfs.trace.sampler import Sampler
+from shmfs.trace.writer import Writer
+
+
+class Subject(NamedTuple):
+    """What is recorded."""
+
+    mount: str
+    """Where the processes see the file system."""
+    device: str
+    """As in mountinfo: "0:57"."""
+    store: str
+    """managed, native, or the type of a file system that is not shmfs."""
+    options: str = ""
+    size_limit: int = 0
+    """Bytes; 0 is unlimited."""
+    command: Sequence[str] | None = None
+
+
+class Recording:
+    """Faults, mappings, the daemon's events and samples of one mount, on their way into a file."""
+
+    def __init__(
+        self,
+        path: str,
+        subject: Subject,
+        *,
+        pid: int = -1,
+        events: int | None = None,
+        ask: Callable[[], Statistics | None] = lambda: None,
+        say: Callable[[str], None] = lambda sentence: None,
+        max_size: int = 0,
+    ) -> None:
+        """Record process `pid` from its next exec on, or everybody; begin with `start`.
+
+        `events` is a descriptor to read the daemon's own events from, which is closed at the end; `ask` asks
+        the daemon; `say` tells the user at once why something failed. Raises ShmfsError where the kernel
+        does not permit to watch, or the file would be too small, and OSError where it cannot be made.
+        """
+        self.path = path
+        self._sampler: Sampler | None = None
+        self._perf, notes = _perf(pid)
+        if notes and not self._perf:
+            say(notes)
+        try:
+            about = _meta(subject, notes, perf=self._perf is not None, daemon=events is not None)
+            self._writer = Writer(path, about, max_size=max_size)
+        except BaseException:
+            self._end_perf()
+            raise
+        major, minor = (int(part) for part in subject.device.split(":"))
+        self.recorder = Recorder(
+            self._writer,
+            self._perf,
+            (major, minor),
+            subject.mount,
+            everybody=pid < 0,
+            events=events,
+        )
+        self.recorder.deaths = Deaths(ask, say, self.recorder.event)
+
+    def start(self) -> None:
+        """Begin."""
+        self.recorder.start()
+
+    def sample(self, device: str) -> None:
+        """Look now and then at all processes for what they have present."""
+        self._sampler = Sampler(device, lambda: pagemap.processes_mapping(device).mappings, self.event)
+        self._sampler.start()
+
+    def catch_up(self) -> None:
+        """Return when what has happened is written, and what failed is explained."""
+        self.recorder.catch_up()
+
+    def event(self, **fields: Any) -> None:
+        """Write down what somebody else has seen; from any thread."""
+        self.recorder.event(**fields)
+
+    def stop(self, status: int | None = None, statistics: Statistics | None = None) -> None:
+        """Write what has happened until now and end; raises ShmfsError if recording failed."""
+        if statistics is not None:
+            self.event(event="statistics", source="fuse", statistics=msgspec.to_builtins(statistics))
+        if self._sampler:
+            self._sampler.stop()
+        self.recorder.stop()
+        self._end_perf()
+        self._writer.close({"status": status, "lost": self.recorder.lost})
+        if self.recorder.failure:
+            raise ShmfsError(self.recorder.failure)
+
+    def _end_perf(self) -> None:
+        if self._perf:
+            self._perf.close()
+
+
+def _perf(pid: int) -> tuple[Perf | None, str]:
+    """The faults of a command are worth much, but its trace is worth something without them, too."""
+    try:
+        perf = Perf(pid)
+    except ShmfsError as failure:
+        if pid < 0:
+            raise
+        return None, str(failure)
+    return perf, "; ".join(perf.notes)
+
+
+def _meta(subject: Subject, notes: str, *, perf: bool, daemon: bool) -> Meta:
+    sources = [
+        Source(source="perf", figures=["fault", "map", "process"] if perf else [], exact=True, note=notes)
+    ]
+    if daemon:
+        sources += [
+            Source(source="fuse", figures=["create", "open", "unlink", "rename", "resize"], exact=True),
+            Source(source="mm", figures=["allocate", "free", "refuse"], exact=True),
+        ]
+    sources.append(Source(source="pagemap", figures=["sample", "shared"], exact=False))
+    return Meta.here(
+        command=None if subject.command is None else list(subject.command),
+        mount=subject.mount,
+        device=subject.device,
+        store=subject.store,
+        options=subject.options,
+        size_limit=subject.size_limit,
+        sources=sources,
+    )

@@ -1,0 +1,402 @@
+"""Faults on the kernel's own tmpfs, as the recorder sees them and as the processes know them."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse import mounts
+from shmfs.trace import perf, stream
+from shmfs.trace.attribution import FAILED, MINOR, Area, Space
+from shmfs.trace.decode import WRITE, decode
+from shmfs.trace.recording import Recording, Subject
+
+SHM = "/dev/shm"
+
+PRELUDE = """
+import ctypes, ctypes.util, json, mmap, os, random, signal, sys
+PAGE = 4096
+os.chdir(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+number, size, address = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+libc.mmap.argtypes = [address, size, number, number, number, ctypes.c_long]
+libc.mremap.argtypes = [address, size, size, number, address]
+libc.munmap.argtypes = [address, size]
+
+def segment(name, pages):
+    fd = os.open(name, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, pages * PAGE)
+    return fd
+
+def map(fd, pages, at=0, first=0, flags=1):
+    got = libc.mmap(at, pages * PAGE, 3, flags | (0x10 if at else 0), fd, first * PAGE)
+    assert got != 2**64 - 1
+    return got
+
+def store(address, page):
+    ctypes.c_char.from_address(address + page * PAGE).value = b"x"
+
+def tell(*touched):
+    os.write(1, json.dumps([os.getpid(), [list(one) for one in touched]]).encode() + b"\\n")
+"""
+"""The programs store: a store into a shared mapping maps just its page, a read those around it too."""
+
+Traced = Callable[..., tuple[stream.Trace, dict[int, list[tuple[str, int]]]]]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    if mounts.containing(SHM) is None or mounts.containing(SHM).fstype != "tmpfs":
+        pytest.skip("needs a tmpfs of the kernel on /dev/shm")
+    with tempfile.TemporaryDirectory(prefix="shmfs-test-", dir=SHM) as path:
+        yield Path(path)
+
+
+@pytest.fixture(params=["tracepoints", "software"])
+def traced(
+    request: pytest.FixtureRequest, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Traced:
+    """Runs a program under the recorder: its trace, and what each process says that it touched."""
+    if request.param == "software":
+        monkeypatch.setattr(perf.Perf, "_by_tracepoints", staticmethod(refuse))
+    elif os.geteuid() != 0:
+        pytest.skip("tracepoints need root")
+
+    def run(program: str, *arguments: str) -> tuple[stream.Trace, dict[int, list[tuple[str, int]]]]:
+        status = os.stat(directory)
+        subject = Subject(SHM, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}", "tmpfs")
+        gate, opener = os.pipe()
+        command = [sys.executable, "-S", "-c", PRELUDE + program, str(directory), *arguments]
+        wait = f"import os, sys; os.read({gate}, 1); os.execv(sys.argv[1], sys.argv[1:])"
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", wait, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=(gate,),
+        )
+        os.close(gate)
+        try:
+            recording = Recording(str(tmp_path / "trace"), subject, pid=process.pid)
+            if request.param == "tracepoints" and not recording._perf.tracepoints:
+                recording.stop()
+                pytest.skip("the kernel permits no tracepoints here")
+            recording.start()
+        finally:
+            os.close(opener)
+        said, _ = process.communicate(timeout=60)
+        recording.stop()
+        assert recording.recorder.lost == 0
+        told: dict[int, list[tuple[str, int]]] = {}
+        for line in said.splitlines():
+            pid, touched = json.loads(line)
+            told.setdefault(pid, []).extend((name, page) for name, page in touched)
+        return stream.Trace(tmp_path / "trace"), told
+
+    return run
+
+
+def refuse(tracing: str) -> Any:
+    raise PermissionError
+
+
+def seen(trace: stream.Trace, kind: int = MINOR) -> dict[int, list[tuple[str, int]]]:
+    """The faults by pid, in order."""
+    pids = {one["process"]: one["pid"] for one in trace.processes}
+    names = {one["segment"]: os.path.basename(one["path"]) for one in trace.segments}
+    found: dict[int, list[tuple[str, int]]] = {}
+    faults = trace.fault_array()
+    for fault in np.sort(faults[faults["kind"] == kind], order="time"):
+        found.setdefault(pids[int(fault["process"])], []).append(
+            (names[int(fault["segment"])], int(fault["page"]))
+        )
+    return found
+
+
+def test_every_fault_of_several_processes_in_order(traced: Traced) -> None:
+    trace, told = traced(
+        """
+fds = [segment(f"s{n}", 300) for n in range(4)]
+places = [map(fd, 300) for fd in fds]
+for child in range(5):
+    if os.fork() == 0:
+        order = [(n, page) for n in range(4) for page in range(0, 300, 1 + child)]
+        random.Random(child).shuffle(order)
+        for n, page in order:
+            store(places[n], page)
+        tell(*((f"s{n}", page) for n, page in order))
+        os._exit(0)
+for child in range(5):
+    os.wait()
+"""
+    )
+    assert len(told) == 5
+    assert seen(trace) == told
+    assert set(trace.fault_array()["access"]) <= {0, WRITE}
+    assert {one["path"].rsplit("/")[-1] for one in trace.segments} == {"s0", "s1", "s2", "s3"}
+
+
+def test_offsets_and_addresses_that_are_used_again(traced: Traced) -> None:
+    trace, told = traced(
+        """
+a, b = segment("a", 64), segment("b", 64)
+place = map(a, 32, first=16)
+store(place, 3)
+map(b, 8, at=place + 8 * PAGE, first=40)     # into the middle of the other
+store(place, 7), store(place, 8), store(place, 15), store(place, 16)
+libc.munmap(place, 32 * PAGE)
+map(-1, 4, at=place, flags=0x22)              # memory of its own, where a was
+store(place, 0)
+map(b, 4, at=place)
+store(place, 2)
+tell(("a", 19), ("a", 23), ("b", 40), ("b", 47), ("a", 32), ("b", 2))
+"""
+    )
+    assert seen(trace) == told
+
+
+def test_mappings_that_move_and_grow(traced: Traced, request: pytest.FixtureRequest) -> None:
+    trace, told = traced(
+        """
+a = segment("a", 64)
+place = map(a, 8)
+store(place, 1)
+room = libc.mmap(0, 64 * PAGE, 0, 0x22, -1, 0)
+place = libc.mremap(place, 8 * PAGE, 32 * PAGE, 3, room)
+store(place, 2), store(place, 30)
+place = libc.mremap(place, 32 * PAGE, 16 * PAGE, 0, None)
+store(place, 15)
+import time
+time.sleep(0.3)                               # where mremap(2) is not seen, /proc is looked at now and then
+store(place, 14)
+tell(("a", 1), ("a", 2), ("a", 30), ("a", 15), ("a", 14))
+"""
+        if "tracepoints" in request.node.name
+        else """
+a = segment("a", 64)
+place = map(a, 8)
+store(place, 1)
+place = libc.mremap(place, 8 * PAGE, 9 * 1024 * 1024, 1, None)
+store(place, 2), store(place, 30)
+import time
+time.sleep(0.5)
+tell(("a", 1), ("a", 2), ("a", 30))
+"""
+    )
+    assert seen(trace) == told
+
+
+def test_unlinked_forked_executed(traced: Traced) -> None:
+    trace, told = traced(
+        """
+fd = segment("gone", 16)
+place = map(fd, 16)
+os.unlink("gone")
+store(place, 1)
+if os.fork() == 0:
+    store(place, 1), store(place, 2)
+    tell(("gone", 1), ("gone", 2))
+    segment("other", 4)
+    program = sys.argv[-1] if len(sys.argv) > 2 else None
+    code = "import mmap, os, json; f = os.open('other', 2); m = mmap.mmap(f, 16384); m[4096] = 1;"
+    code += "os.write(1, json.dumps([os.getpid(), [['other', 1]]]).encode() + b'\\\\n')"
+    os.execv(sys.executable, [sys.executable, "-S", "-c", code])
+os.wait()
+store(place, 3)
+tell(("gone", 1), ("gone", 3))
+"""
+    )
+    assert seen(trace) == told
+    events = Counter(event["event"] for event in trace.events())
+    assert events["exit"] == 2
+    assert events["exec"] >= 1
+
+
+def test_a_fault_that_ends_in_sigbus(traced: Traced) -> None:
+    trace, _ = traced(
+        """
+fd = segment("short", 8)
+place = map(fd, 8)
+store(place, 0)
+os.ftruncate(fd, 2 * PAGE)
+if os.fork() == 0:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    store(place, 1)
+    store(place, 5)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGBUS
+store(place, 1)
+"""
+    )
+    assert list(seen(trace, FAILED).values()) == [[("short", 5)]]
+    assert sorted(seen(trace).values()) == [[("short", 0), ("short", 1)], [("short", 1)]]
+
+
+def test_threads_have_ids_of_their_own(traced: Traced) -> None:
+    trace, _ = traced(
+        """
+import threading
+place = map(segment("s", 40), 40)
+def work(n):
+    for page in range(n, 40, 4):
+        store(place, page)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    )
+    faults = trace.fault_array()
+    assert sorted(faults["page"].tolist()) == list(range(40))
+    assert len(set(faults["tid"].tolist())) == 4
+    assert set(faults["process"].tolist()) == {0}
+
+
+def test_as_many_as_the_kernel_counts(traced: Traced) -> None:
+    trace, told = traced(
+        """
+import resource
+place = map(segment("s", 20000), 20000)
+for page in range(50): store(place, page)      # what the interpreter touches at first
+c_char = ctypes.c_char
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+ctypes.memset(place + 50 * PAGE, 1, 19950 * PAGE)
+tell(("minor", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+"""
+    )
+    ((_, counted),) = next(iter(told.values()))
+    assert len(next(iter(seen(trace).values()))) == 20000
+    assert abs(counted - 19950) <= 2  # the kernel's count may have one of the interpreter's own
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to watch everybody")
+def test_everybody_with_what_was_mapped_before(directory: Path, tmp_path: Path, child: Any) -> None:
+    (directory / "old").write_bytes(bytes(40 * 4096))
+    one = child()
+    one.map(directory / "old", 40 * 4096)
+    status = os.stat(directory)
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    recording = Recording(str(tmp_path / "trace"), Subject(SHM, device, "tmpfs"))
+    recording.start()
+    one.store(7)
+    two = child()
+    two.map(directory / "old", 40 * 4096)
+    two.store(8)
+    recording.stop()
+    ours = {one.pid: [("old", 7)], two.pid: [("old", 8)]}
+    assert {
+        pid: faults for pid, faults in seen(stream.Trace(tmp_path / "trace")).items() if pid in ours
+    } == ours
+
+
+def test_what_does_not_fit_into_the_ring_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "_RINGS", 1 << 15)
+    gate, opener = os.pipe()
+    program = PRELUDE + 'ctypes.memset(map(segment("s", 9000), 9000), 1, 9000 * PAGE)'
+    wait = f"import os, sys; os.read({gate}, 1); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-S", "-c", wait, sys.executable, "-S", "-c", program, str(directory)]
+    process = subprocess.Popen(command, pass_fds=(gate,))
+    os.close(gate)
+    watch = perf.Perf(process.pid)
+    try:
+        os.close(opener)
+        assert process.wait(60) == 0
+        decoded = [decode(ring.read(), watch.events, 0) for ring in watch.rings]
+    finally:
+        watch.close()
+    # The kernel tells of what was lost with the next record that fits.
+    assert sum(len(part) for one in decoded for part in one.samples) < 9000
+    assert len(decoded) == len(perf._online())
+
+
+def test_a_kernel_that_permits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any, **more: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(perf.Perf, "_open", refused)
+    with pytest.raises(ShmfsError, match=r"run as root, or `sysctl kernel.perf_event_paranoid=1`"):
+        perf.Perf(os.getpid())
+    with pytest.raises(ShmfsError, match="all processes"):
+        perf.Perf()
+
+
+def test_no_descriptor_stays_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watch = perf.Perf(os.getpid())
+    assert len(os.listdir("/proc/self/fd")) > before
+    watch.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, hard))
+    try:
+        with pytest.raises(ShmfsError, match="Too many open files"):
+            perf.Perf(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+PAGES = 24
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("put"),
+            st.integers(0, PAGES - 1),
+            st.integers(1, 8),
+            st.integers(-1, 3),
+            st.integers(0, 50),
+        ),
+        st.tuples(st.just("take"), st.integers(0, PAGES - 1), st.integers(1, 8)),
+        st.tuples(st.just("move"), st.integers(0, PAGES - 9), st.integers(1, 8), st.integers(64, 80)),
+    ),
+    max_size=20,
+)
+
+
+@given(steps)
+def test_a_space_is_a_table_of_pages(steps: list[tuple[Any, ...]]) -> None:
+    space, table = Space(), {}
+    for step in steps:
+        first, count = step[1], step[2]
+        if step[0] == "put":
+            segment, page = step[3], step[4]
+            space.put(Area(first << 12, (first + count) << 12, page, segment))
+            table.update({first + n: (segment, page + n) for n in range(count)})
+        elif step[0] == "take":
+            space.take(first << 12, (first + count) << 12)
+            for n in range(count):
+                table.pop(first + n, None)
+        else:
+            # mremap(2) moves one mapping, whole pages of it
+            if len({table.get(first + n, (None,))[0] for n in range(count)}) != 1 or first not in table:
+                continue
+            if any(table[first + n][1] != table[first][1] + n for n in range(count)):
+                continue
+            target = step[3]
+            space.move(first << 12, count << 12, target << 12, count << 12)
+            moved = {target + n: table.pop(first + n) for n in range(count)}
+            for n in range(count):
+                table.pop(target + n, None)
+            table.update(moved)
+    addresses = np.arange(0, 100, dtype=np.uint64) << np.uint64(12)
+    segments, pages = space.find(addresses + np.uint64(17))
+    for page in range(100):
+        expected = table.get(page, (-2, 0))
+        assert segments[page] == expected[0]
+        if page in table:
+            assert pages[page] == expected[1]
+    assert space.areas == sorted(space.areas)
