@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shmfs.fs import file, flags
 from shmfs.fs.inode import Inode
-from shmfs.fs.superblock import Superblock
+from shmfs.fs.superblock import Credentials, Superblock
 from shmfs.fs.xattr import change_mode, remove
 
 _CAPABILITY = b"security.capability"
@@ -33,7 +33,10 @@ class Changes(NamedTuple):
     """The times are not just now (ATTR_TIMES_SET)."""
 
 
-def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
+_ROOT = Credentials()
+
+
+def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credentials = _ROOT) -> None:
     """Change attributes; raises what `file.resize` raises, and then has changed nothing."""
     now = sb.clock()
     flags.refuse(inode, flags.FS_IMMUTABLE_FL)
@@ -50,12 +53,12 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
     if changes.size is not None:
         file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
     if changes.kill_privileges:
-        kill_privileges(sb, inode)
+        kill_privileges(sb, inode, cred)
     if changes.uid is not None or changes.gid is not None:
+        if not stat.S_ISDIR(inode.mode):
+            kill_privileges(sb, inode, cred)
         inode.uid = inode.uid if changes.uid is None else changes.uid
         inode.gid = inode.gid if changes.gid is None else changes.gid
-        if not stat.S_ISDIR(inode.mode):
-            kill_privileges(sb, inode)
         inode.ctime = now
     if changes.mode is not None:
         change_mode(inode, changes.mode)
@@ -70,11 +73,17 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes) -> None:
         inode.ctime = changes.ctime
 
 
-def kill_privileges(sb: Superblock, inode: Inode) -> None:
-    """Clear set-id bits and capabilities (setattr_should_drop_suidgid)."""
+def kill_privileges(sb: Superblock, inode: Inode, cred: Credentials) -> None:
+    """Clear set-id bits and capabilities (setattr_should_drop_suidgid).
+
+    A set-group-id bit that lets nobody execute stays for the file's group and for root (in_group_or_capable).
+    """
     if inode.mode & stat.S_ISUID:
         inode.mode &= ~stat.S_ISUID
-    if inode.mode & stat.S_ISGID and inode.mode & stat.S_IXGRP:
+    if inode.mode & stat.S_ISGID and (
+        inode.mode & stat.S_IXGRP
+        or (cred.uid and inode.gid != cred.gid and inode.gid not in sb.groups_of(cred.pid))
+    ):
         inode.mode &= ~stat.S_ISGID
     if inode.xattrs and _CAPABILITY in inode.xattrs:
         remove(sb, inode, _CAPABILITY)

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -63,6 +63,8 @@ class Superblock:
         self.options = options or MountOptions()
         self.instruments = Instruments() if instruments is None else instruments
         self.clock = clock
+        self.groups_of: Callable[[int], Collection[int]] = lambda pid: ()
+        """Supplementary groups of a process."""
         self.native: NativeStore | None = None
         self.blocks = Reservation(self.options.blocks)
         """Pages charged."""

@@ -35,6 +35,7 @@ from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.operations import Operations
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import NativeStore
+from shmfs.trace import processes
 from shmfs.trace.history import History
 from shmfs.trace.instruments import Instruments
 from shmfs.trace.log import JsonLines
@@ -89,6 +90,7 @@ class Daemon:
         owner = Credentials(os.geteuid(), os.getegid())
         self.superblock = Superblock(self.options, owner=owner, instruments=instruments)
         instruments.install(Holders(self.history, self.superblock))
+        self.superblock.groups_of = processes.groups
 
     def run(self) -> None:
         """Mount, serve until the mount is gone or the end is asked for, and clean up; raises ShmfsError."""

@@ -340,9 +340,7 @@ class Lane:
         """FUSE_WRITE."""
         handle, offset, size, flags, *_ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
-        stored = self.operations.write(
-            handle, offset, data, kill_privileges=bool(flags & p.WRITE_KILL_SUIDGID)
-        )
+        stored = self.operations.write(handle, offset, data, cred if flags & p.WRITE_KILL_SUIDGID else None)
         return p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:

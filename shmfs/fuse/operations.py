@@ -199,11 +199,11 @@ class Operations:
         inode = self.superblock.inode(ino)
         inode.refresh()
         old_size = inode.size
-        attributes.set_attributes(self.superblock, inode, changes)
+        attributes.set_attributes(self.superblock, inode, changes, cred)
         if changes.size is not None:
             self._resized(inode, old_size, cred.pid)
             if self.handle_killpriv and cred.uid:
-                attributes.kill_privileges(self.superblock, inode)
+                attributes.kill_privileges(self.superblock, inode, cred)
         return inode
 
     def _resized(self, inode: Inode, old_size: int, pid: int) -> None:
@@ -257,7 +257,7 @@ class Operations:
         if flags & os.O_TRUNC:
             self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
             if cred.uid:  # the kernel leaves this truncation wholly to us (FUSE_ATOMIC_O_TRUNC)
-                attributes.kill_privileges(self.superblock, inode)
+                attributes.kill_privileges(self.superblock, inode, cred)
         keep_cache = file.open_file(inode, flags)
         if isinstance(inode, NativeFile):
             inode.descriptor()
@@ -295,16 +295,21 @@ class Operations:
         return data
 
     def write(
-        self, handle: int, offset: int, data: bytes | memoryview, *, kill_privileges: bool = False
+        self, handle: int, offset: int, data: bytes | memoryview, killer: Credentials | None = None
     ) -> int:
-        """FUSE_WRITE: of write(2) or of the kernel's writeback; bytes stored, or ENOSPC, EFBIG."""
+        """FUSE_WRITE: of write(2) or of the kernel's writeback; bytes stored, or ENOSPC, EFBIG.
+
+        `killer` is who writes, where that takes set-id bits and capabilities away.
+        """
         inode = self._file(handle)
         old_size = inode.size
         stored = file.write(self.superblock, inode, offset, data)
         if inode.size != old_size:
             self._resized(inode, old_size, 0)
-        if kill_privileges or self.handle_killpriv:
-            attributes.kill_privileges(self.superblock, inode)
+        if killer is None and self.handle_killpriv:
+            killer = Credentials()
+        if killer is not None:
+            attributes.kill_privileges(self.superblock, inode, killer)
         if inode.attributes_cached:
             if old_size:
                 self._attributes_changed(inode)
@@ -319,7 +324,7 @@ class Operations:
         file.fallocate(self.superblock, inode, mode, offset, length)
         self._resized(inode, old_size, cred.pid)
         if cred.uid:
-            attributes.kill_privileges(self.superblock, inode)
+            attributes.kill_privileges(self.superblock, inode, cred)
 
     def lseek(self, handle: int, offset: int, whence: int) -> int:
         """FUSE_LSEEK, which the kernel asks for SEEK_DATA and SEEK_HOLE."""
@@ -332,7 +337,7 @@ class Operations:
         inode = self._file(source)
         room = min(length, _COPY_CHUNK, max(0, inode.size - source_offset))
         data = inode.pages.read(source_offset, room)
-        return self.write(target, target_offset, data, kill_privileges=cred.uid != 0)
+        return self.write(target, target_offset, data, cred if cred.uid else None)
 
     def _attributes_changed(self, inode: RegularFile) -> None:
         inode.attributes_cached = False

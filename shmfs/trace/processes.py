@@ -22,6 +22,15 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
+def groups(pid: int) -> list[int]:
+    """Supplementary groups; none of a process that is gone."""
+    try:
+        status = read_file(f"/proc/{pid}/status")
+        return [int(group) for group in status.split(b"\nGroups:", 1)[1].split(b"\n", 1)[0].split()]
+    except (OSError, IndexError):
+        return []
+
+
 class Processes:
     """Processes by pid, or by the pid of one of their threads, which is what FUSE gives."""
 

@@ -91,6 +91,7 @@ NEEDS_EXTENSION = {
     "data.a_store_behind_the_end": "a change of size drops cached pages by libfuse's defaults for INIT",
     "data.a_buffer_behind_the_end_of_the_file": "likewise",
     "permissions.set_id_bits_go": "libfuse's default has us clear set-id bits without telling who writes",
+    "suites.set_group_id_without_execution": "likewise",
     "xattrs.lists_are_inherited": "libfuse's default has the kernel apply the umask before a default list",
 }
 """Cases that shmfs without its C extension cannot answer as tmpfs does, and why."""
