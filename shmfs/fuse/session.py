@@ -71,8 +71,10 @@ def mount(
     if _lane:
         wanted = p.DONT_MASK | p.EXPLICIT_INVAL_DATA | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
         wanted |= p.PASSTHROUGH if native else 0
-        unwanted = p.AUTO_INVAL_DATA | p.HANDLE_KILLPRIV | p.DO_READDIRPLUS
-        _lane.configure(wanted, unwanted, options.readahead * PAGE_SIZE, 1)
+        # On tmpfs a direct read or write is done when the call returns, also one of io_submit or io_uring
+        # (which forgets the provided buffer of a read that ends later).
+        refused = p.AUTO_INVAL_DATA | p.ASYNC_DIO | p.HANDLE_KILLPRIV | p.DO_READDIRPLUS
+        _lane.configure(wanted, refused, options.readahead * PAGE_SIZE, 1)
     with tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)

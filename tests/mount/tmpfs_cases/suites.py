@@ -1,13 +1,43 @@
 """What third-party suites of conformance tests and random calls by several users came upon."""
 
+import ctypes
+import mmap
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
 from tmpfs_cases import case
-from tmpfs_cases.tools import NOBODY, child, mode, new
+from tmpfs_cases.tools import NOBODY, call, child, mode, new
 
 OTHER = 65533
+
+
+@case
+def direct_requests_end_at_once(d: Path) -> Any:
+    """What io_submit(2) starts with O_DIRECT is done when it returns: nothing is left to wait for."""
+    io_setup, io_getevents, io_submit = 206, 208, 209
+    count, size = 32, 64 << 10
+    os.close(new("f", b"x" * size * count))
+    fd = os.open("f", os.O_RDWR | os.O_DIRECT)
+    context = ctypes.c_ulong()
+    call("syscall", io_setup, count, ctypes.byref(context))
+    buffer = mmap.mmap(-1, size * count)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    events = ctypes.create_string_buffer(32 * count)
+    seen = []
+    for opcode in (0, 1):  # IOCB_CMD_PREAD, IOCB_CMD_PWRITE
+        blocks = [
+            ctypes.create_string_buffer(
+                struct.pack("<QIIHhIQQq16x", 0, 0, 0, opcode, 0, fd, address + n * size, size, n * size), 64
+            )
+            for n in range(count)
+        ]
+        pointers = (ctypes.c_void_p * count)(*map(ctypes.addressof, blocks))
+        seen.append(call("syscall", io_submit, context.value, count, pointers))
+        no_time = (ctypes.c_long * 2)()
+        seen.append(call("syscall", io_getevents, context.value, 0, count, events, no_time))
+    return [seen, buffer[:] == b"x" * size * count]
 
 
 @case
