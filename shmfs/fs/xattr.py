@@ -23,9 +23,11 @@ def get(inode: Inode, name: bytes) -> bytes:
 
 
 def names(inode: Inode, *, trusted: bool = True) -> list[bytes]:
-    """The names, access lists first, as tmpfs gives them; those of trusted. only to whom they concern."""
+    """The names in tmpfs's order (simple_xattr_list); those of trusted. only to whom they concern."""
     shown = (name for name in inode.xattrs or () if trusted or not name.startswith(b"trusted."))
-    return sorted(shown, key=lambda name: not name.startswith(b"system."))
+    ordered = sorted(shown, reverse=True)
+    lists = [name for name in (acl.ACCESS, acl.DEFAULT) if name in ordered]
+    return lists + [name for name in ordered if name not in lists]
 
 
 def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
