@@ -94,6 +94,8 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     old = inode.size
     # shmem_truncate_range changes the times as soon as there are pages, whatever it has to free.
     times = times or size != old or inode.allocated > 0
+    if not times:
+        return
     if size > old:
         if sb.options.reserve != "lazy":
             _reserve(sb, inode, size)
@@ -102,8 +104,7 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     else:
         inode.pages.truncate(size)
     inode.size = size
-    if times:
-        inode.touch(sb.clock())
+    inode.touch(sb.clock())
 
 
 def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
