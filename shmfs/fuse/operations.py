@@ -78,10 +78,10 @@ class Operations:
         return self._created(namei.symlink(self.superblock, directory, name, target, cred), cred)
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
-        """FUSE_CREATE: entry and file handle of a new file."""
+        """FUSE_CREATE: entry and file handle of a new file, which has nothing for O_TRUNC to take away."""
         inode = self.mknod(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, cred)
         try:
-            return inode, self.open(inode.ino, flags, cred)[0]
+            return inode, self.open(inode.ino, flags & ~os.O_TRUNC, cred)[0]
         except OSError:
             self.uncreate(inode, parent, name, cred)
             raise
@@ -223,6 +223,7 @@ class Operations:
         inode = self.superblock.inode(ino)
         file_flags.put(inode, flags)
         inode.ctime = self.superblock.clock()
+        self.attributes_changed(ino)  # which the kernel does not expect of an ioctl
 
     # ---- extended attributes
 
