@@ -1,6 +1,7 @@
 """What third-party suites of conformance tests and random calls by several users came upon."""
 
 import ctypes
+import fcntl
 import mmap
 import os
 import struct
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tmpfs_cases import case
-from tmpfs_cases.tools import NOBODY, call, child, mode, new
+from tmpfs_cases.tools import NOBODY, call, changes, child, mode, new, unprivileged
 
 OTHER = 65533
+SETFLAGS = 0x40086602
+"""FS_IOC_SETFLAGS."""
 
 
 @case
@@ -38,6 +41,61 @@ def direct_requests_end_at_once(d: Path) -> Any:
         no_time = (ctypes.c_long * 2)()
         seen.append(call("syscall", io_getevents, context.value, 0, count, events, no_time))
     return [seen, buffer[:] == b"x" * size * count]
+
+
+@case
+def new_files_are_not_truncated(d: Path) -> Any:
+    """O_TRUNC at the creation of a file takes no set-id bit away, and at a later open it does."""
+    os.chmod(".", 0o777)
+    seen = []
+    for _ in range(2):
+        unprivileged(lambda: os.close(os.open("f", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o6777)))
+        seen.append(mode("f"))
+    return seen
+
+
+@case
+def flags_change_the_ctime(d: Path) -> Any:
+    """FS_IOC_SETFLAGS, also for one who has just looked at the attributes."""
+    os.close(new("f"))
+    os.mkdir("s")
+    seen = []
+    for name in ("f", "s"):
+        fd = os.open(name, os.O_RDONLY)
+        for flags in (0x40, 0x40, 0):
+            packed = struct.pack("l", flags)
+            seen += [changes(lambda fd=fd, packed=packed: fcntl.ioctl(fd, SETFLAGS, packed), f=name)]
+    return seen
+
+
+@case
+def truncation_to_the_same_size(d: Path) -> Any:
+    """By its name an empty file keeps its times, by a descriptor not; and later looks say the same."""
+    seen: list[Any] = []
+    for size in (0, 5000):
+        fd = new(f"f{size}")
+        os.ftruncate(fd, size)
+        for action in (os.truncate, lambda name, size, fd=fd: os.ftruncate(fd, size)):
+            seen += [changes(lambda action=action, size=size: action(f"f{size}", size), f=f"f{size}")]
+    return seen
+
+
+@case
+def order_of_attribute_names(d: Path) -> Any:
+    os.mkdir("d")
+    entries = [(1, 7, 0xFFFFFFFF), (2, 6, 1000), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    names = [
+        "system.posix_acl_default",
+        "security.x",
+        "trusted.c",
+        "user.a",
+        "user.b",
+        "system.posix_acl_access",
+    ]
+    for name in names:
+        os.setxattr("d", name, value if "acl" in name else b"1")
+    return os.listxattr("d")
 
 
 @case
