@@ -38,15 +38,18 @@ def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0)
     """
     _check_name(inode, name)
     file_flags.refuse(inode)
-    old = inode.xattrs.get(name) if inode.xattrs else None
-    if flags & XATTR_CREATE and old is not None:
-        raise error(errno.EEXIST)
-    if flags & XATTR_REPLACE and old is None:
-        raise error(errno.ENODATA)
     if name in (acl.ACCESS, acl.DEFAULT):
+        _check_flags(inode, name, flags)
         _put_acl(inode, name, value)
     else:
-        sb.charge_inode_space(inode.ino, attribute_space(name, value))
+        space = attribute_space(name, value)
+        sb.charge_inode_space(inode.ino, space)  # first of all: a full file system is told before bad flags
+        try:
+            _check_flags(inode, name, flags)
+        except OSError:
+            sb.inode_space.uncharge(space)
+            raise
+        old = inode.xattrs.get(name) if inode.xattrs else None
         if old is not None:
             sb.inode_space.uncharge(attribute_space(name, old))
         _store(inode, name, value)
@@ -64,6 +67,14 @@ def remove(sb: Superblock, inode: Inode, name: bytes) -> None:
         sb.inode_space.uncharge(attribute_space(name, old))
     inode.xattrs = inode.xattrs or None
     inode.ctime = sb.clock()
+
+
+def _check_flags(inode: Inode, name: bytes, flags: int) -> None:
+    exists = inode.xattrs is not None and name in inode.xattrs
+    if flags & XATTR_CREATE and exists:
+        raise error(errno.EEXIST)
+    if flags & XATTR_REPLACE and not exists:
+        raise error(errno.ENODATA)
 
 
 def _store(inode: Inode, name: bytes, value: bytes) -> None:
