@@ -15,3 +15,16 @@ def a_full_inode_space_is_told_before_bad_flags_of_an_attribute(d: Path) -> Any:
     seen = [tried(os.setxattr, "f", "trusted.a", big, flags) for flags in (0, 1, 2, 3)]
     seen += [tried(os.setxattr, "f", "trusted.a", small, flags) for flags in (2, 3, 1, 1, 3)]
     return [seen, tried(os.setxattr, "f", "trusted.a", big, 1), os.statvfs(".").f_ffree]
+
+
+def _write_into_what_is_allocated() -> Any:
+    fd = new("s", mode=0o2366)
+    call("fallocate", fd, 1, 0, 3 * PAGE)
+    return [os.pwrite(fd, b"x", 0), blocks("s"), mode("s"), os.pwrite(fd, b"x", PAGE), blocks("s")]
+
+
+@case
+def a_write_to_a_set_id_file_frees_nothing_behind_the_end(d: Path) -> Any:
+    """Its writes reach the daemon with either store."""
+    os.chmod(".", 0o777)
+    return unprivileged(_write_into_what_is_allocated)
