@@ -28,3 +28,15 @@ def a_write_to_a_set_id_file_frees_nothing_behind_the_end(d: Path) -> Any:
     """Its writes reach the daemon with either store."""
     os.chmod(".", 0o777)
     return unprivileged(_write_into_what_is_allocated)
+
+
+def _create(flags: int) -> Any:
+    os.close(os.open("new", os.O_WRONLY | os.O_CREAT | flags, 0o6755))
+    return mode("new")
+
+
+@case
+def truncation_of_a_new_file_takes_no_set_id_bits(d: Path) -> Any:
+    os.chmod(".", 0o777)
+    seen = [unprivileged(_create, os.O_TRUNC)]
+    return [*seen, unprivileged(_create, os.O_TRUNC)]  # the second finds it
