@@ -72,7 +72,8 @@ def mount(
         wanted = p.DONT_MASK | p.EXPLICIT_INVAL_DATA | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
         wanted |= p.PASSTHROUGH if native else 0
         # On tmpfs a direct read or write is done when the call returns, also one of io_submit or io_uring
-        # (which forgets the provided buffer of a read that ends later).
+        # (which forgets the provided buffer of a read that ends later); and with ASYNC_DIO one that the limit
+        # cuts short is EIO (fuse_get_res_by_io).
         refused = p.AUTO_INVAL_DATA | p.ASYNC_DIO | p.HANDLE_KILLPRIV | p.DO_READDIRPLUS
         _lane.configure(wanted, refused, options.readahead * PAGE_SIZE, 1)
     with tempfile.TemporaryFile() as said:
