@@ -47,3 +47,11 @@ def a_direct_write_is_partial_then_refused(d: Path) -> Any:
     fd = os.open("f", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
     big = child(lambda: os.pwrite(os.open("f", os.O_WRONLY | os.O_DIRECT), b"x" * 20 * PAGE, 0))
     return [big, os.fstat(fd).st_size, blocks("f"), tried(os.pwrite, fd, b"x", 16 * PAGE)]
+
+
+@case
+def attributes_are_listed_in_an_order(d: Path) -> Any:
+    os.close(new("f"))
+    for name in ("user.a", "trusted.b", "security.x", "user.ab", "trusted.a", "user.b"):
+        os.setxattr("f", name, b"")
+    return os.listxattr("f")
