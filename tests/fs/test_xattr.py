@@ -308,7 +308,7 @@ def test_lists_come_first_and_trusted_names_are_for_root(model_of):
         fs.setxattr("f", name, b"")
     fs.setxattr("f", ACCESS, extended(6, 7, 4, 5, 1))
     inode = fs.inode("f")
-    assert xattr.names(inode) == [ACCESS.encode(), b"user.b", b"trusted.a", b"user.a"]
+    assert xattr.names(inode) == [ACCESS.encode(), b"user.b", b"user.a", b"trusted.a"]
     assert xattr.names(inode, trusted=False) == [ACCESS.encode(), b"user.b", b"user.a"]
 
 
