@@ -124,9 +124,12 @@ class NativeFile(RegularFile):
             self.ctime = max(self.ctime, status.st_ctime_ns)
 
     def told(self) -> bool:
-        """Not once it was open for writing: a mapping may still be there, and stores into it are not seen."""
+        """Not once it was open for writing: a mapping may still be there, and what goes through it is not seen.
+
+        Of an empty file that is only MADV_REMOVE of what was allocated behind its end.
+        """
         self.refresh()
-        return not (self.was_written and self._size)
+        return not (self.was_written and (self._size or self._allocated))
 
     @property
     def size(self) -> int:

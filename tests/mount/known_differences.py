@@ -42,6 +42,9 @@ KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
         "accounting.a_read_fault_without_a_writer": {"blocks": (0, WRITER)},
         "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
         "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
+        "regressions.a_store_behind_the_end_that_was_synced": {
+            "grown": (bytes(6), "the kernel zeroes what lies behind the end when it writes the page back")
+        },
         "times.of_first_stores": {
             "hole": ("", STORE),
             "another hole": ("", STORE),
@@ -91,6 +94,7 @@ NEEDS_EXTENSION = {
     "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": "pyfuse3 carries out the flags",
     "regressions.a_write_to_a_set_id_file_frees_nothing_behind_the_end": "pyfuse3 does not bind fallocate",
     "regressions.a_direct_write_is_partial_then_refused": "libfuse takes FUSE_ASYNC_DIO by default",
+    "regressions.pages_behind_the_end_of_an_empty_file_are_removed": "pyfuse3 does not bind fallocate",
     "data.a_store_behind_the_end": "a change of size drops cached pages by libfuse's defaults for INIT",
     "data.a_buffer_behind_the_end_of_the_file": "likewise",
     "permissions.set_id_bits_go": "libfuse's default has us clear set-id bits without telling who writes",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tmpfs_cases import case
-from tmpfs_cases.tools import PAGE, blocks, call, child, mode, new, tried, unprivileged
+from tmpfs_cases.tools import PAGE, Mapping, blocks, call, child, mode, new, tried, unprivileged
 
 
 @case(options="size=64k,nr_inodes=24")
@@ -55,3 +55,22 @@ def attributes_are_listed_in_an_order(d: Path) -> Any:
     for name in ("user.a", "trusted.b", "security.x", "user.ab", "trusted.a", "user.b"):
         os.setxattr("f", name, b"")
     return os.listxattr("f")
+
+
+@case
+def pages_behind_the_end_of_an_empty_file_are_removed(d: Path) -> Any:
+    fd = new("f")
+    call("fallocate", fd, 1, 0, 4 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    return [blocks("f"), mapping.advise(9), blocks("f")]
+
+
+@case
+def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
+    """Compare data.a_store_behind_the_end."""
+    fd = new("f", b"x" * 10)
+    mapping = Mapping(fd, PAGE)
+    mapping.store(b"behind", 100)
+    mapping.sync(4)
+    os.ftruncate(fd, 200)
+    return {"grown": mapping.load(100, 6)}
