@@ -74,3 +74,18 @@ def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
     mapping.sync(4)
     os.ftruncate(fd, 200)
     return {"grown": mapping.load(100, 6)}
+
+
+@case
+def a_chown_to_nobody_takes_set_id_bits_from_the_owner_only(d: Path) -> Any:
+    seen = {}
+    for bits in (0o755, 0o4755, 0o2755, 0o2745, 0o6755):
+        os.close(new("f"))
+        os.chmod("f", bits)
+        theirs = unprivileged(os.chown, "f", -1, -1)
+        seen[oct(bits)] = [theirs, mode("f"), tried(os.chown, "f", -1, -1), mode("f")]
+        os.chown("f", 65534, 65534)
+        os.chmod("f", bits)
+        seen[oct(bits)] += [unprivileged(os.chown, "f", -1, -1), mode("f")]
+        os.unlink("f")
+    return seen
