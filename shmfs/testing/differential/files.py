@@ -1,0 +1,221 @@
+"""Operations on descriptors."""
+
+import fcntl
+import os
+from typing import Any
+
+from shmfs.testing.differential.actor import Actor, call, data, digest, operation, readable
+from shmfs.testing.differential.names import chmod_bits, described, nanoseconds
+
+MOST = 1 << 18
+"""Bytes that a read asks for at most."""
+
+
+@operation
+def open_(actor: Actor, slot: int, path: str, flags: int, mode: int) -> str:
+    """open(2); never waits for the other end of a fifo."""
+    actor.keep(slot, os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode))
+    return "opened"
+
+
+@operation
+def reopen(actor: Actor, slot: int, other: int, flags: int) -> str:
+    """Another open of the same inode, which may have lost its name."""
+    actor.keep(slot, os.open(f"/proc/self/fd/{actor.fd(other)}", flags | os.O_NONBLOCK | os.O_CLOEXEC))
+    return "opened"
+
+
+@operation
+def close(actor: Actor, slot: int) -> None:
+    """close(2)."""
+    fd = actor.fd(slot)
+    del actor.files[slot]
+    os.close(fd)
+
+
+@operation
+def dup(actor: Actor, slot: int, other: int) -> None:
+    """dup(2)."""
+    actor.keep(slot, os.dup(actor.fd(other)))
+
+
+@operation
+def read(actor: Actor, slot: int, size: int) -> Any:
+    """read(2)."""
+    fd = actor.fd(slot)
+    return digest(os.read(fd, readable(actor, fd, None, min(size, MOST))))
+
+
+@operation
+def pread(actor: Actor, slot: int, offset: int, size: int) -> Any:
+    """pread(2)."""
+    fd = actor.fd(slot)
+    return digest(os.pread(fd, readable(actor, fd, offset, min(size, MOST)), offset))
+
+
+@operation
+def preadv(actor: Actor, slot: int, offset: int, sizes: tuple[int, ...]) -> Any:
+    """preadv(2) into as many buffers."""
+    fd = actor.fd(slot)
+    room = readable(actor, fd, offset, sum(sizes))
+    buffers = []
+    for size in sizes:
+        buffers.append(bytearray(min(size, room)))
+        room -= len(buffers[-1])
+    return os.preadv(fd, buffers, offset), digest(b"".join(buffers))
+
+
+@operation
+def write(actor: Actor, slot: int, tag: int, size: int) -> int:
+    """write(2)."""
+    return os.write(actor.fd(slot), data(tag, size))
+
+
+@operation
+def pwrite(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
+    """pwrite(2)."""
+    return os.pwrite(actor.fd(slot), data(tag, size), offset)
+
+
+@operation
+def pwritev(actor: Actor, slot: int, offset: int, tag: int, sizes: tuple[int, ...]) -> int:
+    """pwritev(2) from as many buffers."""
+    return os.pwritev(actor.fd(slot), [data(tag + i, size) for i, size in enumerate(sizes)], offset)
+
+
+@operation
+def lseek(actor: Actor, slot: int, offset: int, whence: int) -> int:
+    """lseek(2)."""
+    return os.lseek(actor.fd(slot), offset, whence)
+
+
+@operation
+def ftruncate(actor: Actor, slot: int, size: int) -> None:
+    """ftruncate(2)."""
+    os.ftruncate(actor.fd(slot), size)
+
+
+@operation
+def fallocate(actor: Actor, slot: int, mode: int, offset: int, length: int) -> int:
+    """fallocate(2)."""
+    return call("fallocate", actor.fd(slot), mode, offset, length)
+
+
+@operation
+def copy_file_range(
+    actor: Actor, source: int, target: int, size: int, from_: int | None, to: int | None
+) -> int:
+    """copy_file_range(2)."""
+    return os.copy_file_range(actor.fd(source), actor.fd(target), size, from_, to)
+
+
+@operation
+def sendfile(actor: Actor, target: int, source: int, offset: int | None, size: int) -> int:
+    """sendfile(2) from file to file."""
+    fd = actor.fd(source)
+    return os.sendfile(actor.fd(target), fd, offset, readable(actor, fd, offset, size))
+
+
+@operation
+def splice_out(actor: Actor, slot: int, offset: int, size: int) -> Any:
+    """splice(2) from a file into a pipe."""
+    fd = actor.fd(slot)
+    reader, writer = actor.pipe
+    size = readable(actor, fd, offset, min(size, 1 << 15))
+    moved = os.splice(fd, writer, size, offset_src=offset)
+    return digest(os.read(reader, moved)) if moved else b""
+
+
+@operation
+def splice_in(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
+    """splice(2) from a pipe into a file."""
+    fd = actor.fd(slot)
+    reader, writer = actor.pipe
+    size = min(size, 1 << 15)
+    if not size:
+        return 0
+    os.write(writer, data(tag, size))
+    left = size
+    try:
+        moved = os.splice(reader, fd, size, offset_dst=offset)
+        left -= moved
+        return moved
+    finally:
+        if left:
+            os.read(reader, left)
+
+
+@operation
+def fsync(actor: Actor, slot: int) -> None:
+    """fsync(2)."""
+    os.fsync(actor.fd(slot))
+
+
+@operation
+def fadvise(actor: Actor, slot: int, offset: int, length: int) -> None:
+    """posix_fadvise(2) with POSIX_FADV_DONTNEED, which makes the kernel drop cached pages."""
+    os.posix_fadvise(actor.fd(slot), offset, length, os.POSIX_FADV_DONTNEED)
+
+
+@operation
+def fstat(actor: Actor, slot: int) -> Any:
+    """fstat(2)."""
+    return described(actor, os.fstat(actor.fd(slot)))
+
+
+@operation
+def fchmod(actor: Actor, slot: int, mode: int) -> None:
+    """fchmod(2)."""
+    os.fchmod(actor.fd(slot), chmod_bits(actor, mode))
+
+
+@operation
+def fchown(actor: Actor, slot: int, uid: int, gid: int) -> None:
+    """fchown(2)."""
+    os.fchown(actor.fd(slot), uid, gid)
+
+
+@operation
+def futimens(actor: Actor, slot: int, atime: int, mtime: int) -> None:
+    """futimens(3)."""
+    os.utime(actor.fd(slot), ns=nanoseconds(atime, mtime))
+
+
+@operation
+def flink(actor: Actor, slot: int, path: str) -> None:
+    """linkat(2) of what a descriptor refers to, such as a file made with O_TMPFILE."""
+    os.link(f"/proc/self/fd/{actor.fd(slot)}", path, follow_symlinks=True)
+
+
+@operation
+def flock(actor: Actor, slot: int, how: int) -> None:
+    """flock(2), without waiting."""
+    fcntl.flock(actor.fd(slot), how | fcntl.LOCK_NB)
+
+
+@operation
+def lockf(actor: Actor, slot: int, how: int, start: int, length: int) -> None:
+    """A POSIX lock, F_SETLK."""
+    fcntl.lockf(actor.fd(slot), how if how == fcntl.LOCK_UN else how | fcntl.LOCK_NB, length, start)
+
+
+@operation
+def setfl(actor: Actor, slot: int, flags: int) -> int:
+    """fcntl(2) F_SETFL; the flags that are set then."""
+    fd = actor.fd(slot)
+    if actor.masks("append flag of an open file"):
+        flags = flags & ~os.O_APPEND | fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_APPEND | os.O_DIRECT | os.O_ACCMODE)
+
+
+@operation
+def fgetxattr(actor: Actor, slot: int, name: str) -> Any:
+    """fgetxattr(2)."""
+    return digest(os.getxattr(actor.fd(slot), name))
+
+
+@operation
+def fsetxattr(actor: Actor, slot: int, name: str, tag: int, size: int, flags: int) -> None:
+    """fsetxattr(2)."""
+    os.setxattr(actor.fd(slot), name, data(tag, size), flags)

@@ -1,0 +1,94 @@
+"""What is known to differ from tmpfs, and is kept out of the comparison: one table.
+
+Each entry is looked for by its name in the operations, which then do on both sides what both can. The
+reasons are told at length by README's "Known differences from tmpfs".
+"""
+
+from typing import NamedTuple
+
+
+class Mask(NamedTuple):
+    """A known difference: the stores that have it, what is done about it, and why."""
+
+    stores: tuple[str, ...]
+    instead: str
+    reason: str
+
+
+BOTH = ("managed", "native")
+
+MASKS: dict[str, Mask] = {
+    "read of a writer's hole": Mask(
+        ("managed",),
+        "a read through the page cache of a file that is open for writing ends where its data end",
+        "FUSE does not tell a read from a fault, so the hole is charged",
+    ),
+    "read-ahead": Mask(
+        ("managed",),
+        "no MADV_WILLNEED",
+        "the kernel reads the pages in, and holes of a file that is open for writing are charged",
+    ),
+    "fault on a hole without a writer": Mask(
+        ("managed",),
+        "such a page is not touched",
+        "what nobody can store into is not charged",
+    ),
+    "populate a full file system": Mask(
+        ("managed",),
+        "MAP_POPULATE only where everything would fit, and of files that are open for writing",
+        "the kernel tries again for ever where FUSE refuses a page",
+    ),
+    "write from bad memory": Mask(
+        BOTH,
+        "memory that cannot be loaded from is not written from",
+        "the kernel fails the write (native: of a set-id file) before it asks; tmpfs has charged a page by then",
+    ),
+    "read into bad memory": Mask(
+        BOTH,
+        "memory that cannot be stored into is not read into",
+        "a direct read (O_DIRECT; native: of a set-id file) takes hold of the memory before it looks",
+    ),
+    "store behind the end": Mask(
+        ("managed",),
+        "no store through a shared mapping into what lies behind the end of the file in its last page",
+        "the kernel zeroes it at write-back (iomap_writeback_handle_eof); on tmpfs it stays",
+    ),
+    "time of MADV_REMOVE": Mask(
+        ("native",),
+        "no mtime of empty files in a program that calls madvise",
+        "it goes to the backing file, and the kernel keeps the attributes of an empty file",
+    ),
+    "time of a store": Mask(
+        ("managed",),
+        "no mtime of regular files in a program that stores through a shared mapping",
+        "mtime changes at write-back",
+    ),
+    "time of a read": Mask(
+        ("managed",),
+        "no atime of regular files",
+        "the kernel answers from its cache, and nobody notes the atime",
+    ),
+    "empty read": Mask(
+        ("native",),
+        "no read of no bytes",
+        "backing_file_read_iter returns before it notes the atime",
+    ),
+    "place of a replaced name": Mask(
+        BOTH,
+        "names are sorted in a program that renames",
+        "a name that a rename replaces keeps its place in the order of readdir",
+    ),
+    "append flag of an open file": Mask(
+        ("native",), "F_SETFL leaves O_APPEND as it is", "passed-through writes go by the flags of the open"
+    ),
+    "set-id bits of an open file": Mask(
+        ("native",),
+        "chmod sets no set-id bits",
+        "a passed-through write of a descriptor that was opened before does not clear them",
+    ),
+}
+
+
+def masked(name: str, store: str) -> bool:
+    """Whether a difference is known of a store."""
+    return store in MASKS[name].stores
