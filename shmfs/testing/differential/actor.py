@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import time
 import zlib
 from collections.abc import Callable, Collection
@@ -141,11 +142,11 @@ def readable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
         raise Missing
     if not actor.masks("read of a writer's hole") or not is_written(fd):
         return size
-    try:
-        offset = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
-    except OSError:
-        return size  # a fifo
-    if offset < 0 or offset >= os.fstat(fd).st_size:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return size
+    offset = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
+    if offset < 0 or offset >= status.st_size:
         return size
     return min(size, data_end(fd, offset) - offset)
 

@@ -41,7 +41,7 @@ MASKS: dict[str, Mask] = {
     "write from bad memory": Mask(
         BOTH,
         "memory that cannot be loaded from is not written from",
-        "the kernel fails the write (native: of a set-id file) before it asks; tmpfs has charged a page by then",
+        "the kernel fails it before it asks (native: of a set-id file); tmpfs has charged a page by then",
     ),
     "read into bad memory": Mask(
         BOTH,
