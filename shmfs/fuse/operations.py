@@ -304,13 +304,13 @@ class Operations:
         """
         inode = self._file(handle)
         old_size = inode.size
+        if killer is None and self.handle_killpriv:
+            killer = Credentials()
+        if killer is not None:  # also where nothing can be stored (file_remove_privs)
+            attributes.kill_privileges(self.superblock, inode, killer)
         stored = file.write(self.superblock, inode, offset, data)
         if inode.size != old_size:
             self._resized(inode, old_size, 0)
-        if killer is None and self.handle_killpriv:
-            killer = Credentials()
-        if killer is not None:
-            attributes.kill_privileges(self.superblock, inode, killer)
         if inode.attributes_cached:
             if old_size:
                 self._attributes_changed(inode)

@@ -91,7 +91,7 @@ NEEDS_EXTENSION = {
         ],
         "pyfuse3 does not bind fallocate, lseek, tmpfile and ioctl",
     ),
-    "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": "pyfuse3 carries out the flags",
+    "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": "pyfuse3 does the flags",
     "regressions.a_write_to_a_set_id_file_frees_nothing_behind_the_end": "pyfuse3 does not bind fallocate",
     "regressions.a_direct_write_is_partial_then_refused": "libfuse takes FUSE_ASYNC_DIO by default",
     "regressions.pages_behind_the_end_of_an_empty_file_are_removed": "pyfuse3 does not bind fallocate",

@@ -89,3 +89,20 @@ def a_chown_to_nobody_takes_set_id_bits_from_the_owner_only(d: Path) -> Any:
         seen[oct(bits)] += [unprivileged(os.chown, "f", -1, -1), mode("f")]
         os.unlink("f")
     return seen
+
+
+def _written(path: str) -> Any:
+    return tried(os.pwrite, os.open(path, os.O_WRONLY), b"x" * PAGE, 0)
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_takes_set_id_bits(d: Path) -> Any:
+    os.pwrite(new("filler"), b"x" * 16 * PAGE, 0)
+    seen = []
+    for bits in (0o4755, 0o2755, 0o6777):
+        os.close(new("f"))
+        os.chown("f", 65534, 65534)
+        os.chmod("f", bits)
+        seen.append([mode("f"), unprivileged(_written, "f"), mode("f"), os.stat("f").st_size])
+        os.unlink("f")
+    return seen
