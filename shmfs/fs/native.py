@@ -124,7 +124,7 @@ class NativeFile(RegularFile):
             self.ctime = max(self.ctime, status.st_ctime_ns)
 
     def told(self) -> bool:
-        """Not once it was open for writing: a mapping may still be there, and what goes through it is not seen.
+        """Not once it was open for writing: a mapping may still be there, and its stores are not seen.
 
         Of an empty file that is only MADV_REMOVE of what was allocated behind its end.
         """

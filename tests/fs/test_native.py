@@ -305,7 +305,7 @@ def test_opens_and_set_id_bits(native_of: MakeModel) -> None:
     fs = native_of("size=1m")
     table = Operations(fs.sb)
     inode, handle = table.create(1, b"f", 0o4777, os.O_RDWR, fs.cred)
-    assert table.write(handle, 5, b"x", kill_privileges=True) == 1
+    assert table.write(handle, 5, b"x", fs.cred) == 1
     assert (inode.mode & 0o7777, inode.size) == (0o777, 6)
     assert (table.read(handle, 0, 100), inode.opens, inode.writers) == (bytes(5) + b"x", 1, 1)
     table.release(handle)

@@ -474,7 +474,7 @@ class TreeMachine(RuleBasedStateMachine):
             assert stat.S_IFMT(inode.mode) == node.kind
             assert inode.nlookup == node.held
             assert inode.allocated == len(node.pages) + (len(node.target) > 127)
-            assert xattr.names(inode) == list(node.attributes)
+            assert xattr.names(inode) == sorted(node.attributes, reverse=True)
             if node.is_directory:
                 assert inode.nlink == (2 + node.subdirectories if node.links else 0)
                 assert inode.size == 40 + 20 * len(node.names)

@@ -37,8 +37,18 @@ KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
 
 APPEND = "passed-through writes go by the flags that the file had when it was opened"
 
+CHOWN: dict[str, dict[Any, tuple[Any, str]]] = {
+    "regressions.a_chown_to_nobody_takes_set_id_bits_from_the_owner_only": {
+        "another's": (
+            [None, "-rwxr-xr-x"],
+            "the kernel sends the same request for chown(-1, -1) and when a write is to clear the bits",
+        )
+    },
+}
+
 KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
-    "managed": {
+    "managed": CHOWN
+    | {
         "accounting.a_read_fault_without_a_writer": {"blocks": (0, WRITER)},
         "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
         "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
@@ -58,7 +68,7 @@ KNOWN_OF: dict[str, dict[str, dict[Any, tuple[Any, str]]]] = {
             "of an empty file": ({"f": ""}, "the kernel knows that it is empty, and asks for nothing"),
         },
     },
-    "native": {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}},
+    "native": CHOWN | {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}},
     "no extension": {
         "data.flags_of_inodes": {"get": ("ENOTTY", IOCTL), "set": ("ENOTTY", IOCTL)},
         "mapping.remove": {"answer": ("ENOTSUP", LATER), "load": (b"x", LATER)},

@@ -53,6 +53,11 @@ MASKS: dict[str, Mask] = {
         "no store through a shared mapping into what lies behind the end of the file in its last page",
         "the kernel zeroes it at write-back (iomap_writeback_handle_eof); on tmpfs it stays",
     ),
+    "chown to nobody": Mask(
+        BOTH,
+        "no chown(-1, -1)",
+        "the kernel sends the same request when a write clears set-id bits: another user's is not EPERM",
+    ),
     "time of MADV_REMOVE": Mask(
         ("native",),
         "no mtime of empty files in a program that calls madvise",
