@@ -8,8 +8,16 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import doctor, helper, mount, output, ps, record, run, umount
+from shmfs.cli import doctor, export, helper, mount, output, ps, record, run, umount
 from shmfs.cli import map as map_module
+
+GROUPS = {
+    "Share": ("run", "mount", "umount"),
+    "Look": ("ps", "map"),
+    "Record": ("record", "report", "export"),
+    "Check": ("doctor", "conform"),
+}
+"""The headings of the help, with the commands below them, those that there are."""
 
 _EPILOG = """\b
 Examples:
@@ -48,6 +56,14 @@ class Commands(click.Group):
         """In the order of their importance."""
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands in groups."""
+        width = max(map(len, self.commands))
+        for heading, names in GROUPS.items():
+            found = [self.commands[name] for name in names if name in self.commands]
+            with formatter.section(heading):
+                formatter.write_dl([(f"{one.name:{width}}", one.get_short_help_str()) for one in found])
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected failure ends in a sentence and an exit status."""
         with output.expected():
@@ -78,5 +94,14 @@ def main() -> None:
     """Share memory with the lights on: a tmpfs for /dev/shm that shows who has which page."""
 
 
-for _command in (run.run, mount.mount, umount.umount, ps.ps, map_module.map_, record.record, doctor.doctor):
+for _command in (
+    run.run,
+    mount.mount,
+    umount.umount,
+    ps.ps,
+    map_module.map_,
+    record.record,
+    export.export,
+    doctor.doctor,
+):
     main.add_command(_command)

@@ -182,9 +182,9 @@ class Trace:
         return False
 
     @property
-    def size(self) -> int:
-        """Bytes of the chunks of faults and events, uncompressed."""
-        return sum(chunk.raw for chunk in self._chunks if chunk.kind in (FAULTS, EVENTS))
+    def count(self) -> int:
+        """The arrays and lists that `chunks` yields."""
+        return sum(chunk.kind in (FAULTS, EVENTS) for chunk in self._chunks)
 
     def chunks(self) -> Iterator[Faults | list[Event]]:
         """Yield faults and events as they come in the file: an array or a list, of a chunk each."""
