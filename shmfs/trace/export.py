@@ -89,7 +89,12 @@ class _Rows:
             told["parent_pid"] = _row(self.known.processes, event["parent"]).get("pid")
         if "holders" in event:
             told["holders"] = [
-                holder | {"pids": [_row(self.known.processes, one).get("pid") for one in holder["processes"]]}
+                holder
+                | {
+                    "pids": [
+                        _row(self.known.processes, one).get("pid") for one in holder.get("processes", ())
+                    ]
+                }
                 for holder in event["holders"]
             ]
         return told | self.machine

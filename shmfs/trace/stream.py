@@ -294,16 +294,16 @@ class Known:
         self.segments: list[Event] = []
 
     def learn(self, event: Event) -> None:
-        """Take over what `event` says of a process or a segment; the other events say nothing."""
-        match event.get("event"):
-            case "process":
-                _put(self.processes, event["process"], {"exit": None, "status": None} | event)
-            case "exec":
-                _update(self.processes, event["process"], command=event["command"])
-            case "exit":
-                _update(self.processes, event["process"], exit=event["time"], status=event.get("status"))
-            case "segment":
-                _put(self.segments, event["segment"], event)
+        """Take over what `event` says of a process or a segment; others, and malformed ones, say nothing."""
+        match event:
+            case {"event": "process", "process": int(number)}:
+                _put(self.processes, number, {"exit": None, "status": None} | event)
+            case {"event": "exec", "process": int(number), "command": str(command)}:
+                _update(self.processes, number, command=command)
+            case {"event": "exit", "process": int(number), "time": int(time)}:
+                _update(self.processes, number, exit=time, status=event.get("status"))
+            case {"event": "segment", "segment": int(number)}:
+                _put(self.segments, number, event)
 
 
 def _put(known: list[Event], number: int, event: Event) -> None:

@@ -162,6 +162,8 @@ def test_names_by_id(path: Path) -> None:
             "path": "/a",
         },
         {"event": "open", "source": "fuse", "time": 6, "inode": 2, "path": "/a", "pid": 7},
+        {"event": "exec", "source": "perf", "time": 7, "process": 0},
+        {"event": "exit", "source": "perf", "time": 7, "process": "0"},
         process | {"time": 7, "process": 2**31, "pid": 9, "command": "an id that nobody could list"},
     ]
     write(path, some_faults(1), events)
