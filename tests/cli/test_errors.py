@@ -75,6 +75,11 @@ def test_each_help_has_an_example(name: str) -> None:
     assert max(map(len, result.output.splitlines())) <= 80
 
 
+def test_the_help_lists_every_command() -> None:
+    output = CliRunner().invoke(main, ["--help"]).output
+    assert all(f"\n  {name} " in output for name in main.commands)
+
+
 def test_the_help_tells_the_exit_statuses() -> None:
     output = CliRunner().invoke(main, ["--help"]).output
     assert all(status in output for status in ("0 ", "1 ", "2 ", "125", "126", "127", "128+N", "130"))
