@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import doctor, export, helper, mount, output, ps, record, run, umount
+from shmfs.cli import doctor, export, helper, mount, output, ps, record, report, run, umount
 from shmfs.cli import map as map_module
 
 GROUPS = {
@@ -95,13 +95,9 @@ def main() -> None:
 
 
 for _command in (
-    run.run,
-    mount.mount,
-    umount.umount,
-    ps.ps,
-    map_module.map_,
-    record.record,
-    export.export,
+    *(run.run, mount.mount, umount.umount),
+    *(ps.ps, map_module.map_),
+    *(record.record, report.report, export.export),
     doctor.doctor,
 ):
     main.add_command(_command)

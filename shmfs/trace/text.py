@@ -12,7 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-ASCII = str.maketrans({"·": "-", "×": "x", "…": "~", "–": "-"})  # noqa: RUF001
+LEVELS = "▁▂▃▄▅▆▇█"
+ASCII = str.maketrans(
+    {"·": "-", "×": "x", "…": "~", "–": "-"}  # noqa: RUF001
+    | dict(zip(LEVELS + "░", ".:-=+*#@.", strict=True))
+)
 
 Fact = tuple[str, Text]
 """A label and what it is about."""
@@ -64,6 +68,14 @@ def _paragraph(headings: Sequence[str], row: Sequence[Text]) -> Iterable[Rendera
         if cell.plain not in ("", "-"):
             fields.append(" · " if fields else "").append(f"{heading.lower()} ", "dim").append(cell)
     yield Padding(fields, (0, 0, 0, 2))
+
+
+def sparkline(counts: Sequence[int], cells: int) -> str:
+    """Return a line of bars, the highest of them full; what is not 0 is seen."""
+    each = max(1, -(-len(counts) // cells))
+    sums = [sum(counts[at : at + each]) for at in range(0, len(counts), each)]
+    most = max(sums, default=0)
+    return "".join(LEVELS[-(-count * len(LEVELS) // most) - 1] if count else " " for count in sums).rstrip()
 
 
 def exit_status(status: int) -> Text:

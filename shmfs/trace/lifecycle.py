@@ -1,0 +1,310 @@
+"""The lives of a trace's segments and processes, from its events.
+
+Events of several instruments come in about the order of their time, not exactly: who is told by a pid is
+found out when all of them are known.
+"""
+
+import stat
+from typing import Any
+
+import msgspec
+
+from shmfs.trace import records
+from shmfs.trace.findings import Death, Process, Segment, Use, Who
+from shmfs.trace.names import Names
+from shmfs.trace.sizing import Usage
+
+Event = dict[str, Any]
+
+KINDS = (
+    {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "sigbus", "statistics"}
+    | {"create", "open", "link", "unlink", "rename", "evict", "resize"}
+    | {"page_in", "allocate", "free", "usage", "refuse"}
+)
+"""Events that say something here; `Lifecycle` has a method for each."""
+
+SLACK = 1_000_000_000
+"""Nanoseconds that a process may seem to act after its end: the clocks of the instruments differ a little."""
+
+
+class _Life:
+    """What is known of a segment beyond `Segment`."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.uses: dict[int, Use] = {}
+        self.nlink: int | None = None
+        self.created: tuple[int, int] | None = None  # time, pid
+        self.unlinked: tuple[int, int] | None = None
+        self.openers: dict[int, tuple[int, int]] = {}  # pid: first and last time
+
+    def use(self, process: int) -> Use:
+        return self.uses.setdefault(process, Use(process))
+
+
+class Lifecycle:
+    """Takes events one by one; then `finish`."""
+
+    def __init__(self, page_size: int) -> None:
+        self.processes: dict[int, Process] = {}
+        self.deaths: list[Death] = []
+        self.lost: dict[str, int] = {}
+        self.unreadable = self.inodes_refused = 0
+        self.statistics: records.Statistics | None = None
+        self.usage = Usage(page_size)
+        self.looked = False
+        """Whether usage was looked at rather than told (native store)."""
+        self.sources: set[str] = set()
+        self.last = 0
+        """Time of the newest event."""
+        self._lives: list[_Life] = []
+        self._by_id: dict[int, _Life] = {}
+        self._by_inode: dict[int, _Life] = {}
+        self._others: set[int] = set()
+        """Inodes that are no regular files."""
+        self._names = Names()
+        self._by_pid: dict[int, list[Process]] = {}
+
+    def take(self, event: Event) -> None:
+        """Learn from one event; those of unknown kinds say nothing."""
+        kind = event.get("event")
+        if kind not in KINDS:
+            return
+        try:
+            getattr(self, f"_{kind}")(event)
+            self.last = max(self.last, event["time"])
+            self.sources.add(event["source"])
+        except (KeyError, TypeError, ValueError, msgspec.MsgspecError):
+            self.unreadable += 1
+
+    # Processes.
+
+    def process(self, number: int, time: int = 0) -> Process:
+        """Return the process with an id; one that no event introduced has no pid."""
+        if number not in self.processes:
+            self.processes[number] = Process(number, 0, "", started=time or None)
+        return self.processes[number]
+
+    def _process(self, event: Event) -> None:
+        process = self.process(event["process"], event["time"])
+        process.pid, process.command = event["pid"], event["command"]
+        process.parent = event.get("parent")
+        process.started = event.get("start_time") or event["time"]
+
+    def _exec(self, event: Event) -> None:
+        process = self.process(event["process"], event["time"])
+        if process.command != event["command"]:
+            process.former.append(process.command)
+        process.command = event["command"]
+
+    def _exit(self, event: Event) -> None:
+        process = self.process(event["process"])
+        process.ended, process.status = event["time"], event.get("status")
+
+    # Segments, by id.
+
+    def _segment(self, event: Event) -> None:
+        number, inode = event["segment"], event["inode"]
+        life = self._by_id.get(number) or self._by_inode.get(inode)
+        if life is None or life.segment.segment not in (None, number):
+            life = self._begin(inode, event["path"], event["time"])
+        life.segment.segment = number
+        life.segment.path = life.segment.path or event["path"]
+        self._by_id[number] = life
+
+    def _map(self, event: Event) -> None:
+        use = self.segment(event["segment"], event["time"]).use(event["process"])
+        use.mapped = max(use.mapped, event["length"])
+
+    def _sample(self, event: Event) -> None:
+        use = self.segment(event["segment"], event["time"]).use(event["process"])
+        use.present = max(use.present or 0, event["pages"])
+        use.pss, use.uss = max(use.pss or 0, event["pss"]), max(use.uss or 0, event["uss"])
+
+    def _shared(self, event: Event) -> None:
+        segment = self.segment(event["segment"], event["time"]).segment
+        segment.shared_at_once = max(segment.shared_at_once or 0, event["pages"])
+
+    def segment(self, number: int, time: int = 0) -> _Life:
+        """Return the segment with an id; one that no event introduced has no name."""
+        if number not in self._by_id:
+            self._by_id[number] = _Life(Segment(number, 0, "", time))
+            self._lives.append(self._by_id[number])
+        return self._by_id[number]
+
+    # Segments, by inode: what the daemon tells.
+
+    def _begin(self, inode: int, path: str, time: int) -> _Life:
+        life = _Life(Segment(None, inode, path, time))
+        self._lives.append(life)
+        self._by_inode[inode] = life
+        return life
+
+    def _told(self, event: Event) -> _Life | None:
+        """Return the segment that an event of the daemon is about; None if it is about no regular file."""
+        inode: int = event["inode"]
+        if inode in self._others:
+            return None
+        life = self._by_inode.get(inode) or self._begin(inode, event["path"], event["time"])
+        if life.nlink is None:
+            life.nlink = 1 if event["path"] else 0
+            self._names.open(inode, event["path"])
+        return life
+
+    def _create(self, event: Event) -> None:
+        inode, path, mode = event["inode"], event["path"], event["mode"]
+        self._names.create(inode, path, mode)
+        self._others.discard(inode)
+        if not stat.S_ISREG(mode):
+            self._others.add(inode)
+            return
+        life = self._by_inode.get(inode)
+        if life is None or life.created or life.segment.evicted:
+            life = self._begin(inode, path, event["time"])
+        life.created = event["time"], event["pid"]
+        life.nlink = 1 if path else 0
+        life.segment.created = event["time"]
+
+    def _open(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            first, last = life.openers.get(event["pid"], (event["time"], event["time"]))
+            life.openers[event["pid"]] = min(first, event["time"]), max(last, event["time"])
+
+    def _link(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.nlink = (life.nlink or 0) + 1
+            life.unlinked = None
+            self._names.link(event["inode"], event["path"])
+
+    def _unlink(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.nlink = event["nlink"]
+            if not life.nlink:
+                life.unlinked = event["time"], event["pid"]
+        self._names.unlink(event["inode"], event["path"], event["nlink"])
+
+    def _rename(self, event: Event) -> None:
+        self._told(event)
+        self._names.rename(event["inode"], event["old_path"], event["path"])
+
+    def _evict(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.segment.evicted = event["time"]
+            life.segment.resident = 0 if self.usage.known else None
+            life.segment.path = self._names.get(event["inode"]) or life.segment.path
+        self._names.evict(event["inode"])
+        self._others.discard(event["inode"])
+        self.usage.evict(event["inode"])
+
+    def _resize(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.segment.size = event["size"]
+            self.usage.resize(event["inode"], event["size"])
+
+    def _page_in(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.segment.page_ins = (life.segment.page_ins or 0) + event["pages"]
+
+    def _allocate(self, event: Event) -> None:
+        self._charge(event, event["pages"])
+
+    def _free(self, event: Event) -> None:
+        self._charge(event, -event["pages"])
+
+    def _charge(self, event: Event, pages: int) -> None:
+        life = self._told(event)
+        self.usage.charge(event["inode"], pages)
+        if life:
+            self._resident(life.segment, max(0, (life.segment.resident or 0) + pages))
+
+    def _usage(self, event: Event) -> None:
+        life = self._told(event)
+        self.looked = True
+        self.usage.look(event["inode"], event["size"], event["pages"])
+        if life:
+            life.segment.size = event["size"]
+            self._resident(life.segment, event["pages"])
+
+    def _resident(self, segment: Segment, pages: int) -> None:
+        segment.resident = pages
+        segment.peak_resident = max(segment.peak_resident or 0, pages)
+
+    def _refuse(self, event: Event) -> None:
+        if event["limit"] != "size":
+            self.inodes_refused += 1
+            return
+        life = self._told(event)
+        if life:
+            life.segment.refused += 1
+
+    # The rest.
+
+    def _lost(self, event: Event) -> None:
+        self.lost[event["of"]] = self.lost.get(event["of"], 0) + event["count"]
+
+    def _sigbus(self, event: Event) -> None:
+        known = {name: value for name, value in event.items() if value is not None}
+        self.deaths.append(msgspec.convert(known, Death))
+
+    def _statistics(self, event: Event) -> None:
+        self.statistics = msgspec.convert(event["statistics"], records.Statistics)
+
+    # The end.
+
+    def finish(self, threads: dict[int, int]) -> list[Segment]:
+        """Return the segments, with all that events say of them; `threads` are processes by tid."""
+        for process in sorted(self.processes.values(), key=lambda one: one.started or 0):
+            self._by_pid.setdefault(process.pid, []).append(process)
+        for life in self._lives:
+            segment = life.segment
+            if life.created:
+                segment.created_by = self._who(*life.created, threads)
+            if life.unlinked:
+                segment.unlinked = life.unlinked[0]
+                segment.unlinked_by = self._who(*life.unlinked, threads)
+            openers = [(time, pid) for pid, times in life.openers.items() for time in times]
+            segment.opened_by = list(dict.fromkeys(self._who(*one, threads) for one in sorted(openers)))
+            if segment.evicted is None:
+                segment.path = self._names.get(segment.inode) or segment.path
+            if segment.evicted is not None:
+                segment.end = "gone"
+            elif life.nlink is not None:
+                segment.end = "linked" if life.nlink else "held"
+            segment.used_by = list(life.uses.values())
+        if self.statistics is not None:
+            self._merge(self.statistics)
+        return [life.segment for life in self._lives]
+
+    def _who(self, time: int, pid: int, threads: dict[int, int]) -> Who:
+        found = [one for one in self._by_pid.get(pid, []) if (one.started or 0) <= time + SLACK]
+        if not found and pid in threads:
+            found = [self.process(threads[pid])]
+        if not found or (found[-1].ended or time) + SLACK < time:
+            return Who(pid)
+        return Who(found[-1].pid, found[-1].command, found[-1].process)
+
+    def _merge(self, statistics: records.Statistics) -> None:
+        """Take over what the daemon knew at the end, which is exact also where events were dropped."""
+        for known in statistics.segments:
+            life = self._by_inode.get(known.inode) or self._begin(known.inode, known.path, known.created)
+            segment = life.segment
+            segment.path, segment.size, segment.created = known.path, known.size, known.created
+            segment.resident, segment.peak_resident = known.resident, known.peak_resident
+            segment.page_ins, segment.refused = known.page_ins, known.refused
+            segment.end = "gone" if known.evicted else "linked" if known.nlink else "held"
+            if known.created_by:
+                segment.created_by = self._known(known.created_by, known.created)
+            if known.opened_by:
+                segment.opened_by = [self._known(one, known.created) for one in known.opened_by]
+
+    def _known(self, process: records.Process, time: int) -> Who:
+        """Return a process that the daemon looked up; it knows also those that perf never saw."""
+        several = self._by_pid.get(process.pid, [])
+        found = [one for one in several if one.command == process.command] or several
+        return Who(process.pid, process.command, found[-1].process if found else None)

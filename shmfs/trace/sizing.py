@@ -1,0 +1,103 @@
+"""The size that a run needed, from what was charged; and how it is written for those who mount a /dev/shm."""
+
+from shmfs.trace.findings import Death, Sizing
+
+MIB = 1 << 20
+UNITS = {"k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+
+FINE = 64
+"""MiB up to which sizes are whole MiB; larger ones are rounded up to a sixteenth of a power of two."""
+
+
+class Usage:
+    """What all inodes take, and the most they took at once."""
+
+    def __init__(self, page_size: int) -> None:
+        self.peak = self.declared = 0
+        """Bytes: charged, and what the sizes of the files come to."""
+        self.known = False
+        """Whether anything was told of it."""
+        self._page = page_size
+        self._inodes: dict[int, tuple[int, int]] = {}  # pages, size in pages
+        self._pages = self._sizes = 0
+
+    def charge(self, inode: int, pages: int) -> None:
+        """Take over pages that were allocated, or freed if negative."""
+        old, size = self._inodes.get(inode, (0, 0))
+        self._set(inode, old + pages, size)
+
+    def resize(self, inode: int, size: int) -> None:
+        """Take over a size."""
+        self._set(inode, self._inodes.get(inode, (0, 0))[0], -(-size // self._page))
+
+    def look(self, inode: int, size: int, pages: int) -> None:
+        """Take over what was seen of an inode."""
+        self._set(inode, pages, -(-size // self._page))
+
+    def evict(self, inode: int) -> None:
+        """Forget an inode."""
+        self._set(inode, 0, 0)
+        del self._inodes[inode]
+
+    def _set(self, inode: int, pages: int, size: int) -> None:
+        pages = max(0, pages)  # its allocation may lie before the trace
+        before = self._inodes.get(inode, (0, 0))
+        self._inodes[inode] = pages, size
+        self._pages += pages - before[0]
+        self._sizes += max(pages, size) - max(before)
+        self.known = True
+        self.peak = max(self.peak, self._pages * self._page)
+        self.declared = max(self.declared, self._sizes * self._page)
+
+
+def sizing(
+    peak: int | None,
+    declared: int | None,
+    touched: int,
+    limit: int,
+    refused: int,
+    deaths: list[Death],
+    *,
+    looked: bool,
+    partial: bool,
+    inodes_refused: int = 0,
+) -> Sizing:
+    """Say what was needed."""
+    died = [death for death in deaths if death.limit]
+    if refused or died:
+        basis = "least"
+        limits = [death.limit for death in died] + [limit]
+        asked = [parse(death.enough) for death in died if death.enough]
+        needed = max(peak or 0, declared or 0, touched, max(limits) + 1, *asked)
+    elif peak is not None:
+        basis, needed = "partial" if partial else "looked" if looked else "exact", peak
+    else:
+        basis, needed = "estimate", touched
+    enough = round_up(needed) if needed else None
+    unit = enough[-1].upper() if enough else ""
+    return Sizing(
+        peak=peak,
+        declared=declared,
+        touched=touched,
+        refused=refused,
+        basis=basis,
+        needed=needed,
+        size=enough,
+        quantity=f"{enough[:-1]}{unit}i" if enough else None,
+        inodes_refused=inodes_refused,
+    )
+
+
+def round_up(number: int) -> str:
+    """Return bytes as an option: whole MiB, from 64 on a little more, so that it is a number to remember."""
+    mebibytes = max(1, -(-number // MIB))
+    step = 1 if mebibytes <= FINE else 1 << (mebibytes - 1).bit_length() - 5
+    mebibytes = -(-mebibytes // step) * step
+    return f"{mebibytes // 1024}g" if mebibytes % 1024 == 0 else f"{mebibytes}m"
+
+
+def parse(size: str) -> int:
+    """Return the bytes of a size as "37m"; 0 if it is none."""
+    unit = UNITS.get(size[-1:].lower())
+    digits = size[:-1] if unit else size
+    return int(digits) * (unit or 1) if digits.isdecimal() else 0
