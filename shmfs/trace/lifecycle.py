@@ -23,8 +23,28 @@ KINDS = (
 )
 """Events that say something here; `Lifecycle` has a method for each."""
 
+FIELDS = (
+    dict.fromkeys(("time", "process", "pid", "parent", "segment", "inode", "pages", "page", "length"), int)
+    | dict.fromkeys(("count", "pss", "uss", "size", "mode", "nlink", "status", "start_time"), int)
+    | dict.fromkeys(("source", "command", "path", "old_path", "of"), str)
+)
+"""Types of fields, whatever the event."""
+
+NULLABLE = {"process", "exit", "sigbus"}
+"""Events with fields that may be null."""
+
 SLACK = 1_000_000_000
 """Nanoseconds that a process may seem to act after its end: the clocks of the instruments differ a little."""
+
+
+def _check(event: Event) -> None:
+    """Raise TypeError if a field is of the wrong type: other recorders may write other things."""
+    for name, value in event.items():
+        if value is None:
+            if name in FIELDS and event["event"] not in NULLABLE:
+                raise TypeError(name)
+        elif type(value) is not FIELDS.get(name, type(value)):
+            raise TypeError(name)
 
 
 class _Life:
@@ -71,6 +91,7 @@ class Lifecycle:
         if kind not in KINDS:
             return
         try:
+            _check(event)
             getattr(self, f"_{kind}")(event)
             self.last = max(self.last, event["time"])
             self.sources.add(event["source"])
