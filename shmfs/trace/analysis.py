@@ -15,7 +15,7 @@ from shmfs.trace.tally import SegmentTally, Tally, batches
 def analyse(trace: Trace) -> Analysis:
     """Read the whole trace."""
     meta, done = trace.meta, trace.done
-    life, tally = Lifecycle(meta.page_size), Tally()
+    life, tally = Lifecycle(meta.page_size, meta.device), Tally()
     for event in trace.events():
         life.take(event)
     for faults in batches(trace.faults()):

@@ -5,6 +5,7 @@ found out when all of them are known.
 """
 
 import stat
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,6 +23,9 @@ KINDS = (
     | {"page_in", "allocate", "free", "usage", "refuse"}
 )
 """Events that say something here; `Lifecycle` has a method for each."""
+
+FREQUENT = {"page_in", "allocate", "free"}
+"""There may be millions of these: they are not checked, for their numbers are added at once."""
 
 FIELDS = (
     dict.fromkeys(("time", "process", "pid", "parent", "segment", "inode", "pages", "page", "length"), int)
@@ -65,7 +69,8 @@ class _Life:
 class Lifecycle:
     """Takes events one by one; then `finish`."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, device: str = "") -> None:
+        self._device = device
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
         self.lost: dict[str, int] = {}
@@ -84,16 +89,22 @@ class Lifecycle:
         """Inodes that are no regular files."""
         self._names = Names()
         self._by_pid: dict[int, list[Process]] = {}
+        self._handlers: dict[Any, Callable[[Event], None]] = {
+            kind: getattr(self, f"_{kind}") for kind in KINDS
+        }
 
     def take(self, event: Event) -> None:
         """Learn from one event; those of unknown kinds say nothing."""
-        kind = event.get("event")
-        if kind not in KINDS:
-            return
         try:
-            _check(event)
-            getattr(self, f"_{kind}")(event)
-            self.last = max(self.last, event["time"])
+            kind = event["event"]
+            handler = self._handlers.get(kind)
+            if handler is None:
+                return
+            if kind not in FREQUENT:
+                _check(event)
+            handler(event)
+            if event["time"] > self.last:
+                self.last = event["time"]
             self.sources.add(event["source"])
         except (KeyError, TypeError, ValueError, msgspec.MsgspecError):
             self.unreadable += 1
@@ -126,12 +137,15 @@ class Lifecycle:
 
     def _segment(self, event: Event) -> None:
         number, inode = event["segment"], event["inode"]
-        life = self._by_id.get(number) or self._by_inode.get(inode)
-        if life is None or life.segment.segment not in (None, number):
-            life = self._begin(inode, event["path"], event["time"])
-        life.segment.segment = number
+        life = self._by_id.get(number)
+        if life is None and self._device in ("", event["device"]):  # else it is no inode of the daemon's
+            life = self._by_inode.get(inode)
+            if life is None or life.segment.segment is not None:
+                life = self._begin(inode, event["path"], event["time"])
+            self._by_id[number] = life
+        life = life or self.segment(number, event["time"])
+        life.segment.segment, life.segment.inode = number, inode
         life.segment.path = life.segment.path or event["path"]
-        self._by_id[number] = life
 
     def _map(self, event: Event) -> None:
         use = self.segment(event["segment"], event["time"]).use(event["process"])
@@ -291,7 +305,7 @@ class Lifecycle:
                 segment.unlinked_by = self._who(*life.unlinked, threads)
             openers = [(time, pid) for pid, times in life.openers.items() for time in times]
             segment.opened_by = list(dict.fromkeys(self._who(*one, threads) for one in sorted(openers)))
-            if segment.evicted is None:
+            if segment.evicted is None and self._by_inode.get(segment.inode) is life:
                 segment.path = self._names.get(segment.inode) or segment.path
             if segment.evicted is not None:
                 segment.end = "gone"

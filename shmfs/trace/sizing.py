@@ -13,8 +13,7 @@ class Usage:
     """What all inodes take, and the most they took at once."""
 
     def __init__(self, page_size: int) -> None:
-        self.peak = self.declared = 0
-        """Bytes: charged, and what the sizes of the files come to."""
+        self._peak = self._declared = 0
         self.known = False
         """Whether anything was told of it."""
         self._page = page_size
@@ -41,13 +40,23 @@ class Usage:
 
     def _set(self, inode: int, pages: int, size: int) -> None:
         pages = max(0, pages)  # its allocation may lie before the trace
-        before = self._inodes.get(inode, (0, 0))
+        old_pages, old_size = self._inodes.get(inode, (0, 0))
         self._inodes[inode] = pages, size
-        self._pages += pages - before[0]
-        self._sizes += max(pages, size) - max(before)
+        self._pages += pages - old_pages
+        self._sizes += max(pages, size) - max(old_pages, old_size)
         self.known = True
-        self.peak = max(self.peak, self._pages * self._page)
-        self.declared = max(self.declared, self._sizes * self._page)
+        self._peak = max(self._peak, self._pages)
+        self._declared = max(self._declared, self._sizes)
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that were charged at once."""
+        return self._peak * self._page
+
+    @property
+    def declared(self) -> int:
+        """Most bytes that the sizes of all files came to at once."""
+        return self._declared * self._page
 
 
 def sizing(

@@ -78,16 +78,21 @@ def sparkline(counts: Sequence[int], cells: int) -> str:
     return "".join(LEVELS[-(-count * len(LEVELS) // most) - 1] if count else " " for count in sums).rstrip()
 
 
+def strong(text: str, style: str) -> Text:
+    """Return the beginning of a sentence; what is appended does not have its style."""
+    return Text().append(text, style)
+
+
 def exit_status(status: int) -> Text:
     """Return how a command ended, whose status is as a shell counts it: 128+N for signal N."""
     if status == 0:
-        return Text("exit 0", "green")
+        return strong("exit 0", "green")
     if status > 128:
         try:
-            return Text(f"{signal.Signals(status - 128).name} (exit {status})", "bold red")
+            return strong(f"{signal.Signals(status - 128).name} (exit {status})", "bold red")
         except ValueError:
             pass
-    return Text(f"exit {status}", "bold red")
+    return strong(f"exit {status}", "bold red")
 
 
 def clean(text: str) -> str:

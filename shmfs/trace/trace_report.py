@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from shmfs.trace.findings import Analysis, Death, Segment
-from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size, sparkline
+from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size, sparkline, strong
 from shmfs.trace.trace_tables import Tables
 
 NAMED = 3
@@ -159,14 +159,14 @@ class _Report:
             left = [one for one in self.analysis.segments if one.end == end]
             if left:
                 held = self.tables.pages(sum(one.resident or 0 for one in left))
-                text = Text(plural(len(left), "segment"), "bold yellow")
+                text = strong(plural(len(left), "segment"), "bold yellow")
                 facts.append((label, text.append(f" {what} ({held}): {_names(left)}")))
         died: dict[int, list[Segment]] = {}
         for one in self.analysis.segments:
             for process in one.died_with_it:
                 died.setdefault(process, []).append(one)
         for process, segments in list(died.items())[:NAMED]:
-            text = Text(self.tables.process(process), "bold yellow")
+            text = strong(self.tables.process(process), "bold yellow")
             facts.append(("died", text.append(f" by a signal, with {_names(segments)} not unlinked")))
         if len(died) > NAMED:
             facts.append(("", Text(f"… and {plural(len(died) - NAMED, 'process')} more so", "dim")))
@@ -180,14 +180,14 @@ class _Report:
         unexplained = self.analysis.faults.failed - len(deaths)
         if unexplained > 0:
             hit = [one for one in self.analysis.segments if one.faults.failed]
-            text = Text(plural(unexplained, "fault"), "bold red")
+            text = strong(plural(unexplained, "fault"), "bold red")
             text.append(f" ended in SIGBUS, and no reason was recorded: on {_names(hit)}")
             facts.append(("SIGBUS", text))
         refused = self.analysis.sizing.refused
         if refused:
             hit = [one for one in self.analysis.segments if one.refused]
             limit = f" at {size(self.analysis.size_limit)}" if self.analysis.size_limit else ""
-            text = Text(plural(refused, "charge"), "bold red")
+            text = strong(plural(refused, "charge"), "bold red")
             facts.append(
                 (
                     "full",
@@ -196,7 +196,7 @@ class _Report:
             )
         inodes = self.analysis.sizing.inodes_refused
         if inodes:
-            text = Text(plural(inodes, "file"), "bold red")
+            text = strong(plural(inodes, "file"), "bold red")
             facts.append(("full", text.append(" could not be made: no inode was left; raise nr_inodes=")))
         return [labelled(facts, self.width)] if facts else []
 

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from shmfs.trace.analysis import killed_by
 from shmfs.trace.findings import Analysis, Process, Segment, Use, Who
-from shmfs.trace.text import clean, clip, exit_status, listing, plural, size, sparkline
+from shmfs.trace.text import clean, clip, exit_status, listing, plural, size, sparkline, strong
 
 ROWS = 20
 """Rows of a table of segments or processes."""
 FEWER = 12
 """Rows of the others."""
-NAME = 16
-"""Columns that the first column of a table gets at least."""
+NAME, SHORT = 24, 14
+"""Columns of a name: other columns make room for it up to NAME, and below SHORT there is no table."""
 BAR = 16
 
 
@@ -138,7 +138,7 @@ class Tables:
         faults = sum(use.faults.total for use, _ in uses[FEWER:])
         rest = _rest(len(uses[FEWER:]), "pair", f"{faults:,} faults")
         return (
-            self.table(headings, rows, left={"PROCESS"}, drop=("AROUND", "USS", "LAST", "MAPPED", "FIRST"))
+            self.table(headings, rows, left={"PROCESS"}, drop=("AROUND", "USS", "FIRST", "MAPPED", "LAST"))
             + rest
         )
 
@@ -212,7 +212,7 @@ class Tables:
             return Text("gone" + (f" {self.at(segment.evicted)}" if segment.evicted else ""))
         if segment.end == "unknown":
             return Text("-", "dim")
-        text = Text(segment.end, "bold yellow")
+        text = strong(segment.end, "bold yellow")
         held = self.pages(segment.resident) if segment.resident is not None else ""
         return text.append(f", {held}" if held else "")
 
@@ -232,17 +232,18 @@ class Tables:
             if i == 0 or any(row[i].plain not in ("", "-", "0") for row in rows)
         ]
         drop = list(drop)
+        longest = max(cell_len(headings[0]), *(row[0].cell_len for row in rows))
         while True:
             shown = [headings[i] for i in keep]
             cells = [[row[i] for i in keep] for row in rows]
             room = self.width - sum(
                 2 + max(cell_len(shown[i]), *(row[i].cell_len for row in cells)) for i in range(1, len(keep))
             )
-            if room >= NAME or not drop:
+            if room >= min(NAME, longest) or not drop:
                 break
             last = drop.pop()
             keep = [i for i in keep if headings[i] != last]
-        if room >= NAME:
+        if room >= SHORT:
             for row in cells:
                 row[0] = Text(clip(row[0].plain, max(room, cell_len(shown[0]))), row[0].style)
         right = [heading for heading in shown[1:] if heading not in left]

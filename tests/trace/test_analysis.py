@@ -156,6 +156,17 @@ def test_an_inode_number_that_is_used_again(recording):
     assert {one.path: one.end for one in segments} == {"/first": "gone", "/second": "linked"}
 
 
+def test_inodes_of_another_device_are_others(recording):
+    recording.create(5, "/ours", 1, 10)
+    recording.event("segment", 1, "perf", segment=0, device="0:99", inode=5, path="/theirs")
+    recording.event("segment", 1, "perf", segment=1, device="0:57", inode=5, path="/ours")
+    found = {one.segment: one for one in analysed(recording.close()).segments}
+    assert {number: (one.path, one.end) for number, one in found.items()} == {
+        0: ("/theirs", "unknown"),
+        1: ("/ours", "linked"),
+    }
+
+
 def test_names_follow_links_and_directories(recording):
     recording.told("create", 1, 2, "/d", mode=0o40700, pid=10)
     recording.create(5, "/d/x", 1, 10)
@@ -218,13 +229,14 @@ def test_what_is_missing_is_said(tmp_path):
     recording.event("lost", 2, "perf", of="perf", count=4)
     recording.event("exit", 2, "perf", process="no number")
     recording.event("map", 2, "perf", process=0)
+    recording.writer.events(b'{"event":["a list"],"time":1,"source":"perf"}\n{"no event":1}\n')
     recording.event("segment", 2, "perf", segment=1, inode=7, device="0:57", path=None)
     recording.event("invented later", 2, "perf", anything=1)
     recording.touch(3, 10, 9, range(5), 1, 2)
     path = recording.close(lost=10)
     found = analysed(path)
     assert found.losses.records == {"perf": 7, "recorder": 3}
-    assert found.losses.unreadable == 3
+    assert found.losses.unreadable == 5
     assert found.losses
     assert found.sizing.basis == "partial"
     assert [(one.segment, one.path, one.pages) for one in found.segments if one.faults.total] == [(9, "", 5)]
