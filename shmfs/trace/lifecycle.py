@@ -34,8 +34,12 @@ FIELDS = (
 )
 """Types of fields, whatever the event."""
 
-NULLABLE = {"process", "exit", "sigbus"}
-"""Events with fields that may be null."""
+NULLABLE = {
+    "process": {"parent", "start_time"},
+    "exit": {"status"},
+    "sigbus": {"tid", "segment", "page", "path", "enough"},
+}
+"""Fields that may be null."""
 
 SLACK = 1_000_000_000
 """Nanoseconds that a process may seem to act after its end: the clocks of the instruments differ a little."""
@@ -45,7 +49,7 @@ def _check(event: Event) -> None:
     """Raise TypeError if a field is of the wrong type: other recorders may write other things."""
     for name, value in event.items():
         if value is None:
-            if name in FIELDS and event["event"] not in NULLABLE:
+            if name in FIELDS and name not in NULLABLE.get(event["event"], ()):
                 raise TypeError(name)
         elif type(value) is not FIELDS.get(name, type(value)):
             raise TypeError(name)

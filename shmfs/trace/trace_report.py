@@ -41,6 +41,7 @@ class _Report:
         self.analysis = analysis
         self.width = width
         self.tables = Tables(analysis, width)
+        self._paths = {one.segment: one.path for one in analysis.segments}
         losses = analysis.losses
         partial = losses.faults or any(of not in ("fuse", "mm") for of in losses.records)
         certain = "exact" if analysis.complete else "exact until the cut"
@@ -205,7 +206,8 @@ class _Report:
             (self.tables.process(death.process), "bold red"), f" at {self.tables.at(death.time)}"
         )
         text.append(f", page {death.page:,}" if death.page is not None else "")
-        text.append(f" of {clean(death.path)}" if death.path else "")
+        path = death.path or self._paths.get(death.segment, "")
+        text.append(f" of {clean(path)}" if path else "")
         text.append(f": {clean(death.reason)}" if death.reason else "")
         if death.limit:
             text.append(f" The limit was {size(death.limit)}.")

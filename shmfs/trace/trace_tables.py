@@ -55,7 +55,8 @@ class Tables:
         several = list(numbers)
         if len(several) < 2:
             return self.process(several[0]) if several else "-"
-        return _counted(clean(self.known[one].command) or "?" for one in several)
+        known = [self.known.get(one) for one in several]
+        return _counted(clean(one.command) or "?" if one else "?" for one in known)
 
     def pages(self, number: int) -> str:
         """Return pages as bytes."""
