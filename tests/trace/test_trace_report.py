@@ -1,15 +1,20 @@
 """The report on a trace: nothing hidden, at any width, whatever the names are."""
 
 import io
+import tempfile
+from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from shmfs.trace.lifecycle import KINDS
 from shmfs.trace.text import sparkline
 from shmfs.trace.trace_report import render
-from tests.trace.recording import MIB, Recording, analysed
+from tests.trace.recording import MIB, START, Recording, analysed
 
 HOSTILE = "/a\x1b[2Jb\u202e\n[red]"
 
@@ -234,3 +239,45 @@ def test_the_result_is_json(analysis):
 )
 def test_sparklines(counts, cells, line):
     assert sparkline(counts, cells) == line
+
+
+SMALL = st.integers(-1, 3)
+WIDE = st.one_of(st.integers(0, 200), st.integers(-(2**63), 2**64 - 1))
+VALUES = {
+    **dict.fromkeys(("process", "segment", "inode", "pid", "parent", "tid", "nlink", "page", "pages"), SMALL),
+    **dict.fromkeys(
+        ("length", "count", "size", "pss", "uss", "limit", "status", "start_time"), st.integers()
+    ),
+    **dict.fromkeys(("path", "old_path", "command", "of", "reason", "enough", "device"), st.text(max_size=5)),
+    "mode": st.sampled_from([0o100600, 0o40700]),
+    "holders": st.lists(
+        st.fixed_dictionaries({"path": st.text(max_size=3), "bytes": SMALL, "processes": st.lists(SMALL)}),
+        max_size=3,
+    ),
+}
+ODD = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
+
+
+@st.composite
+def events(draw):
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    event = {name: draw(values) for name, values in VALUES.items()}
+    if not draw(st.integers(0, 5)):
+        event[draw(st.sampled_from(sorted(VALUES)))] = draw(ODD)
+    if not draw(st.integers(0, 5)):
+        del event[draw(st.sampled_from(sorted(VALUES)))]
+    at = draw(st.one_of(st.integers(START, START + 10**10), st.integers(-(2**63), 2**64)))
+    return {"event": kind, "time": at, "source": "fuse"} | event
+
+
+@settings(deadline=None, phases=[Phase.reuse, Phase.generate])  # a smaller example would take minutes
+@given(st.lists(events(), max_size=12), st.sampled_from([40, 120]))
+def test_events_that_make_no_sense_do_no_harm(several, width):
+    with tempfile.TemporaryDirectory() as directory:
+        recording = Recording(Path(directory) / "x.shmtrace")
+        for event in several:
+            recording.writer.event(**event)
+        recording.touch(0, 10, 1, range(3), 1, 2)
+        analysis = analysed(recording.close())
+    assert show(analysis, width)
+    assert msgspec.json.encode(analysis)
