@@ -32,6 +32,15 @@ KNOWN_DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
         ),
         "exchanged": (["g", "f3", "f2", "f1"], "likewise"),
     },
+    "suites.attributes_of_statx": {
+        "known": ("0x0", "fs/fuse/dir.c:fuse_do_statx hands on no stx_attributes"),
+        "set": ("0x0", "likewise"),
+    },
+    "suites.positions_of_directories": {
+        "end": (60, "fs/fuse/dir.c:fuse_dir_operations seeks with generic_file_llseek, as in a file"),
+        "data": (0, "likewise"),
+        "hole": (60, "likewise"),
+    },
     "special.polling": {"epoll": (None, "FUSE files may be polled, so the kernel lets epoll have them")},
 }
 
@@ -109,7 +118,8 @@ NEEDS_EXTENSION = {
     "data.a_buffer_behind_the_end_of_the_file": "likewise",
     "permissions.set_id_bits_go": "libfuse's default has us clear set-id bits without telling who writes",
     "suites.direct_requests_end_at_once": "libfuse's default has direct requests end later",
-    "suites.flags_change_the_ctime": "pyfuse3 does not bind ioctl",
+    "suites.attributes_of_statx": "pyfuse3 does not bind ioctl",
+    "suites.flags_change_the_ctime": "likewise",
     "suites.set_group_id_without_execution": "libfuse's default does not tell who writes",
     "xattrs.lists_are_inherited": "libfuse's default has the kernel apply the umask before a default list",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tmpfs_cases import case
-from tmpfs_cases.tools import NOBODY, call, changes, child, mode, new, unprivileged
+from tmpfs_cases.tools import NOBODY, call, changes, child, mode, new, tried, unprivileged
 
 OTHER = 65533
 SETFLAGS = 0x40086602
@@ -124,3 +124,26 @@ def set_group_id_without_execution(d: Path) -> Any:
             seen[f"{what}, {who}"] = mode("f")
             os.unlink("f")
     return seen
+
+
+@case
+def positions_of_directories(d: Path) -> Any:
+    """lseek(2) of a directory from its end, for data and for holes."""
+    os.close(new("f"))
+    fd = os.open(".", os.O_RDONLY)
+    seen = {"start": tried(os.lseek, fd, 0, os.SEEK_SET), "before": tried(os.lseek, fd, -1, os.SEEK_SET)}
+    for name, whence in (("end", os.SEEK_END), ("data", os.SEEK_DATA), ("hole", os.SEEK_HOLE)):
+        seen[name] = tried(os.lseek, fd, 0, whence)
+    return seen
+
+
+@case
+def attributes_of_statx(d: Path) -> Any:
+    """Which file flags statx(2) knows of (stx_attributes_mask), and whether it tells of one that is set."""
+    fd = new("f")
+    fcntl.ioctl(fd, SETFLAGS, struct.pack("l", 0x40))
+    buffer = ctypes.create_string_buffer(256)
+    call("statx", -100, "f", 0, 0x7FF, buffer)
+    flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
+    attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
+    return {"known": hex(known & flags), "set": hex(attributes & flags)}
