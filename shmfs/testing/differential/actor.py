@@ -123,6 +123,11 @@ def is_written(fd: int) -> bool:
     return False
 
 
+def loses_bits(fd: int) -> bool:
+    """Whether a change of the file by this process takes its set-id bits."""
+    return os.geteuid() != 0 and bool(os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID))
+
+
 def data_end(fd: int, offset: int) -> int:
     """Where the data that hold `offset` end; `offset` itself in a hole."""
     place = os.lseek(fd, 0, os.SEEK_CUR)

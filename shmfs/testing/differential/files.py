@@ -4,7 +4,16 @@ import fcntl
 import os
 from typing import Any
 
-from shmfs.testing.differential.actor import Actor, call, data, digest, operation, readable
+from shmfs.testing.differential.actor import (
+    Actor,
+    Missing,
+    call,
+    data,
+    digest,
+    loses_bits,
+    operation,
+    readable,
+)
 from shmfs.testing.differential.names import chmod_bits, described, nanoseconds
 
 MOST = 1 << 18
@@ -98,7 +107,10 @@ def ftruncate(actor: Actor, slot: int, size: int) -> None:
 @operation
 def fallocate(actor: Actor, slot: int, mode: int, offset: int, length: int) -> int:
     """fallocate(2)."""
-    return call("fallocate", actor.fd(slot), mode, offset, length)
+    fd = actor.fd(slot)
+    if actor.masks("failed fallocate of a set-id file") and loses_bits(fd):
+        raise Missing
+    return call("fallocate", fd, mode, offset, length)
 
 
 @operation

@@ -86,6 +86,16 @@ MASKS: dict[str, Mask] = {
     "append flag of an open file": Mask(
         ("native",), "F_SETFL leaves O_APPEND as it is", "passed-through writes go by the flags of the open"
     ),
+    "failed fallocate of a set-id file": Mask(
+        BOTH,
+        "only root allocates in a set-id file",
+        "the kernel has the bits cleared before it asks for the allocation (file_modified), which may fail",
+    ),
+    "MADV_REMOVE of a set-id file": Mask(
+        ("native",),
+        "only root removes pages of a set-id file through a mapping",
+        "it goes to the backing file, which has no such bits",
+    ),
     "set-id bits of an open file": Mask(
         ("native",),
         "chmod sets no set-id bits",

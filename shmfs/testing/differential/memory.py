@@ -24,6 +24,7 @@ from shmfs.testing.differential.actor import (
     data_end,
     digest,
     is_written,
+    loses_bits,
     operation,
     readable,
 )
@@ -31,7 +32,7 @@ from shmfs.testing.differential.actor import (
 SHARED, PRIVATE, POPULATE = 1, 2, 0x8000
 WRITE = 2
 MREMAP_MAYMOVE = 1
-WILLNEED = 3
+WILLNEED, REMOVE = 3, 9
 
 
 class Mapping:
@@ -238,7 +239,9 @@ def madvise(actor: Actor, slot: int, offset: int, length: int, advice: int) -> i
     """madvise(2) of a part."""
     if advice == WILLNEED and actor.masks("read-ahead"):
         raise Missing
-    _, address = _place(actor, slot, offset, length)
+    mapping, address = _place(actor, slot, offset, length)
+    if advice == REMOVE and actor.masks("MADV_REMOVE of a set-id file") and loses_bits(mapping.fd):
+        raise Missing
     return call("madvise", address, length, advice)
 
 
