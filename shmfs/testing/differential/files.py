@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from typing import Any
 
 from shmfs.testing.differential.actor import (
@@ -95,7 +96,10 @@ def pwritev(actor: Actor, slot: int, offset: int, tag: int, sizes: tuple[int, ..
 @operation
 def lseek(actor: Actor, slot: int, offset: int, whence: int) -> int:
     """lseek(2)."""
-    return os.lseek(actor.fd(slot), offset, whence)
+    fd = actor.fd(slot)
+    if whence > os.SEEK_CUR and actor.masks("seek in a directory") and stat.S_ISDIR(os.fstat(fd).st_mode):
+        raise Missing
+    return os.lseek(fd, offset, whence)
 
 
 @operation

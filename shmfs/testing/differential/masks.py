@@ -73,6 +73,11 @@ MASKS: dict[str, Mask] = {
         "no atime of regular files",
         "the kernel answers from its cache, and nobody notes the atime",
     ),
+    "seek in a directory": Mask(
+        BOTH,
+        "only SEEK_SET and SEEK_CUR in directories",
+        "FUSE's directories take the others too, without a request (generic_file_llseek)",
+    ),
     "empty read": Mask(
         ("native",),
         "no read of no bytes",

@@ -109,3 +109,10 @@ def a_write_that_finds_no_room_takes_set_id_bits(d: Path) -> Any:
         seen.append([mode("f"), unprivileged(_written, "f"), mode("f"), os.stat("f").st_size])
         os.unlink("f")
     return seen
+
+
+@case
+def seeking_in_a_directory(d: Path) -> Any:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}
+    return {name: tried(os.lseek, fd, 0, kind) for name, kind in (kinds | {"hole": os.SEEK_HOLE}).items()}
