@@ -76,12 +76,12 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
         return 0
     if offset + len(data) > MAX_SIZE:
         raise error(errno.EFBIG)
+    inode.touch(sb.clock())  # also where there is no room (file_update_time comes first)
     if offset > inode.size and sb.options.reserve != "lazy":
         _reserve(sb, inode, offset + 1)  # with the first page of the write, which can then not fail
     stored = inode.pages.write(offset, data)
     inode.refresh()  # a native file has grown by itself, and setting its size would free what lies behind it
     inode.size = max(inode.size, offset + stored)
-    inode.touch(sb.clock())
     return stored
 
 

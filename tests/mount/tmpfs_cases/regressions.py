@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tmpfs_cases import case
-from tmpfs_cases.tools import PAGE, Mapping, blocks, call, child, mode, new, tried, unprivileged
+from tmpfs_cases.tools import PAGE, Mapping, blocks, call, changes, child, mode, new, tried, unprivileged
 
 
 @case(options="size=64k,nr_inodes=24")
@@ -116,3 +116,10 @@ def seeking_in_a_directory(d: Path) -> Any:
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}
     return {name: tried(os.lseek, fd, 0, kind) for name, kind in (kinds | {"hole": os.SEEK_HOLE}).items()}
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_changes_times(d: Path) -> Any:
+    os.pwrite(new("filler"), b"x" * 16 * PAGE, 0)
+    fd = new("f")
+    return changes(lambda: os.pwrite(fd, b"x", 0), f="f")
