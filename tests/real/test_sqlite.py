@@ -29,7 +29,7 @@ connection.close()
 """
 
 
-@pytest.mark.parametrize("shmfs", ["size=64m", "size=64m,reserve=strict"], indirect=True)
+@pytest.mark.parametrize("options", ["size=64m", "size=64m,reserve=strict"])
 def test_several_processes_in_wal_mode(shmfs: Any) -> None:
     database = shmfs.path / "data.db"
     connection = sqlite3.connect(database, isolation_level=None)
@@ -84,9 +84,9 @@ def test_a_writer_that_is_killed_loses_only_what_it_did_not_commit(shmfs: Any) -
     connection.close()
 
 
-def test_a_full_file_system_is_an_error_and_no_damage(shmfs_mount: Any) -> None:
-    mount = shmfs_mount(options="size=512k")
-    connection = sqlite3.connect(mount.path / "data.db", isolation_level=None)
+@pytest.mark.parametrize("options", ["size=512k"])
+def test_a_full_file_system_is_an_error_and_no_damage(shmfs: Any) -> None:
+    connection = sqlite3.connect(shmfs.path / "data.db", isolation_level=None)
     connection.execute("pragma journal_mode=wal")
     connection.execute("create table log (number, text)")
     stored = 0

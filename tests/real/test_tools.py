@@ -1,22 +1,17 @@
-"""git, gcc, tar and CPython's own tests, unmodified, on the mount."""
+"""git, gcc and tar, unmodified, on the mount."""
 
-import importlib.util
 import os
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.real.support import needs
+
 pytestmark = pytest.mark.mount
-
-
-def needs(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -207,18 +202,3 @@ def test_tar(shmfs: Any) -> None:
     run("sh", "-c", "tar {0} -cf - -C two . | tar {0} -xpf - -C three".format(" ".join(options)), cwd=path)
     assert described(path / "three") == before
     run("tar", *options, "-df", "archive.tar", "-C", "three", cwd=path)
-
-
-@pytest.mark.parametrize("module", ["test_mmap", "test_fileio", "test_shutil", "test_tempfile"])
-def test_cpythons_own(module: str, shmfs: Any) -> None:
-    if importlib.util.find_spec(f"test.{module}") is None:
-        pytest.skip(f"this Python came without test.{module}")
-    shmfs.path.chmod(0o1777)
-    command = [sys.executable, "-E", "-m", "test", "--tempdir", str(shmfs.path), "-q", module]
-    run(*command, cwd=shmfs.path, TMPDIR=str(shmfs.path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("module", ["test_os", "test_posix", "test_io", "test_glob", "test_tarfile"])
-def test_cpythons_own_that_take_longer(module: str, shmfs: Any) -> None:
-    test_cpythons_own(module, shmfs)
