@@ -87,6 +87,30 @@ def test_git(shmfs: Any, tmp_path: Path) -> None:
     assert not any(shmfs.path.iterdir())
 
 
+def test_git_with_this_repository(shmfs: Any) -> None:
+    needs("git")
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        pytest.skip("these tests are not in a git repository")
+
+    def git(*words: str | Path, cwd: Path) -> str:
+        return run("git", *words, cwd=cwd, **GIT)
+
+    git("clone", "-q", "--no-local", here, "clone", cwd=shmfs.path)
+    clone = shmfs.path / "clone"
+    expected = [git("rev-parse", name, cwd=here) for name in ("HEAD", "HEAD^{tree}")]
+    history = git("log", "--format=%H %T", "HEAD", cwd=here)
+    for collect in ((), ("gc", "-q", "--aggressive", "--prune=now")):
+        if collect:
+            git(*collect, cwd=clone)
+        git("fsck", "--full", "--strict", cwd=clone)
+        assert [git("rev-parse", name, cwd=clone) for name in ("HEAD", "HEAD^{tree}")] == expected
+        assert git("log", "--format=%H %T", cwd=clone) == history
+        git("read-tree", "HEAD", cwd=clone)
+        assert git("status", "--porcelain", cwd=clone) == ""
+    shutil.rmtree(clone)
+
+
 LIBRARY = """
 #include <stdio.h>
 int answer(int x) { char text[20]; snprintf(text, sizeof text, "%d", x); puts(text); return x; }
