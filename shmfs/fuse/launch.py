@@ -70,7 +70,7 @@ def start(
     """
     given = mount_options.parse(options)  # a bad option is told before anything is started
     if exact and given.pages == "auto" and "pages" not in given.seen:
-        options += ",pages=managed"
+        options = f"{options},pages=managed".removeprefix(",")
     if not sandbox:
         mountpoint = mounts.check_mountpoint(mountpoint)
     configuration = Configuration(mountpoint, options, sandbox, lifeline, log)

@@ -14,10 +14,11 @@ from shmfs.trace.records import Segment, Statistics
 from shmfs.trace.text import size as human
 
 PAGE = 4096
+_LIMIT = "the limit of the mount is reached"
 _NAMED = 3
 """Holders that a sentence names."""
-_PATIENCE = 0.5
-"""Seconds in which the fault is expected whose charge was refused; later it was a system call."""
+_PATIENCE = 0.3
+"""Seconds in which a refusal is expected whose fault was seen, and the other way round."""
 _REPEAT = 10.0
 """Seconds for which the same failure is not said again."""
 
@@ -49,6 +50,9 @@ class Deaths:
         self._say = say
         self._write = write
         self._refused: list[tuple[float, dict[str, Any]]] = []
+        self._failed: list[tuple[float, Touched, Full]] = []
+        self._dead: set[tuple[int, int]] = set()
+        """Inode and page of what ended in SIGBUS."""
         self._full: Full | None = None
         self._said: dict[tuple[int, int], float] = {}
 
@@ -60,48 +64,69 @@ class Deaths:
             self._refused.append((time.monotonic(), event))
 
     def failed(self, fault: Touched) -> None:
-        """Explain a SIGBUS."""
-        refused = [one for one in self._refused if one[1].get("inode") == fault.inode]
-        self._refused = [one for one in self._refused if one not in refused]
+        """Take note of a SIGBUS; the daemon is asked at once, for what held the space may soon be gone."""
         if not self._first(fault.inode, fault.pid):
             return
-        full = self._full if refused else None
-        if full is None:
-            statistics = self._statistics()
-            known = _segment(statistics, fault.inode)
-            if known is not None and fault.page * PAGE >= known.size:
-                reason = f"that is beyond the end of the file, which has {human(known.size)}"
-                self._explain(fault, reason, Full())
-                return
-            full = _full(statistics)
-        self._explain(fault, _why(full), full)
+        statistics = None if self._refusal(fault) else self._statistics()
+        known = _segment(statistics, fault.inode)
+        if known is not None and fault.page * PAGE >= known.size:
+            self._explain(fault, f"that is beyond the end of the file, which has {human(known.size)}", Full())
+        else:
+            self._failed.append((time.monotonic(), fault, _full(statistics)))
 
-    def _explain(self, fault: Touched, reason: str, full: Full) -> None:
-        path = printable(fault.path)
+    def _refusal(self, fault: Touched) -> tuple[float, dict[str, Any]] | None:
+        """The refused charge that the fault was about, if that was told."""
+        return next(
+            (
+                one
+                for one in self._refused
+                if one[1]["inode"] == fault.inode
+                and 0 <= fault.page - one[1]["page"] < max(1, one[1]["pages"])
+            ),
+            None,
+        )
+
+    def _explain(self, fault: Touched, why: str, full: Full) -> None:
+        """Write it down with its figures, and say it in a sentence that has them all."""
+        path, reason = printable(fault.path), _LIMIT if full.limit else why
         self._write(
             event="sigbus", source="perf", time=fault.time, process=fault.process, tid=fault.tid,
             segment=fault.segment, page=fault.page, path=path, reason=reason, **_fields(full),
         )  # fmt: skip
         who = f"process {fault.pid} ({fault.command})" if fault.command else f"process {fault.pid}"
-        self._say(f"SIGBUS: {who} touched page {fault.page} of {path}, and {reason}")
+        self._say(f"SIGBUS: {who} touched page {fault.page} of {path}, and {why}")
 
     def settle(self, *, last: bool = False) -> None:
-        """Explain the refusals that no fault followed: a system call was answered ENOSPC."""
+        """Explain what has failed, once both sides of it were told or one must be missing.
+
+        Without a fault a refusal was a system call's, which was answered ENOSPC.
+        """
         now = time.monotonic()
-        due = [event for when, event in self._refused if last or now - when > _PATIENCE]
+        waiting, self._failed = self._failed, []
+        for when, fault, asked in waiting:
+            refusal = self._refusal(fault)
+            if refusal is None and not last and now - when < _PATIENCE:
+                self._failed.append((when, fault, asked))
+                continue
+            full = self._full if refusal and self._full else asked
+            self._dead.add((fault.inode, fault.page))  # the kernel may have tried it twice
+            self._explain(fault, _why(full), full)
+        patience = 0 if last else 2 * _PATIENCE
+        due = [event for when, event in self._refused if now - when >= patience]
         self._refused = [one for one in self._refused if one[1] not in due]
         for event in due:
-            if not self._first(int(event["inode"]), 0):
+            if (event["inode"], event["page"]) in self._dead or not self._first(int(event["inode"]), 0):
                 continue
             path, page, full = printable(str(event["path"])), int(event["page"]), self._full or Full()
             inodes = event["limit"] == "nr_inodes"
-            reason = "there are as many inodes as nr_inodes= permits" if inodes else _why(full)
+            why = "there are as many inodes as nr_inodes= permits" if inodes else _why(full)
             self._write(
-                event="enospc", source="mm", time=event["time"], path=path, page=page, reason=reason,
+                event="enospc", source="mm", time=event["time"], path=path, page=page,
+                reason=_LIMIT if full.limit and not inodes else why,
                 **_fields(Full() if inodes else full),
             )  # fmt: skip
             what = "a new inode" if inodes else f"page {page} of {path}"
-            self._say(f"ENOSPC: {what} could not be had, for {reason}")
+            self._say(f"ENOSPC: {what} could not be had, for {why}")
 
     def _first(self, inode: int, pid: int) -> bool:
         now = time.monotonic()

@@ -40,7 +40,7 @@ MASKS: dict[str, Mask] = {
     ),
     "write from bad memory": Mask(
         BOTH,
-        "memory that cannot be loaded from is not written from",
+        "memory that cannot be loaded from, or was mapped without PROT_READ, is not written from",
         "the kernel fails it before it asks (native: of a set-id file); tmpfs has charged a page by then",
     ),
     "read into bad memory": Mask(

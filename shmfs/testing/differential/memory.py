@@ -30,7 +30,7 @@ from shmfs.testing.differential.actor import (
 )
 
 SHARED, PRIVATE, POPULATE = 1, 2, 0x8000
-WRITE = 2
+READ, WRITE = 1, 2
 MREMAP_MAYMOVE = 1
 WILLNEED, REMOVE = 3, 9
 
@@ -43,6 +43,7 @@ class Mapping:
         self.offset, self.length = offset, -(-length // PAGE) * PAGE
         self.shared = bool(flags & SHARED)
         self.writable = bool(protection & WRITE)
+        self.readable = bool(protection & READ)
         """Whether all of it may be stored into, as far as protections go."""
         self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
@@ -214,7 +215,7 @@ def pwrite_from(actor: Actor, fd_slot: int, place: int, slot: int, offset: int, 
     """pwrite(2) from memory that may be of the same file."""
     mapping, address = _place(actor, slot, offset, size)
     _check_holes(actor, mapping, offset, size)
-    if actor.masks("write from bad memory") and not _is_loadable(actor, address, size):
+    if actor.masks("write from bad memory") and not (mapping.readable and _is_loadable(actor, address, size)):
         raise Missing
     return call("pwrite", actor.fd(fd_slot), address, size, place)
 
@@ -231,6 +232,7 @@ def mprotect(actor: Actor, slot: int, offset: int, length: int, protection: int)
     """mprotect(2) of a part."""
     mapping, address = _place(actor, slot, offset, length)
     mapping.writable &= bool(protection & WRITE)
+    mapping.readable &= bool(protection & READ)
     return call("mprotect", address, length, protection)
 
 
