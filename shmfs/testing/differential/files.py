@@ -67,7 +67,7 @@ def pread(actor: Actor, slot: int, offset: int, size: int) -> Any:
 def preadv(actor: Actor, slot: int, offset: int, sizes: tuple[int, ...]) -> Any:
     """preadv(2) into as many buffers."""
     fd = actor.fd(slot)
-    room = readable(actor, fd, offset, sum(sizes))
+    room = readable(actor, fd, None if offset == -1 else offset, sum(sizes))  # -1: as preadv2(2)
     buffers = []
     for size in sizes:
         buffers.append(bytearray(min(size, room)))
