@@ -208,11 +208,13 @@ class _Report:
         text.append(f", page {death.page:,}" if death.page is not None else "")
         path = death.path or self._paths.get(death.segment, "")
         text.append(f" of {clean(path)}" if path else "")
-        text.append(f": {clean(death.reason)}" if death.reason else "")
-        if death.limit:
+        reason = clean(death.reason)
+        text.append(f": {reason.removesuffix('.')}" if reason else "").append(".")
+        # The reason may be a whole explanation: what it says is not said again.
+        if death.limit and size(death.limit) not in reason:
             text.append(f" The limit was {size(death.limit)}.")
-        if death.holders:
-            holders = sorted(death.holders, key=lambda one: -one.bytes)
+        holders = sorted(death.holders, key=lambda one: -one.bytes)
+        if holders and clean(holders[0].path) not in reason:
             held = [
                 f"{clip(clean(one.path), 40)} {size(one.bytes)}"
                 + (f" ({self.tables.people(one.processes)})" if one.processes else "")
@@ -221,7 +223,7 @@ class _Report:
             rest = sum(one.bytes for one in holders[NAMED:])
             held += [f"{plural(len(holders) - NAMED, 'other')} {size(rest)}"] if rest else []
             text.append(f" Held then: {', '.join(held)}.")
-        if death.enough:
+        if death.enough and f"size={death.enough}" not in death.reason:
             text.append(" Enough: ").append(f"size={clean(death.enough)}", "bold green")
         return text
 
@@ -241,7 +243,7 @@ class _Report:
         if sizing.basis == "least" and sizing.declared and sizing.declared > (sizing.peak or 0):
             needed.append(f"; all pages of the segments there were come to {size(sizing.declared)}")
         docker = Text(f"docker run --shm-size={sizing.size}", "green")
-        if sizing.needed <= DOCKER and sizing.basis != "least":
+        if sizing.needed <= DOCKER and sizing.basis in ("exact", "looked"):
             docker.append("  (what it gives by default, 64 MiB, is enough)", "dim")
         limit = f"emptyDir: {{medium: Memory, sizeLimit: {sizing.quantity}}}"
         kubernetes = Text(limit, "green").append(
