@@ -175,6 +175,7 @@ def test_a_kernel_tmpfs(tmp_path):
     assert "before" in section(text, "Processes")[2]
     assert "who made and removed them is seen on a mount of shmfs only" in section(text, "Lives")[0]
     assert "an estimate" in flat(text)
+    assert "is enough" not in text
     assert "Sharing" not in text
 
 
@@ -200,6 +201,17 @@ def test_deaths_are_explained(tmp_path):
     assert "SIGBUS (exit 135)" in text
     assert "at least: something was refused" in flat(text)
     assert "is enough" not in text
+
+
+def test_a_reason_that_explains_all_is_not_said_twice(tmp_path):
+    recording = Recording(tmp_path / "x.shmtrace")
+    process = recording.process(10, "loader")
+    reason = "the limit of 4 MiB is reached; it is held by /a 3 MiB; size=6m would hold every file in full"
+    recording.event("sigbus", 2, "shmfs", process=process, tid=10, segment=None, page=256, path="/b",
+                    reason=reason, limit=4 * MIB, enough="6m",
+                    holders=[{"path": "/a", "bytes": 3 * MIB, "processes": []}])  # fmt: skip
+    told = flat(" ".join(section(show(analysed(recording.close())), "Deaths")))
+    assert told.endswith(f"loader 10 at 2 s, page 256 of /b: {reason}.")
 
 
 def test_the_rest_is_summed(tmp_path):
