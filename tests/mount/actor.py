@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from tmpfs_cases import tools
+from shmfs.testing.conformance import tools
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The process that runs the cases on both file systems."""
+"""Mounts, processes on them, and what runs the cases of conformance."""
 
 import ast
 import contextlib
@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,51 +15,11 @@ from typing import Any
 import pytest
 
 from shmfs.errors import ShmfsError
+from shmfs.testing.conformance.known import STORES
+from shmfs.testing.conformance.messages import Configuration
+from shmfs.testing.conformance.runner import Runner, running
 
 HERE = Path(__file__).parent
-
-
-class Zygote:
-    """Asks zygote.py; a new one is started where one was given up."""
-
-    def __init__(self, base: Path, store: str) -> None:
-        self.base = base
-        self.store = store
-        self.count = 0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def run(self, name: str) -> dict[str, Any]:
-        """The answers of both file systems to a case, and what else was seen."""
-        if self.process is None:
-            self.count += 1
-            command = [sys.executable, str(HERE / "zygote.py"), str(self.base / str(self.count)), self.store]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(name.encode() + b"\n")
-        self.process.stdin.flush()
-        line = b""
-        while not line.endswith(b"\n"):
-            ready = select.select([self.process.stdout], [], [], 100)[0]
-            part = os.read(self.process.stdout.fileno(), 1 << 20) if ready else b""
-            line += part
-            if not part:
-                self.end()
-                pytest.fail("the process that runs the cases hangs or has died")
-        said: dict[str, Any] = ast.literal_eval(line.decode())
-        assert "zygote" not in said, said["zygote"]
-        return said
-
-    def end(self) -> None:
-        """End it; its mounts and daemons go with it."""
-        if self.process is None:
-            return
-        try:
-            self.process.communicate(timeout=20)
-        except (subprocess.TimeoutExpired, ValueError):
-            self.process.kill()
-            self.process.wait()
-        self.process = None
 
 
 class Actor:
@@ -169,15 +128,21 @@ def eventually(look: Callable[[], Any], seconds: float = 20) -> Any:
     return value
 
 
-@pytest.fixture(scope="session", params=["managed", "native", "no extension"])
-def zygote(request: pytest.FixtureRequest) -> Iterator[Zygote]:
+@pytest.fixture(scope="session", params=STORES)
+def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """Runs cases on the kernel's tmpfs and on shmfs, with each store."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a tmpfs of the kernel beside shmfs")
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs FUSE: there is no /dev/fuse")
-    with tempfile.TemporaryDirectory(prefix="shmfs-cases-", ignore_cleanup_errors=True) as base:
-        zygote = Zygote(Path(base), request.param)
-        try:
-            yield zygote
-        finally:
-            zygote.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHMFS_EXTENSION", "0" if request.param == "no extension" else "1")
+        options = "pages=native" if request.param == "native" else "pages=managed"
+        with running(Configuration("", options)) as runner:
+            try:
+                runner.start()
+            except ShmfsError as failure:
+                if request.param == "native":
+                    pytest.skip(str(failure))
+                raise
+            yield runner

@@ -5,12 +5,24 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.times import RENAME_EXCHANGE, renameat2
-from tmpfs_cases.tools import NOBODY, Mapping, call, child, content, mode, new, opened, tried, unprivileged
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
+    NOBODY,
+    RENAME_EXCHANGE,
+    Mapping,
+    call,
+    child,
+    content,
+    mode,
+    new,
+    opened,
+    renameat2,
+    tried,
+    unprivileged,
+)
 
 
-@case
+@case()
 def every_mode(d: Path) -> Any:
     """Owner, group and others, each kind of access, each mode."""
     os.chmod(".", 0o777)
@@ -36,7 +48,7 @@ def every_mode(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def directories_are_searched(d: Path) -> Any:
     seen = {}
     os.makedirs("d/sub")
@@ -64,7 +76,7 @@ def directories_are_searched(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def sticky(d: Path) -> Any:
     os.mkdir("t"), os.chmod("t", 0o1777)
     os.close(new("t/root")), os.mkdir("t/dir"), os.close(new("t/theirs"))
@@ -86,7 +98,7 @@ def sticky(d: Path) -> Any:
     return [unprivileged(look), sorted(os.listdir("t"))]
 
 
-@case
+@case()
 def set_group_id_directories(d: Path) -> Any:
     os.mkdir("g"), os.chown("g", 0, 4242), os.chmod("g", 0o2777)
     seen = {}
@@ -108,7 +120,7 @@ def set_group_id_directories(d: Path) -> Any:
     return [seen, mode("moved"), os.stat("moved").st_gid]
 
 
-@case
+@case()
 def new_files_belong_to_the_caller(d: Path) -> Any:
     os.chmod(".", 0o777)
 
@@ -124,7 +136,7 @@ def new_files_belong_to_the_caller(d: Path) -> Any:
     return [child(make, uid=1000, gid=2000, groups=(5,)), child(filesystem_ids)]
 
 
-@case
+@case()
 def set_id_bits_go(d: Path) -> Any:
     """What takes set-id bits away: for root and for their owner, with and without group execution."""
     os.chmod(".", 0o777)
@@ -163,7 +175,7 @@ def set_id_bits_go(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def chown_of_directories(d: Path) -> Any:
     os.mkdir("d")
     os.chmod("d", 0o6775)
@@ -176,7 +188,7 @@ def chown_of_directories(d: Path) -> Any:
     return [*seen, os.stat("d").st_uid, os.stat("d").st_gid]
 
 
-@case
+@case()
 def who_may_change_attributes(d: Path) -> Any:
     os.chmod(".", 0o777)
     os.close(new("root", mode=0o666)), os.close(new("own", mode=0o644))
@@ -198,14 +210,14 @@ def who_may_change_attributes(d: Path) -> Any:
     return child(look, uid=1000, gid=1000, groups=(77,))
 
 
-@case
+@case()
 def setgid_of_a_foreign_group_is_dropped(d: Path) -> Any:
     os.close(new("f"))
     os.chown("f", 1000, 55)
     return [child(os.chmod, "f", 0o2755, uid=1000, gid=1000), mode("f")]
 
 
-@case
+@case()
 def a_descriptor_outlives_its_rights(d: Path) -> Any:
     fd = new("f", b"x", 0o666)
     os.chmod("f", 0), os.chmod(".", 0)
@@ -217,7 +229,7 @@ def a_descriptor_outlives_its_rights(d: Path) -> Any:
     return [unprivileged(use), content("f")]
 
 
-@case
+@case()
 def access_of_real_and_effective_users(d: Path) -> Any:
     os.close(new("f", mode=0o600)), os.chmod(".", 0o777)
 
@@ -228,10 +240,10 @@ def access_of_real_and_effective_users(d: Path) -> Any:
     return child(look)
 
 
-@case
+@case()
 def mkdir_modes(d: Path) -> Any:
     os.umask(0)
-    seen = []
+    seen: list[Any] = []
     for bits in (0o7777, 0o1777, 0o4755, 0o2755, 0):
         os.mkdir(f"d{bits}", bits), os.mkfifo(f"p{bits}", bits)
         os.close(os.open(f"f{bits}", os.O_CREAT | os.O_RDWR, bits))

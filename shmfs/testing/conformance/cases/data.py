@@ -2,19 +2,15 @@
 
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
 import random
-import resource
-import signal
-import socket
-import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import (
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
     PAGE,
     Mapping,
     aged,
@@ -23,6 +19,7 @@ from tmpfs_cases.tools import (
     changed,
     child,
     content,
+    digest,
     new,
     opened,
     tried,
@@ -32,16 +29,12 @@ from tmpfs_cases.tools import (
 MAX = (1 << 63) - 1
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@case
+@case()
 def random_writes_and_truncations(d: Path) -> Any:
     choose = random.Random(1)
     fd = new("f")
     mapping = Mapping(fd, 64 * PAGE)
-    seen = []
+    seen: list[Any] = []
     for _ in range(400):
         offset, size = choose.randrange(60 * PAGE), choose.randrange(1, 3 * PAGE)
         action = choose.randrange(5)
@@ -60,7 +53,7 @@ def random_writes_and_truncations(d: Path) -> Any:
     return [seen, digest(content("f"))]
 
 
-@case
+@case()
 def random_readers_and_writers(d: Path) -> Any:
     """Descriptors and mappings of every kind come and go over one file with holes."""
     choose = random.Random(4)
@@ -104,10 +97,10 @@ def random_readers_and_writers(d: Path) -> Any:
     return [seen, digest(content("f")), os.stat("f").st_size]
 
 
-@case
+@case()
 def one_reads_what_another_has_written(d: Path) -> Any:
     first, second = new("f", b"a" * 10000), os.open("f", os.O_RDWR)
-    seen = [os.pread(second, 3, 9999)]
+    seen: list[Any] = [os.pread(second, 3, 9999)]
     os.pwrite(first, b"bb", 4095)
     seen.append(os.pread(second, 4, 4094))
     os.ftruncate(second, 4096)
@@ -115,11 +108,15 @@ def one_reads_what_another_has_written(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def vectors_and_flags(d: Path) -> Any:
     fd = new("f")
     parts = [b"x" * 5000, b"", b"y" * 10]
-    seen = [os.writev(fd, parts), os.pwritev(fd, parts, 3), os.pwritev(fd, [b"end"], 0, os.RWF_APPEND)]
+    seen: list[Any] = [
+        os.writev(fd, parts),
+        os.pwritev(fd, parts, 3),
+        os.pwritev(fd, [b"end"], 0, os.RWF_APPEND),
+    ]
     buffers = [bytearray(4), bytearray(6000)]
     seen += [os.preadv(fd, buffers, 2), bytes(buffers[0]), digest(bytes(buffers[1]))]
     seen += [os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size]
@@ -127,7 +124,7 @@ def vectors_and_flags(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def nowait(d: Path) -> Any:
     fd = new("f", b"x")
     return {
@@ -138,7 +135,7 @@ def nowait(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def bad_offsets(d: Path) -> Any:
     fd = new("f", b"x")
     return {
@@ -158,7 +155,7 @@ def bad_offsets(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def writes_at_the_far_end(d: Path) -> Any:
     fd = new("f")
     seen = {
@@ -173,27 +170,7 @@ def writes_at_the_far_end(d: Path) -> Any:
     return seen
 
 
-@case
-def file_size_limit(d: Path) -> Any:
-    fd = new("f")
-
-    def limited() -> Any:
-        signals = []
-        signal.signal(signal.SIGXFSZ, lambda number, frame: signals.append(number))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        steps = [tried(os.pwrite, fd, b"x" * 10, PAGE - 5), tried(os.pwrite, fd, b"x", PAGE)]
-        steps += [tried(os.ftruncate, fd, PAGE), tried(os.ftruncate, fd, PAGE + 1)]
-        return [steps, [int(number) for number in signals]]
-
-    def killed() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        return os.pwrite(fd, b"x", PAGE)
-
-    return [child(limited), child(killed), os.fstat(fd).st_size]
-
-
-@case
+@case()
 def truncate_zeroes_the_tail(d: Path) -> Any:
     fd = new("f", b"x" * 3 * PAGE)
     mapping = Mapping(fd, 3 * PAGE)
@@ -204,7 +181,7 @@ def truncate_zeroes_the_tail(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def a_store_behind_the_end(d: Path) -> Any:
     """Bytes stored behind the end of the file, in its last page, show when the file grows over them."""
     fd = new("f", b"x" * 10)
@@ -217,7 +194,7 @@ def a_store_behind_the_end(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def a_store_behind_the_end_then_a_write(d: Path) -> Any:
     fd = new("f", b"x" * 10)
     mapping = Mapping(fd, PAGE)
@@ -226,7 +203,7 @@ def a_store_behind_the_end_then_a_write(d: Path) -> Any:
     return {"mapped": mapping.load(98, 10), "read": os.pread(fd, 303, 0)}
 
 
-@case
+@case()
 def a_mapping_across_truncations(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
@@ -240,26 +217,27 @@ def a_mapping_across_truncations(d: Path) -> Any:
     return [seen, os.pread(fd, 3, 2 * PAGE)]
 
 
-@case
+@case()
 def truncate_and_its_times(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     seen = {}
-    for name, action in (
-        ("truncate same", lambda: os.truncate("f", 100)),
-        ("ftruncate same", lambda: os.ftruncate(fd, 100)),
-        ("truncate up", lambda: os.truncate("f", 200)),
-        ("truncate down", lambda: os.truncate("f", 50)),
-        ("ftruncate up", lambda: os.ftruncate(fd, 200)),
-        ("O_TRUNC", lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC))),
-        ("O_TRUNC of the empty", lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC))),
-    ):
+    actions: dict[str, Callable[[], Any]] = {
+        "truncate same": lambda: os.truncate("f", 100),
+        "ftruncate same": lambda: os.ftruncate(fd, 100),
+        "truncate up": lambda: os.truncate("f", 200),
+        "truncate down": lambda: os.truncate("f", 50),
+        "ftruncate up": lambda: os.ftruncate(fd, 200),
+        "O_TRUNC": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
+        "O_TRUNC of the empty": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
+    }
+    for name, action in actions.items():
         before = aged("f")
         action()
         seen[name] = changed(before, "f")
     return seen
 
 
-@case
+@case()
 def truncate_refused(d: Path) -> Any:
     os.mkdir("d")
     os.mkfifo("p")
@@ -274,18 +252,18 @@ def truncate_refused(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def append(d: Path) -> Any:
     fd = new("f", b"start")
     end = os.open("f", os.O_RDWR | os.O_APPEND)
-    seen = [os.write(end, b"1"), os.pwrite(end, b"2", 0), os.lseek(end, 0, os.SEEK_CUR)]
+    seen: list[Any] = [os.write(end, b"1"), os.pwrite(end, b"2", 0), os.lseek(end, 0, os.SEEK_CUR)]
     os.pwrite(fd, b"#", 10)
     seen += [os.write(end, b"3"), os.lseek(end, 0, os.SEEK_CUR), content("f")]
     fcntl.fcntl(end, fcntl.F_SETFL, 0)
     return [seen, os.pwrite(end, b"4", 0), content("f")]
 
 
-@case
+@case()
 def many_append_at_once(d: Path) -> Any:
     os.close(new("f"))
 
@@ -307,7 +285,7 @@ def many_append_at_once(d: Path) -> Any:
     return [len(data), whole, sorted(data.count(letter) for letter in (b"a", b"b", b"c", b"d"))]
 
 
-@case
+@case()
 def open_flags(d: Path) -> Any:
     os.close(new("f", b"content"))
     os.mkdir("d")
@@ -341,7 +319,7 @@ def open_flags(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def direct(d: Path) -> Any:
     fd = tried(os.open, "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     if isinstance(fd, str):
@@ -362,7 +340,7 @@ def direct(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def access_mode_of_descriptors(d: Path) -> Any:
     os.close(new("f", b"content"))
     reader, writer, path = (os.open("f", flags) for flags in (os.O_RDONLY, os.O_WRONLY, os.O_PATH))
@@ -376,7 +354,7 @@ def access_mode_of_descriptors(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def sync(d: Path) -> Any:
     fd = new("f", b"x" * 10000)
     directory = os.open(".", os.O_RDONLY)
@@ -393,139 +371,7 @@ def sync(d: Path) -> Any:
     }
 
 
-@case
-def sendfile(d: Path) -> Any:
-    source, sink = new("a", b"0123456789" * 1000), new("b", b"#" * 20)
-    seen = [os.sendfile(sink, source, 5, 6000), os.lseek(sink, 0, os.SEEK_CUR), digest(content("b"))]
-    left, right = socket.socketpair()
-    seen += [os.sendfile(left.fileno(), source, 9990, 100), right.recv(100)]
-    seen += [tried(os.sendfile, sink, source, 20000, 10), tried(os.sendfile, source, source, 0, 10)]
-    outside = os.memfd_create("outside")
-    seen += [os.sendfile(outside, source, 0, 10000), os.pread(outside, 5, 9990)]
-    seen += [os.sendfile(sink, outside, 0, 10000), digest(content("b"))]
-    return seen
-
-
-@case
-def splice(d: Path) -> Any:
-    fd = new("f", b"0123456789" * 2000)
-    reader, writer = os.pipe()
-    seen = [os.splice(fd, writer, 5000, offset_src=3), digest(os.read(reader, 5000))]
-    os.write(writer, b"spliced" * 100)
-    seen += [os.splice(reader, fd, 700, offset_dst=4090), digest(content("f"))]
-    seen += [tried(os.splice, fd, fd, 10), tried(os.splice, fd, writer, 10, offset_src=1 << 40)]
-    end = os.open("f", os.O_WRONLY | os.O_APPEND)
-    os.write(writer, b"x")
-    seen += [tried(os.splice, reader, end, 1)]
-    return seen
-
-
-@case
-def vmsplice_gives_pages(d: Path) -> Any:
-    fd = new("f", b"a" * PAGE)
-    mapping = Mapping(fd)
-    reader, writer = os.pipe()
-    vector = struct.pack("PP", mapping.address, PAGE)
-    seen = [call("vmsplice", writer, vector, 1, 0)]
-    mapping.store(b"later")
-    return [seen, os.read(reader, 8)]
-
-
-@case
-def copy_file_range(d: Path) -> Any:
-    source, sink = new("a", bytes(range(256)) * 64), new("b", b"#" * 100)
-    copy = os.copy_file_range
-    seen = [copy(source, sink, 5000, 10, 50), digest(content("b")), copy(source, sink, 1 << 20, 16000, 0)]
-    seen += [tried(copy, source, sink, 10, 1 << 20, 0), tried(copy, source, source, 100, 0, 8192)]
-    seen += [tried(copy, source, source, 100, 0, 50), digest(content("a"))]
-    outside = os.memfd_create("outside")
-    os.write(outside, b"outside" * 100)
-    seen += [tried(copy, outside, sink, 100, 0, 0), tried(copy, source, outside, 100, 0, 0)]
-    seen += [tried(copy, os.open("a", os.O_WRONLY), sink, 10, 0, 0)]
-    seen += [tried(copy, source, os.open("b", os.O_WRONLY | os.O_APPEND), 10, 0)]
-    seen += [tried(copy, os.open(".", os.O_RDONLY), sink, 10, 0), content("b")[:8]]
-    return seen
-
-
-@case
-def a_buffer_that_maps_the_same_file(d: Path) -> Any:
-    fd = new("f", bytes(range(256)) * 16)
-    os.ftruncate(fd, 8 * PAGE)
-    mapping = Mapping(fd, 8 * PAGE)
-    at = mapping.address
-    seen = [call("pread", fd, at + PAGE, 100, 5), mapping.load(PAGE, 100)]  # a page that was never touched
-    seen += [call("pread", fd, at + 50, 100, 0), digest(mapping.load(0, PAGE))]  # the very page
-    seen += [call("pwrite", fd, at + 3 * PAGE, 10, 2 * PAGE), mapping.load(2 * PAGE, 12)]  # from a hole
-    seen += [call("pwrite", fd, at, 300, 5 * PAGE - 100), digest(os.pread(fd, 400, 5 * PAGE - 100))]
-    seen += [call("pwrite", fd, at + 10, 200, 60), digest(mapping.load(0, PAGE))]
-    seen += [
-        call("pwrite", fd, at + 7 * PAGE, PAGE, 6 * PAGE),
-        call("pwrite", fd, at + 4 * PAGE, PAGE, 4 * PAGE),
-    ]
-    seen += [tried(call, "pwrite", fd, at + 8 * PAGE, 1, 0), digest(content("f")), blocks("f")]
-    return seen
-
-
-@case
-def a_buffer_behind_the_end_of_the_file(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    return {
-        "write": tried(call, "pwrite", fd, mapping.address + PAGE, 10, 0),
-        "read": tried(call, "pread", fd, mapping.address + 2 * PAGE, 10, 0),
-        "partly": tried(call, "pwrite", fd, mapping.address + PAGE - 10, 20, 100),
-        "partial read": tried(call, "pread", fd, mapping.address + PAGE - 10, 20, 0),
-    }
-
-
-@case
-def extents_and_clones(d: Path) -> Any:
-    source, sink = new("a", b"x" * PAGE), new("b")
-    ficlone, fibmap, figetbsz, fionread = 0x40049409, 1, 2, 0x541B
-    whole = bytearray(4)
-    return {
-        "clone": tried(fcntl.ioctl, sink, ficlone, source),
-        "bmap": tried(fcntl.ioctl, source, fibmap, bytes(4)),
-        "block size": tried(fcntl.ioctl, source, figetbsz, whole) and bytes(whole),
-        "bytes left": tried(fcntl.ioctl, source, fionread, bytes(4)),
-        "fiemap": tried(fcntl.ioctl, source, 0xC020660B, bytearray(32)),
-        "unknown": tried(fcntl.ioctl, source, 0x5A5A),
-    }
-
-
-@case
-def flags_of_inodes(d: Path) -> Any:
-    fd = new("f")
-    get = tried(fcntl.ioctl, fd, 0x80086601, bytearray(8))
-    return {"get": get, "set": tried(fcntl.ioctl, fd, 0x40086602, (0x40).to_bytes(8, "little"))}
-
-
-@case
-def seals(d: Path) -> Any:
-    fd = new("f")
-    return {"get": tried(fcntl.fcntl, fd, 1034), "add": tried(fcntl.fcntl, fd, 1033, 2)}
-
-
-@case
-def file_handles(d: Path) -> Any:
-    os.close(new("f", b"x"))
-    handle = struct.pack("Ii", 128, 0) + bytes(128)
-    buffer = bytearray(handle)
-    from ctypes import c_char, c_int
-
-    identity = c_int()
-    view = (c_char * len(buffer)).from_buffer(buffer)
-    from ctypes import byref
-
-    named = tried(call, "name_to_handle_at", -100, "f", view, byref(identity), 0)
-    if named != 0:
-        return {"name_to_handle_at": named}
-    directory = os.open(".", os.O_RDONLY)
-    fd = tried(call, "open_by_handle_at", directory, view, os.O_RDONLY)
-    return {"name_to_handle_at": named, "open": fd if isinstance(fd, str) else os.read(fd, 10)}
-
-
-@case
+@case()
 def many_descriptors(d: Path) -> Any:
     os.close(new("f", b"x"))
     fds = [os.open("f", os.O_RDWR) for _ in range(500)]

@@ -2,21 +2,22 @@
 
 import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import struct
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import NOBODY, call, changes, child, mode, new, tried, unprivileged
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import NOBODY, call, changes, child, mode, new, tried, unprivileged
 
 OTHER = 65533
 SETFLAGS = 0x40086602
 """FS_IOC_SETFLAGS."""
 
 
-@case
+@case()
 def direct_requests_end_at_once(d: Path) -> Any:
     """What io_submit(2) starts with O_DIRECT is done when it returns: nothing is left to wait for."""
     io_setup, io_getevents, io_submit = 206, 208, 209
@@ -43,7 +44,7 @@ def direct_requests_end_at_once(d: Path) -> Any:
     return [seen, buffer[:] == b"x" * size * count]
 
 
-@case
+@case()
 def new_files_are_not_truncated(d: Path) -> Any:
     """O_TRUNC at the creation of a file takes no set-id bit away, and at a later open it does."""
     os.chmod(".", 0o777)
@@ -54,7 +55,7 @@ def new_files_are_not_truncated(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def flags_change_the_ctime(d: Path) -> Any:
     """FS_IOC_SETFLAGS, also for one who has just looked at the attributes."""
     os.close(new("f"))
@@ -63,24 +64,25 @@ def flags_change_the_ctime(d: Path) -> Any:
     for name in ("f", "s"):
         fd = os.open(name, os.O_RDONLY)
         for flags in (0x40, 0x40, 0):
-            packed = struct.pack("l", flags)
-            seen += [changes(lambda fd=fd, packed=packed: fcntl.ioctl(fd, SETFLAGS, packed), f=name)]
+            ask = functools.partial(fcntl.ioctl, fd, SETFLAGS, struct.pack("l", flags))
+            seen += [changes(ask, f=name)]
     return seen
 
 
-@case
+@case()
 def truncation_to_the_same_size(d: Path) -> Any:
     """By its name an empty file keeps its times, by a descriptor not; and later looks say the same."""
     seen: list[Any] = []
     for size in (0, 5000):
         fd = new(f"f{size}")
         os.ftruncate(fd, size)
-        for action in (os.truncate, lambda name, size, fd=fd: os.ftruncate(fd, size)):
-            seen += [changes(lambda action=action, size=size: action(f"f{size}", size), f=f"f{size}")]
+        name = f"f{size}"
+        for action in (functools.partial(os.truncate, name, size), functools.partial(os.ftruncate, fd, size)):
+            seen += [changes(action, f=name)]
     return seen
 
 
-@case
+@case()
 def order_of_attribute_names(d: Path) -> Any:
     os.mkdir("d")
     entries = [(1, 7, 0xFFFFFFFF), (2, 6, 1000), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF)]
@@ -98,7 +100,7 @@ def order_of_attribute_names(d: Path) -> Any:
     return os.listxattr("d")
 
 
-@case
+@case()
 def set_group_id_without_execution(d: Path) -> Any:
     """The bit of a file that its group may not execute goes where the caller is not of that group."""
     actions = {
@@ -126,7 +128,7 @@ def set_group_id_without_execution(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def positions_of_directories(d: Path) -> Any:
     """lseek(2) of a directory from its end, for data and for holes."""
     os.close(new("f"))
@@ -137,7 +139,7 @@ def positions_of_directories(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def attributes_of_statx(d: Path) -> Any:
     """Which file flags statx(2) knows of (stx_attributes_mask), and whether it tells of one that is set."""
     fd = new("f")

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import call, libc, new, tried
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import call, libc, new, tried
 
 libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
 libc.telldir.restype = ctypes.c_long
@@ -61,7 +61,7 @@ def fill(count: int, form: str = "f{}") -> None:
         os.close(new(form.format(index)))
 
 
-@case
+@case()
 def order_and_types(d: Path) -> Any:
     os.close(new("file")), os.mkdir("directory"), os.symlink("x", "link"), os.mkfifo("fifo")
     os.link("file", "linked")
@@ -70,21 +70,21 @@ def order_and_types(d: Path) -> Any:
     return [[(name, kind) for _, name, kind in found], os.listdir(".")]
 
 
-@case
+@case()
 def inode_numbers(d: Path) -> Any:
     fill(10)
     with os.scandir(".") as scan:
         return [entry.inode() == os.stat(entry.name).st_ino for entry in scan]
 
 
-@case
+@case()
 def many(d: Path) -> Any:
     fill(1500)
     listed = os.listdir(".")
     return [listed == [f"f{index}" for index in reversed(range(1500))], len(listed)]
 
 
-@case
+@case()
 def small_buffers(d: Path) -> Any:
     fill(50, "a-rather-long-name-{:03}")
     fd = os.open(".", os.O_RDONLY)
@@ -95,7 +95,7 @@ def small_buffers(d: Path) -> Any:
     return [names, tried(entries, fd, 10), len(entries(fd, 100))]
 
 
-@case
+@case()
 def seek_to_every_name(d: Path) -> Any:
     fill(40)
     stream = Stream(".")
@@ -116,7 +116,7 @@ def seek_to_every_name(d: Path) -> Any:
     return [order, seen, stream.rest() == order]
 
 
-@case
+@case()
 def names_come_and_go(d: Path) -> Any:
     """Whoever reads a directory slowly misses no name that stays, and gets none twice."""
     fill(300)
@@ -137,7 +137,7 @@ def names_come_and_go(d: Path) -> Any:
     ]
 
 
-@case
+@case()
 def a_growing_directory_ends(d: Path) -> Any:
     fill(5)
     count = 0
@@ -149,7 +149,7 @@ def a_growing_directory_ends(d: Path) -> Any:
     return [count, len(os.listdir("."))]
 
 
-@case
+@case()
 def removal_while_reading(d: Path) -> Any:
     fill(700)
     with os.scandir(".") as scan:
@@ -158,7 +158,7 @@ def removal_while_reading(d: Path) -> Any:
     return os.listdir(".")
 
 
-@case
+@case()
 def rewinding_shows_new_names(d: Path) -> Any:
     fill(3)
     stream = Stream(".")
@@ -171,7 +171,7 @@ def rewinding_shows_new_names(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def a_place_whose_name_has_gone(d: Path) -> Any:
     fill(20)
     stream = Stream(".")
@@ -184,7 +184,7 @@ def a_place_whose_name_has_gone(d: Path) -> Any:
     return [following, stream.rest()]
 
 
-@case
+@case()
 def offsets(d: Path) -> Any:
     fill(5)
     fd = os.open(".", os.O_RDONLY)
@@ -202,13 +202,13 @@ def offsets(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def empty_and_nested(d: Path) -> Any:
     os.makedirs("a/b/c/d/e")
     return [os.listdir("a/b/c/d/e"), [len(files) for _, files, _ in os.walk(".")], Stream("a/b/c/d/e").rest()]
 
 
-@case
+@case()
 def a_removed_directory_reads_as_empty(d: Path) -> Any:
     os.mkdir("d")
     fd, stream = os.open("d", os.O_RDONLY), Stream("d")
@@ -216,7 +216,7 @@ def a_removed_directory_reads_as_empty(d: Path) -> Any:
     return [tried(entries, fd, 1000), stream.rest()]
 
 
-@case
+@case()
 def two_readers(d: Path) -> Any:
     fill(100)
     one, two = Stream("."), Stream(".")
@@ -225,7 +225,7 @@ def two_readers(d: Path) -> Any:
     return [first, len(two.rest()), len(one.rest())]
 
 
-@case
+@case()
 def a_rename_onto_a_name_keeps_or_moves_its_place(d: Path) -> Any:
     fill(5)
     os.rename("f4", "f1")

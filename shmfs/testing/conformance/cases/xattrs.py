@@ -5,8 +5,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import NOBODY, call, child, free, mode, new, opened, tried, unprivileged
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import NOBODY, call, child, free, mode, new, opened, tried, unprivileged
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
@@ -22,7 +22,7 @@ FULL = acl((USER_OBJ, 7), (USER, 6, NOBODY), (GROUP_OBJ, 5), (GROUP, 4, 100), (M
 MINIMAL = acl((USER_OBJ, 6), (GROUP_OBJ, 4), (OTHER, 0))
 
 
-@case
+@case()
 def basics(d: Path) -> Any:
     os.close(new("f"))
     os.mkdir("d")
@@ -42,7 +42,7 @@ def basics(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def flags(d: Path) -> Any:
     os.close(new("f"))
     put = os.setxattr
@@ -58,7 +58,7 @@ def flags(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def sizes(d: Path) -> Any:
     os.close(new("f"))
     seen: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def sizes(d: Path) -> Any:
 @case(options="size=1m,nr_inodes=20")
 def are_charged_as_inodes(d: Path) -> Any:
     os.close(new("f"))
-    seen = [free()]
+    seen: list[Any] = [free()]
     for name, size in (
         ("user.a", 10),
         ("user.b", 2000),
@@ -102,7 +102,7 @@ def are_charged_as_inodes(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def on_other_kinds(d: Path) -> Any:
     os.symlink("missing", "s"), os.mkfifo("p"), os.mknod("dev", 0o20666, os.makedev(1, 3))
     seen = {}
@@ -114,7 +114,7 @@ def on_other_kinds(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def by_nobody(d: Path) -> Any:
     os.close(new("mine", mode=0o644)), os.close(new("all", mode=0o666)), os.mkdir("sticky")
     os.chmod("all", 0o666), os.chmod("sticky", 0o1777)
@@ -135,7 +135,7 @@ def by_nobody(d: Path) -> Any:
     return unprivileged(look)
 
 
-@case
+@case()
 def survive_rename_and_links(d: Path) -> Any:
     os.close(new("f"))
     os.setxattr("f", "user.a", b"1")
@@ -144,7 +144,7 @@ def survive_rename_and_links(d: Path) -> Any:
     return [sorted(os.listxattr("h")), os.getxattr("h", "user.b")]
 
 
-@case
+@case()
 def access_lists(d: Path) -> Any:
     os.close(new("f", mode=0o640))
     os.mkdir("d")
@@ -169,7 +169,7 @@ def access_lists(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def malformed_lists(d: Path) -> Any:
     os.close(new("f"))
     cases = {
@@ -191,7 +191,7 @@ def malformed_lists(d: Path) -> Any:
     return {name: [tried(os.setxattr, "f", ACCESS, value), mode("f")] for name, value in cases.items()}
 
 
-@case
+@case()
 def lists_are_obeyed(d: Path) -> Any:
     os.close(new("f", b"x", 0o600))
     os.setxattr("f", ACCESS, acl((USER_OBJ, 6), (USER, 6, NOBODY), (GROUP_OBJ, 0), (MASK, 4), (OTHER, 0)))
@@ -206,7 +206,7 @@ def lists_are_obeyed(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def lists_are_inherited(d: Path) -> Any:
     seen = {}
     for label, default in (
@@ -234,7 +234,7 @@ def lists_are_inherited(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def without_a_list_the_umask_counts(d: Path) -> Any:
     seen = []
     for umask in (0, 0o022, 0o077, 0o777):
@@ -250,7 +250,7 @@ def without_a_list_the_umask_counts(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def capabilities(d: Path) -> Any:
     """security.capability goes with a write and with chown."""
     seen = []

@@ -1,14 +1,20 @@
 """Which operation changes which times of which files. Nothing here depends on how long anything takes."""
 
 import os
+import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import (
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
     PAGE,
     PRIVATE,
     READ,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
     Mapping,
     aged,
     call,
@@ -17,28 +23,24 @@ from tmpfs_cases.tools import (
     child,
     content,
     new,
+    renameat2,
     times,
     tried,
     unprivileged,
 )
 
-RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
-
-def renameat2(old: str, new_name: str, flags: int) -> int:
-    return call("renameat2", -100, old, -100, new_name, flags)
-
-
-@case
+@case()
 def of_new_files(d: Path) -> Any:
     seen = {}
     before = aged(".")
-    for name, make in (
-        ("file", lambda: os.close(new("file"))),
-        ("directory", lambda: os.mkdir("directory")),
-        ("symlink", lambda: os.symlink("x", "symlink")),
-        ("fifo", lambda: os.mkfifo("fifo")),
-    ):
+    makers: dict[str, Callable[[], Any]] = {
+        "file": lambda: os.close(new("file")),
+        "directory": lambda: os.mkdir("directory"),
+        "symlink": lambda: os.symlink("x", "symlink"),
+        "fifo": lambda: os.mkfifo("fifo"),
+    }
+    for name, make in makers.items():
         make()
         stamps = set(times(name, follow=False))
         later = min(stamps) > before[2]
@@ -47,7 +49,7 @@ def of_new_files(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def of_directories(d: Path) -> Any:
     os.mkdir("a"), os.mkdir("b")
     for name in ("a/f", "a/g", "b/v"):
@@ -68,10 +70,10 @@ def of_directories(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def of_renames(d: Path) -> Any:
     os.mkdir("a"), os.mkdir("b")
-    seen = {}
+    seen: dict[Any, Any] = {}
     for name, flags, victim in (
         ("plain", 0, False),
         ("over", 0, True),
@@ -96,7 +98,7 @@ def of_renames(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def of_content(d: Path) -> Any:
     fd = new("f", b"x" * 2 * PAGE)
     os.close(new("empty"))
@@ -114,7 +116,7 @@ def of_content(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def of_reads(d: Path) -> Any:
     fd = new("f", b"x" * 2 * PAGE)
     os.close(new("empty"))
@@ -133,7 +135,7 @@ def of_reads(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def of_mappings(d: Path) -> Any:
     fd = new("f", b"x" * 4 * PAGE)
     shared, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, READ | 2, PRIVATE)
@@ -146,13 +148,13 @@ def of_mappings(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def of_first_stores(d: Path) -> Any:
     os.ftruncate(new("f"), 64 * PAGE)
     seen = {}
     for name, page, protection in (("hole", 0, 3), ("another hole", 40, 3), ("write only", 50, 2)):
         mapping = Mapping(os.open("f", os.O_RDWR), 64 * PAGE, protection)
-        seen[name] = changes(lambda m=mapping, p=page: m.store(b"x", p * PAGE), f="f")["f"].replace("a", "")
+        seen[name] = changes(partial(mapping.store, b"x", page * PAGE), f="f")["f"].replace("a", "")
     before = aged("f")
     child(lambda: Mapping(os.open("f", os.O_RDWR), 64 * PAGE).store(b"y", 20 * PAGE))
     seen["by another, who has ended"] = changed(before, "f").replace("a", "")
@@ -163,7 +165,7 @@ def of_first_stores(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def of_attributes(d: Path) -> Any:
     fd = new("f", b"x")
     os.symlink("f", "s"), os.mkdir("d")
@@ -184,18 +186,17 @@ def of_attributes(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def are_set(d: Path) -> Any:
     os.close(new("f"))
     os.symlink("f", "s")
-    seen = []
+    seen: list[Any] = []
     for atime, mtime in ((0, 0), (1, 999_999_999), (-1, -(10**9)), (2**31 * 10**9, 2**33 * 10**9), (5, 6)):
         os.utime("f", ns=(atime, mtime))
         seen.append(times("f")[:2])
     os.utime("s", ns=(7, 8), follow_symlinks=False)
     seen += [times("s", follow=False)[:2], times("f")[:2]]
     omit, now = (1 << 30) - 2, (1 << 30) - 1
-    import struct
 
     for first, second in ((omit, 42), (43, omit), (omit, omit), (now, omit), (10**9, 1)):
         spec = struct.pack("qqqq", 77, first, 78, second)
@@ -205,7 +206,7 @@ def are_set(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def never_go_back(d: Path) -> Any:
     """What is done later has no earlier time, whatever clock the operations take it from."""
     back = {}
@@ -228,7 +229,7 @@ def never_go_back(d: Path) -> Any:
     return back
 
 
-@case
+@case()
 def who_may_set(d: Path) -> Any:
     os.close(new("f", b"x", 0o666))
     os.close(new("g", b"x", 0o644))
@@ -252,7 +253,11 @@ def _reads(path: str, atime_after: int) -> str:
 
 def _policies(d: Path) -> Any:
     os.close(new("f", b"x" * 100))
-    seen = {"older": _reads("f", -(10**6)), "newer": _reads("f", 1000), "much older": _reads("f", -(10**8))}
+    seen: dict[Any, Any] = {
+        "older": _reads("f", -(10**6)),
+        "newer": _reads("f", 1000),
+        "much older": _reads("f", -(10**8)),
+    }
     os.mkdir("d"), os.close(new("d/x"))
     seen["directory"] = changes(lambda: os.listdir("d"), d="d")
     os.symlink("f", "s")

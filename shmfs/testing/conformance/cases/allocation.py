@@ -1,17 +1,23 @@
 """Allocation and holes, files without names, copies, and flags: what FUSE has requests of its own for."""
 
-import fcntl
 import os
 import random
-import struct
+import resource
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import (
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
+    AT_EMPTY_PATH,
+    AT_SYMLINK_FOLLOW,
+    KEEP_SIZE,
     PAGE,
+    PUNCH,
+    ZERO,
     Mapping,
-    blocks,
+    allocate,
     call,
     changes,
     child,
@@ -20,31 +26,18 @@ from tmpfs_cases.tools import (
     mode,
     new,
     opened,
+    state,
     tried,
     unprivileged,
 )
 
-KEEP_SIZE, PUNCH_HOLE, NO_HIDE_STALE, COLLAPSE, ZERO, INSERT, UNSHARE = (1 << n for n in range(7))
-PUNCH = KEEP_SIZE | PUNCH_HOLE
-GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
-GETXATTR, SETXATTR = 0x801C581F, 0x401C5820
-IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
-AT_EMPTY_PATH, AT_SYMLINK_FOLLOW = 0x1000, 0x400
 SMALL = "size=256k,nr_inodes=16"
-
-
-def allocate(fd: int, how: int, offset: int, length: int) -> Any:
-    return tried(call, "fallocate", fd, how, offset, length)
-
-
-def state(path: str = "f") -> tuple[int, int]:
-    return os.stat(path).st_size, blocks(path)
 
 
 # ---- fallocate
 
 
-@case
+@case()
 def modes(d: Path) -> Any:
     fd = new("f", b"x" * 3 * PAGE)
     answers = {}
@@ -54,7 +47,7 @@ def modes(d: Path) -> Any:
     return answers
 
 
-@case
+@case()
 def arguments(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     far = (1 << 63) - 1
@@ -71,7 +64,7 @@ def arguments(d: Path) -> Any:
     return [answers, {kind: allocate(other, 0, 0, PAGE) for kind, other in others.items()}]
 
 
-@case
+@case()
 def random_allocation(d: Path) -> Any:
     """Sizes, blocks, data and holes after every one of many steps."""
     random.seed(5)
@@ -130,7 +123,7 @@ def what_is_allocated_can_be_stored(d: Path) -> Any:
     return [before, m.load(4 * PAGE, 6), state(), refilled, child(m.store, b"x"), m.load(2 * PAGE, 6)]
 
 
-@case
+@case()
 def behind_the_end(d: Path) -> Any:
     """Preallocation that the size does not cover: which truncations free it."""
     fd = new("f", b"x" * 100)
@@ -142,7 +135,7 @@ def behind_the_end(d: Path) -> Any:
     return [*seen, allocate(fd, KEEP_SIZE, 5 * PAGE, PAGE), state(), tried(os.truncate, "f", 0), state()]
 
 
-@case
+@case()
 def holes_in_mappings(d: Path) -> Any:
     """A hole is made under a mapping: zeros, and a store fills it again."""
     fd = new("f", b"x" * 8 * PAGE)
@@ -155,13 +148,13 @@ def holes_in_mappings(d: Path) -> Any:
     return [*answers, content("f")[2 * PAGE :][:4], state(), tried(m.advise, 9, 0, PAGE), state(), m.load()]
 
 
-@case
+@case()
 def times_and_privileges(d: Path) -> Any:
     fd = new("f", b"x" * 3 * PAGE)
     seen: dict[str, Any] = {}
     for how in (0, KEEP_SIZE, PUNCH):
-        seen[f"{how}"] = changes(lambda how=how: allocate(fd, how, 0, 2 * PAGE), f="f")
-        seen[f"{how} refused"] = changes(lambda how=how: allocate(fd, how | ZERO, 0, 2 * PAGE), f="f")
+        seen[f"{how}"] = changes(partial(allocate, fd, how, 0, 2 * PAGE), f="f")
+        seen[f"{how} refused"] = changes(partial(allocate, fd, how | ZERO, 0, 2 * PAGE), f="f")
         os.chmod("f", 0o6777)
         allocate(fd, how, 0, PAGE)
         seen[f"{how} root"] = mode("f")
@@ -171,10 +164,8 @@ def times_and_privileges(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def size_limits(d: Path) -> Any:
-    import resource
-    import signal
 
     fd = new("f")
 
@@ -193,7 +184,7 @@ def size_limits(d: Path) -> Any:
 # ---- SEEK_DATA, SEEK_HOLE
 
 
-@case
+@case()
 def data_and_holes(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 20 * PAGE + 5)
@@ -211,7 +202,7 @@ def data_and_holes(d: Path) -> Any:
     return [ask, again, tried(os.lseek, fd, 0, 5), tried(os.lseek, fd, 0, 99)]
 
 
-@case
+@case()
 def seek_in_empty_and_full(d: Path) -> Any:
     empty, full = new("empty"), new("full", b"x" * 5000)
     os.mkdir("d")
@@ -231,7 +222,7 @@ def seek_in_empty_and_full(d: Path) -> Any:
 # ---- O_TMPFILE
 
 
-@case
+@case()
 def files_without_names(d: Path) -> Any:
     before = free()
     os.mkdir("d", 0o2777)
@@ -281,130 +272,13 @@ def files_without_names_take_inodes(d: Path) -> Any:
 # ---- copy_file_range
 
 
-@case
-def copies(d: Path) -> Any:
-    source = new("source", bytes(range(256)) * 100)
-    os.ftruncate(source, 100 * PAGE)
-    target = new("target", b"t" * 100)
-    seen: list[Any] = []
-    for length, start, to in (
-        (100, 0, 0),
-        (0, 0, 0),
-        (5000, 25000, 7),
-        (10 * PAGE, 3 * PAGE, 50 * PAGE),
-        (1 << 40, 99 * PAGE, 0),
-        (10, 100 * PAGE, 0),
-        (10, 1 << 50, 0),
-        (10, 0, 1 << 50),
-    ):
-        copied = tried(os.copy_file_range, source, target, length, start, to)
-        seen.append((length, copied, os.stat("target").st_size, hash_of(target)))
-        os.ftruncate(target, min(os.stat("target").st_size, 60 * PAGE))
-    same = new("same", b"abcdefgh" * 1000)
-    seen += [
-        tried(os.copy_file_range, same, same, 100, start, to) for start, to in ((0, 50), (0, 100), (0, 0))
-    ]
-    seen.append(content("same")[:300])
-    position = os.lseek(source, 5, os.SEEK_SET), os.lseek(target, 9, os.SEEK_SET)
-    seen += [position, os.copy_file_range(source, target, 20)]
-    seen += [os.lseek(source, 0, os.SEEK_CUR), os.lseek(target, 0, os.SEEK_CUR), content("target")[:40]]
-    seen.append(tried(os.copy_file_range, os.open("target", os.O_WRONLY), target, 5, 0, 0))
-    seen.append(tried(os.copy_file_range, source, os.open("target", os.O_RDONLY), 5, 0, 0))
-    seen.append(tried(os.copy_file_range, source, os.open("target", os.O_WRONLY | os.O_APPEND), 5, 0, 0))
-    os.chmod("target", 0o6777), os.chmod("source", 0o777)
-    unprivileged(lambda: os.copy_file_range(os.open("source", 0), os.open("target", os.O_WRONLY), 5, 0, 0))
-    return [seen, mode("target")]
-
-
-def hash_of(fd: int) -> int:
-    import zlib
-
-    return zlib.crc32(os.pread(fd, 1 << 20, 0))
-
-
-@case(options=SMALL)
-def a_copy_fills_the_file_system(d: Path) -> Any:
-    source, target = new("source", b"s" * 40 * PAGE), new("target")
-    m = Mapping(source, 40 * PAGE)
-    m.store(b"mapped", 3 * PAGE)
-    first = tried(os.copy_file_range, source, target, 40 * PAGE, 0, 0)
-    second = tried(os.copy_file_range, source, target, PAGE, 0, 30 * PAGE)
-    return [first, second, free()[0], state("target"), os.pread(target, 6, 3 * PAGE)]
-
-
 # ---- flags of inodes
-
-
-@case
-def flags_and_what_they_forbid(d: Path) -> Any:
-    fd = new("f", b"x" * 100)
-    os.mkdir("d")
-    os.close(new("d/inside"))
-    seen: dict[str, Any] = {}
-
-    def flags(path: str) -> int:
-        fd = os.open(path, os.O_RDONLY)
-        found = struct.unpack("<I4x", fcntl.ioctl(fd, GETFLAGS, bytes(8)))[0]
-        os.close(fd)
-        return found
-
-    def put(path: str, value: int) -> Any:
-        fd = os.open(path, os.O_RDONLY)
-        answer = tried(fcntl.ioctl, fd, SETFLAGS, struct.pack("<Q", value))
-        os.close(fd)
-        return answer
-
-    for path in ("f", "d"):
-        for value in (0, NODUMP, NOATIME, NODUMP | NOATIME, 0x1, 0x8, 0x40000, 0):
-            seen[f"{path} {value:#x}"] = put(path, value), flags(path)
-    for name, value in (("immutable", IMMUTABLE), ("append", APPEND)):
-        put("f", value), put("d", value)
-        seen[name] = {
-            "held": tried(os.pwrite, fd, b"y", 0),
-            "write": opened("f", os.O_WRONLY),
-            "append": opened("f", os.O_WRONLY | os.O_APPEND),
-            "truncating": opened("f", os.O_WRONLY | os.O_APPEND | os.O_TRUNC),
-            "read": opened("f", os.O_RDONLY),
-            "truncate": tried(os.truncate, "f", 5),
-            "chmod": tried(os.chmod, "f", 0o600),
-            "chown": tried(os.chown, "f", 1, 1),
-            "utime": tried(os.utime, "f", ns=(1, 1)),
-            "touch": tried(os.utime, "f"),
-            "unlink": tried(os.unlink, "f"),
-            "link": tried(os.link, "f", "other"),
-            "rename": tried(os.rename, "f", "other"),
-            "xattr": tried(os.setxattr, "f", "user.x", b"x"),
-            "fallocate": allocate(fd, KEEP_SIZE, 0, PAGE),
-            "punch": allocate(fd, PUNCH, 0, PAGE),
-            "new": tried(os.mknod, "d/new"),
-            "unlink inside": tried(os.unlink, "d/inside"),
-            "rename inside": tried(os.rename, "d/inside", "d/moved"),
-            "rmdir": tried(os.rmdir, "d"),
-            "flags": (flags("f"), flags("d")),
-        }
-        put("f", 0), put("d", 0)
-        seen[f"{name} no more"] = sorted(os.listdir("d")), opened("f"), sorted(os.listdir("."))
-    os.chmod("f", 0o666)
-    seen["unprivileged"] = unprivileged(put, "f", IMMUTABLE), unprivileged(put, "f", NODUMP)
-    seen["ctime"] = changes(lambda: put("f", NODUMP), f="f")
-    return seen
-
-
-@case
-def extended_flags(d: Path) -> Any:
-    fd = new("f")
-    seen = [tried(lambda: fcntl.ioctl(fd, GETXATTR, bytes(28)))]
-    for value in (0x80, 0x40, 0x8, 0x10, 0x2, 0x10000, 0):
-        seen.append(tried(fcntl.ioctl, fd, SETXATTR, struct.pack("<I24x", value)))
-        seen.append(tried(lambda: fcntl.ioctl(fd, GETXATTR, bytes(28))))
-    seen.append(tried(fcntl.ioctl, fd, 0x5421, b"\0" * 4))  # FIONBIO
-    return [*seen, tried(fcntl.ioctl, fd, 0x1234, b"")]
 
 
 # ---- sync
 
 
-@case
+@case()
 def sync_of_the_whole(d: Path) -> Any:
     fd = new("f", b"x" * 10000)
     m = Mapping(fd)
@@ -414,25 +288,21 @@ def sync_of_the_whole(d: Path) -> Any:
     return [*seen, os.pread(fd, 2, 0), tried(call, "sync_file_range", fd, 0, 0, 7)]
 
 
-@case
-def capabilities_go(d: Path) -> Any:
-    """A change of content takes a program's capabilities away, also if root makes it."""
-    capability = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
-    seen: dict[str, Any] = {}
-    actions = {
-        "write": lambda: os.pwrite(os.open("f", os.O_WRONLY), b"y", 0),
-        "append": lambda: os.write(os.open("f", os.O_WRONLY | os.O_APPEND), b"y"),
-        "read": lambda: os.read(os.open("f", os.O_RDWR), 1),
-        "truncate": lambda: os.truncate("f", 50),
-        "open": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
-        "chmod": lambda: os.chmod("f", 0o700),
-        "chown": lambda: os.chown("f", -1, 7),
-    }
-    os.close(new("f", b"x" * 100))
-    for user in (0, 65534):
-        for name, action in actions.items():
-            os.chown("f", user, user), os.chmod("f", 0o777)
-            os.setxattr("f", "security.capability", capability)
-            answer = child(lambda action=action: isinstance(action(), object), uid=user, gid=user)
-            seen[f"{user} {name}"] = answer, os.listxattr("f")
-    return seen
+@case()
+def file_size_limit(d: Path) -> Any:
+    fd = new("f")
+
+    def limited() -> Any:
+        signals = []
+        signal.signal(signal.SIGXFSZ, lambda number, frame: signals.append(number))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
+        steps = [tried(os.pwrite, fd, b"x" * 10, PAGE - 5), tried(os.pwrite, fd, b"x", PAGE)]
+        steps += [tried(os.ftruncate, fd, PAGE), tried(os.ftruncate, fd, PAGE + 1)]
+        return [steps, [int(number) for number in signals]]
+
+    def killed() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
+        return os.pwrite(fd, b"x", PAGE)
+
+    return [child(limited), child(killed), os.fstat(fd).st_size]

@@ -7,8 +7,8 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import (
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
     EXEC,
     FIXED,
     FIXED_NOREPLACE,
@@ -34,7 +34,7 @@ from tmpfs_cases.tools import (
 MAX = (1 << 63) - 1
 
 
-@case
+@case()
 def checks(d: Path) -> Any:
     fd = new("f", b"x" * 2 * PAGE)
     os.mkdir("d")
@@ -71,7 +71,7 @@ def checks(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def protection_of_a_readers_mapping(d: Path) -> Any:
     os.close(new("f", b"x" * PAGE))
     reader = os.open("f", os.O_RDONLY)
@@ -107,7 +107,7 @@ def noexec(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def behind_the_end(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     mapping = Mapping(fd, 3 * PAGE)
@@ -119,7 +119,7 @@ def behind_the_end(d: Path) -> Any:
     return [seen, child(mapping.load, 0), Mapping(new("empty"), PAGE)]
 
 
-@case
+@case()
 def too_many(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
@@ -135,7 +135,7 @@ def too_many(d: Path) -> Any:
     return child(exhaust) if most < 200_000 else "too many to try"
 
 
-@case
+@case()
 def limits(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 8 << 20)
@@ -156,7 +156,7 @@ def limits(d: Path) -> Any:
     return [child(address_space), child(locked)]
 
 
-@case
+@case()
 def fixed(d: Path) -> Any:
     fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
     room = Mapping(fd, 3 * PAGE)
@@ -170,7 +170,7 @@ def fixed(d: Path) -> Any:
     return [seen, room.load(0)]
 
 
-@case
+@case()
 def populate(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
     os.ftruncate(fd, 8 * PAGE)
@@ -180,7 +180,7 @@ def populate(d: Path) -> Any:
     return [seen, behind.load(0), child(behind.load, 8 * PAGE)]
 
 
-@case
+@case()
 def remap(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 8 * PAGE)
@@ -188,7 +188,7 @@ def remap(d: Path) -> Any:
     mapping.store(b"first")
     moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1, 0)
     ctypes.memmove(moved + 7 * PAGE, b"last", 4)
-    seen = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
+    seen: list[Any] = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
     copy = call("mremap", moved, 0, PAGE, 1, 0)  # old size 0: a second mapping of the same pages
     ctypes.memmove(copy, b"FIRST", 5)
     seen += [ctypes.string_at(moved, 5)]
@@ -199,7 +199,7 @@ def remap(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def advice(d: Path) -> Any:
     fd = new("f", b"x" * 4 * PAGE)
     mapping, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, flags=PRIVATE)
@@ -224,14 +224,14 @@ def advice(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def remove(d: Path) -> Any:
     fd = new("f", b"x" * 4 * PAGE)
     mapping = Mapping(fd, 4 * PAGE)
     return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
 
 
-@case
+@case()
 def dontfork(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
     mapping = Mapping(fd)
@@ -239,13 +239,13 @@ def dontfork(d: Path) -> Any:
     return [child(mapping.load), mapping.load()]
 
 
-@case
+@case()
 def msync(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 2 * PAGE)
     mapping = Mapping(fd, 2 * PAGE)
     mapping.store(b"data", PAGE)
-    seen = {flags: tried(mapping.sync, flags) for flags in range(9)}
+    seen: dict[Any, Any] = {flags: tried(mapping.sync, flags) for flags in range(9)}
     seen["unaligned"] = tried(call, "msync", mapping.address + 1, PAGE, 4)
     mapping.unmap()
     seen["unmapped"] = tried(mapping.sync, 4)
@@ -253,7 +253,7 @@ def msync(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def lock(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
@@ -265,7 +265,7 @@ def lock(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def mincore(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
@@ -278,7 +278,7 @@ def mincore(d: Path) -> Any:
     return [seen, tried(call, "mincore", mapping.address + 1, PAGE, b"x" * 8)]
 
 
-@case
+@case()
 def a_hole_that_was_read_and_is_written(d: Path) -> Any:
     """The kernel's page for the hole must not go on being taken for the file's."""
     fd = new("f")
@@ -304,7 +304,7 @@ def digest_of(path: str) -> list[bytes]:
     return [data[i : i + 4] for i in range(0, len(data), PAGE)]
 
 
-@case
+@case()
 def after_close_and_unlink(d: Path) -> Any:
     fd = new("f", b"content")
     mapping = Mapping(fd)
@@ -316,7 +316,7 @@ def after_close_and_unlink(d: Path) -> Any:
     return [other, mapping.load(0, 8), os.path.exists("f")]
 
 
-@case
+@case()
 def stores_reach_the_file(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 300 * PAGE)
@@ -330,7 +330,7 @@ def stores_reach_the_file(d: Path) -> Any:
     return [readable, [data[page * PAGE + 5 : page * PAGE + 8] for page in range(0, 300, 7)], blocks("f")]
 
 
-@case
+@case()
 def pythons_own(d: Path) -> Any:
     with open("f", "w+b") as file:
         file.write(b"0123456789" * 1000)
@@ -345,7 +345,7 @@ def pythons_own(d: Path) -> Any:
     return [seen, content("f")[:12], len(content("f"))]
 
 
-@case
+@case()
 def a_program_is_executed(d: Path) -> Any:
     os.close(new("script", b"#!/bin/sh\nexit 7\n", 0o755))
     Path("true").write_bytes(Path("/bin/sleep").read_bytes())
@@ -366,7 +366,7 @@ def a_program_is_executed(d: Path) -> Any:
     return [seen, busy, child(os.execv, "script", ["script"]), os.close(fd)]
 
 
-@case
+@case()
 def a_library_is_loaded(d: Path) -> Any:
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     library = next(Path(path) for path in sorted(mapped) if "/libc.so" in path or "/libm" in path)

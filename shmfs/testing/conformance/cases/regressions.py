@@ -4,8 +4,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.tools import PAGE, Mapping, blocks, call, changes, child, mode, new, tried, unprivileged
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
+    PAGE,
+    Mapping,
+    blocks,
+    call,
+    changes,
+    child,
+    mode,
+    new,
+    tried,
+    unprivileged,
+)
 
 
 @case(options="size=64k,nr_inodes=24")
@@ -23,7 +34,7 @@ def _write_into_what_is_allocated() -> Any:
     return [os.pwrite(fd, b"x", 0), blocks("s"), mode("s"), os.pwrite(fd, b"x", PAGE), blocks("s")]
 
 
-@case
+@case()
 def a_write_to_a_set_id_file_frees_nothing_behind_the_end(d: Path) -> Any:
     """Its writes reach the daemon with either store."""
     os.chmod(".", 0o777)
@@ -35,7 +46,7 @@ def _create(flags: int) -> Any:
     return mode("new")
 
 
-@case
+@case()
 def truncation_of_a_new_file_takes_no_set_id_bits(d: Path) -> Any:
     os.chmod(".", 0o777)
     seen = [unprivileged(_create, os.O_TRUNC)]
@@ -49,7 +60,7 @@ def a_direct_write_is_partial_then_refused(d: Path) -> Any:
     return [big, os.fstat(fd).st_size, blocks("f"), tried(os.pwrite, fd, b"x", 16 * PAGE)]
 
 
-@case
+@case()
 def attributes_are_listed_in_an_order(d: Path) -> Any:
     os.close(new("f"))
     for name in ("user.a", "trusted.b", "security.x", "user.ab", "trusted.a", "user.b"):
@@ -57,7 +68,7 @@ def attributes_are_listed_in_an_order(d: Path) -> Any:
     return os.listxattr("f")
 
 
-@case
+@case()
 def pages_behind_the_end_of_an_empty_file_are_removed(d: Path) -> Any:
     fd = new("f")
     call("fallocate", fd, 1, 0, 4 * PAGE)
@@ -65,7 +76,7 @@ def pages_behind_the_end_of_an_empty_file_are_removed(d: Path) -> Any:
     return [blocks("f"), mapping.advise(9), blocks("f")]
 
 
-@case
+@case()
 def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
     """Compare data.a_store_behind_the_end."""
     fd = new("f", b"x" * 10)
@@ -76,7 +87,7 @@ def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
     return {"grown": mapping.load(100, 6)}
 
 
-@case
+@case()
 def a_chown_to_nobody_takes_set_id_bits_from_the_owner_only(d: Path) -> Any:
     seen: dict[str, Any] = {}
     os.close(new("f"))
@@ -111,7 +122,7 @@ def a_write_that_finds_no_room_takes_set_id_bits(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def seeking_in_a_directory(d: Path) -> Any:
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}

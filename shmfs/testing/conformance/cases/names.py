@@ -6,9 +6,21 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from tmpfs_cases import case
-from tmpfs_cases.times import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
-from tmpfs_cases.tools import child, content, free, mode, new, opened, tried, unprivileged
+from shmfs.testing.conformance import case
+from shmfs.testing.conformance.tools import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    child,
+    content,
+    free,
+    mode,
+    new,
+    opened,
+    renameat2,
+    tried,
+    unprivileged,
+)
 
 
 def tree(top: str = ".") -> list[str]:
@@ -23,9 +35,9 @@ def tree(top: str = ".") -> list[str]:
     return sorted(lines)
 
 
-@case
+@case()
 def lengths(d: Path) -> Any:
-    seen = {}
+    seen: dict[Any, Any] = {}
     for length in (1, 254, 255, 256, 1000):
         name = "n" * length
         seen[length] = [
@@ -41,7 +53,7 @@ def lengths(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def every_byte(d: Path) -> Any:
     names = [bytes([byte]) for byte in range(1, 256) if byte not in b"./"]
     names += [b"...", b" .", b"\n\n", b"-rf", b"\xff" * 255, "Schöne Grüße".encode(), b"a\\b", b"%s%n"]
@@ -54,7 +66,7 @@ def every_byte(d: Path) -> Any:
     ]
 
 
-@case
+@case()
 def hard_links(d: Path) -> Any:
     fd = new("a", b"content")
     os.mkdir("d")
@@ -78,7 +90,7 @@ def hard_links(d: Path) -> Any:
     return [seen, os.fstat(fd).st_nlink, os.pread(fd, 7, 0), tree()]
 
 
-@case
+@case()
 def links_of_directories(d: Path) -> Any:
     seen = [os.stat(".").st_nlink]
     os.mkdir("a"), os.mkdir("a/b"), os.mkdir("a/c"), os.close(new("a/f"))
@@ -96,7 +108,7 @@ def links_of_directories(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def unlink_refused(d: Path) -> Any:
     os.mkdir("d"), os.close(new("d/f")), os.symlink("d", "s")
     return {
@@ -118,7 +130,7 @@ def unlink_refused(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def a_removed_directory(d: Path) -> Any:
     os.mkdir("d")
     fd = os.open("d", os.O_RDONLY)
@@ -143,7 +155,7 @@ def a_removed_directory(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def rename_every_kind(d: Path) -> Any:
     def make(kind: str, name: str) -> None:
         if kind == "file":
@@ -171,7 +183,7 @@ def rename_every_kind(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def rename_refused(d: Path) -> Any:
     os.makedirs("a/b/c"), os.close(new("f")), os.mkdir("e"), os.link("f", "g")
     return {
@@ -188,7 +200,7 @@ def rename_refused(d: Path) -> Any:
         "missing": tried(os.rename, "none", "y"),
         "to a missing directory": tried(os.rename, "f", "none/y"),
         "across": tried(os.rename, "f", "/proc/x"),
-        "out of the mount": tried(os.rename, "f", "/tmp/shmfs-never-made"),
+        "out of the mount": tried(os.rename, "f", "/etc/shmfs-never-made"),
         "flags exclude": tried(renameat2, "f", "x", RENAME_NOREPLACE | RENAME_EXCHANGE),
         "whiteout and exchange": tried(renameat2, "f", "g", RENAME_WHITEOUT | RENAME_EXCHANGE),
         "whiteout and noreplace": tried(renameat2, "f", "w", RENAME_WHITEOUT | RENAME_NOREPLACE),
@@ -198,7 +210,7 @@ def rename_refused(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def whiteouts(d: Path) -> Any:
     os.close(new("f", b"x"))
     seen = [renameat2("f", "g", RENAME_WHITEOUT), mode("f"), os.lstat("f").st_rdev, opened("f")]
@@ -215,7 +227,7 @@ def a_whiteout_without_inodes(d: Path) -> Any:
     return [seen, tried(renameat2, "f", "g", 0), free()]
 
 
-@case
+@case()
 def symlinks(d: Path) -> Any:
     seen: dict[str, Any] = {}
     for length in (1, 126, 127, 128, 4094, 4095, 4096):
@@ -240,7 +252,7 @@ def symlinks(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def paths(d: Path) -> Any:
     os.makedirs("a/b"), os.close(new("a/f"))
     here = os.stat(".").st_ino
@@ -258,7 +270,7 @@ def paths(d: Path) -> Any:
     }
 
 
-@case
+@case()
 def missing_names_are_seen_when_made(d: Path) -> Any:
     """Negative entries in the kernel's cache go when the name comes, by whatever operation."""
     seen = []
@@ -284,9 +296,9 @@ def missing_names_are_seen_when_made(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def a_name_that_changes_its_kind(d: Path) -> Any:
-    seen = []
+    seen: list[Any] = []
     for _ in range(3):
         os.mkdir("x"), os.close(new("x/y", b"1"))
         seen.append(content("x/y"))
@@ -301,12 +313,12 @@ def a_name_that_changes_its_kind(d: Path) -> Any:
     return seen
 
 
-@case
+@case()
 def temporary_files(d: Path) -> Any:
     return {"O_TMPFILE": opened(".", os.O_RDWR | os.O_TMPFILE)}
 
 
-@case
+@case()
 def random_operations(d: Path) -> Any:
     """The same thousand operations on few names: the same answers, the same tree."""
     choose = random.Random(2)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import resource
 import signal
@@ -23,6 +24,11 @@ libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
 READ, WRITE, EXEC = 1, 2, 4
 SHARED, PRIVATE, SHARED_VALIDATE, FIXED = 1, 2, 3, 0x10
 LOCKED, POPULATE, SYNC, FIXED_NOREPLACE = 0x2000, 0x8000, 0x80000, 0x100000
+
+KEEP_SIZE, PUNCH_HOLE, NO_HIDE_STALE, COLLAPSE, ZERO, INSERT, UNSHARE = (1 << n for n in range(7))
+PUNCH = KEEP_SIZE | PUNCH_HOLE
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x400, 0x1000
 
 
 def call(name: str, *arguments: Any) -> int:
@@ -56,11 +62,13 @@ def opened(path: Any, flags: int = os.O_RDWR, mode: int = 0o666) -> Any:
 def new(path: Any, content: bytes = b"", mode: int = 0o666) -> int:
     """A descriptor, for reading and writing, of a new file."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-    assert os.pwrite(fd, content, 0) == len(content)
+    if os.pwrite(fd, content, 0) != len(content):
+        raise RuntimeError(f"{path} took only a part of its content")
     return fd
 
 
 def content(path: Any) -> bytes:
+    """All of a file."""
     return Path(os.fsdecode(path)).read_bytes()
 
 
@@ -69,7 +77,28 @@ def blocks(path: Any) -> int:
     return os.stat(path).st_blocks // 8
 
 
+def digest(data: bytes) -> str:
+    """A short word for much data."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def state(path: Any = "f") -> tuple[int, int]:
+    """Size and allocated pages."""
+    return os.stat(path).st_size, blocks(path)
+
+
+def allocate(fd: int, how: int, offset: int, length: int) -> Any:
+    """fallocate(2): 0 or the name of its errno."""
+    return tried(call, "fallocate", fd, how, offset, length)
+
+
+def renameat2(old: Any, new_name: Any, flags: int) -> int:
+    """renameat2(2) in the working directory."""
+    return call("renameat2", AT_FDCWD, old, AT_FDCWD, new_name, flags)
+
+
 def mode(path: Any) -> str:
+    """Type and permissions, as ls(1) shows them."""
     return stat.filemode(os.lstat(path).st_mode)
 
 
@@ -106,18 +135,23 @@ class Mapping:
         return "'mapped'"  # the address is nobody's business
 
     def load(self, offset: int = 0, size: int = 1) -> bytes:
+        """Bytes of it."""
         return ctypes.string_at(self.address + offset, size)
 
     def store(self, data: bytes, offset: int = 0) -> None:
+        """Put bytes into it."""
         ctypes.memmove(self.address + offset, data, len(data))
 
     def protect(self, protection: int) -> int:
+        """mprotect(2)."""
         return call("mprotect", self.address, self.length, protection)
 
     def advise(self, advice: int, offset: int = 0, length: int | None = None) -> int:
+        """madvise(2)."""
         return call("madvise", self.address + offset, length or self.length - offset, advice)
 
     def sync(self, flags: int) -> int:
+        """msync(2)."""
         return call("msync", self.address, self.length, flags)
 
     def resident(self) -> list[int]:
@@ -127,6 +161,7 @@ class Mapping:
         return [page & 1 for page in vector]
 
     def unmap(self) -> int:
+        """munmap(2)."""
         return call("munmap", self.address, self.length)
 
 
@@ -137,14 +172,17 @@ class Channel:
         self.source, self.sink = os.fdopen(source, "r"), os.fdopen(sink, "w")
 
     def send(self, value: Any = None) -> None:
+        """Tell the other end."""
         self.sink.write(f"{value!r}\n")
         self.sink.flush()
 
     def receive(self) -> Any:
+        """What the other end has told; "gone" when it has ended."""
         line = self.source.readline()
         return ast.literal_eval(line) if line else "gone"
 
     def close(self) -> None:
+        """End the conversation."""
         self.source.close()
         self.sink.close()
 
@@ -209,12 +247,16 @@ def unprivileged(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def aged(path: Any, *, follow: bool = True) -> tuple[int, int, int]:
     """Give a file old times, and let the clock move on; returns them: atime, mtime, ctime."""
-    os.utime(path, ns=(10**18, 10**18 + 1), **({} if isinstance(path, int) else {"follow_symlinks": follow}))
+    if isinstance(path, int):
+        os.utime(path, ns=(10**18, 10**18 + 1))
+    else:
+        os.utime(path, ns=(10**18, 10**18 + 1), follow_symlinks=follow)
     time.sleep(0.012)  # the kernel's own stamps are only as fine as its tick
     return times(path, follow=follow)
 
 
 def times(path: Any, *, follow: bool = True) -> tuple[int, int, int]:
+    """In nanoseconds: atime, mtime, ctime."""
     status = os.stat(path) if follow else os.lstat(path)
     return status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
 

@@ -1,0 +1,209 @@
+"""Where shmfs answers otherwise than tmpfs: case, observation, what shmfs answers, why FUSE gives no better.
+
+A difference that has gone makes its case fail in the tests, so that this table tells the truth.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+STORES = ("managed", "native", "no extension")
+
+
+class Reason(NamedTuple):
+    """Why FUSE can do no better."""
+
+    what: str
+    """What a program sees, for a list."""
+    why: str
+
+
+Known = dict[str, dict[Any, tuple[Any, Reason]]]
+"""By case and observation: what shmfs answers, and why; ... for whatever it answers."""
+
+CACHED_READ = Reason(
+    "atime does not follow reads of what is cached",
+    "the kernel answers them without a request, so nobody notes the time",
+)
+STORE = Reason(
+    "mtime after a store through a mapping changes at write-back",
+    "a store into a page that the kernel has cached makes no request",
+)
+WRITER = Reason(
+    "read(2) of a hole in a file that is open for writing charges it, and gives ENOSPC in a full file system",
+    "READ does not tell read(2) from a fault, and what a mapping may make dirty must be charged before",
+)
+NO_WRITER = Reason(
+    "a fault on a hole of a file that nobody has open for writing is not charged",
+    "READ does not tell a fault from read(2), which must not charge",
+)
+APPEND = Reason(
+    "clearing O_APPEND of an open descriptor has no effect",
+    "passed-through writes go by the flags that the file had when it was opened",
+)
+LIMIT = Reason(
+    "fallocate beyond RLIMIT_FSIZE that keeps the size is not refused",
+    "only the kernel knows the caller's limit, and FUSE's asks it for new sizes only",
+)
+BMAP = Reason("FIBMAP answers 0", "FUSE has a bmap of its own, which knows no blocks")
+SEALS = Reason(
+    "F_GET_SEALS and F_ADD_SEALS fail with EINVAL",
+    "only the kernel's own shmem and hugetlbfs have seals (mm/memfd.c)",
+)
+REPLACED = Reason(
+    "a name that a rename replaces keeps its place in the order of readdir",
+    "so that no reader misses it; on tmpfs it comes first, as the dentry cache has it",
+)
+EPOLL = Reason("epoll takes files", "FUSE files may be polled, so the kernel lets epoll have them")
+STATX = Reason(
+    "stx_attributes are empty", "fs/fuse/dir.c:fuse_do_statx hands none on, whatever the file's flags are"
+)
+POSITIONS = Reason(
+    "lseek(2) in a directory answers for SEEK_END, SEEK_DATA and SEEK_HOLE as in a file",
+    "the kernel answers for FUSE's directories by itself (generic_file_llseek)",
+)
+TO_NOBODY = Reason(
+    "chown(-1, -1) by another user clears set-id bits instead of EPERM",
+    "the kernel sends the same request for it and when a write is to clear the bits",
+)
+BEHIND_THE_END = Reason(
+    "bytes stored through a mapping behind the end of the file are lost at write-back",
+    "the kernel zeroes what lies behind the end when it writes the page back",
+)
+
+WITHOUT = Reason(
+    "no fallocate, SEEK_DATA, O_TMPFILE, time of birth and file flags",
+    "pyfuse3 does not bind these requests",
+)
+BOTH_FLAGS = Reason(
+    "setxattr with XATTR_CREATE and XATTR_REPLACE", "pyfuse3 carries out the flags, but not both at once"
+)
+CLOCK = Reason(
+    "times may go back by some milliseconds",
+    "pyfuse3 drops FATTR_MTIME_NOW and hands on the kernel's coarse clock",
+)
+RESIZED = Reason(
+    "bytes stored behind the end of a file are lost when its size changes",
+    "a change of size drops cached pages by libfuse's defaults for INIT",
+)
+SET_ID = Reason(
+    "any write clears set-id bits",
+    "libfuse's default has the daemon clear set-id bits without telling who writes",
+)
+DIRECT = Reason(
+    "direct reads and writes may end later, and are EIO where the limit cuts them short",
+    "libfuse takes FUSE_ASYNC_DIO by default",
+)
+UMASK = Reason(
+    "the umask is applied before a default access list", "libfuse's default has the kernel apply it"
+)
+
+EVERY: Known = {
+    "allocation.size_limits": {"1, 10001": (0, LIMIT)},
+    "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
+    "flags.seals": {"get": ("EINVAL", SEALS), "add": ("EINVAL", SEALS)},
+    "directories.a_rename_onto_a_name_keeps_or_moves_its_place": {
+        "replaced": (["g", "f3", "f2", "f1"], REPLACED),
+        "exchanged": (["g", "f3", "f2", "f1"], REPLACED),
+    },
+    "locks.polling": {"epoll": (None, EPOLL)},
+    "suites.attributes_of_statx": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
+    "suites.positions_of_directories": {
+        "end": (60, POSITIONS),
+        "data": (0, POSITIONS),
+        "hole": (60, POSITIONS),
+    },
+    "regressions.seeking_in_a_directory": {
+        "end": (40, POSITIONS),
+        "data": (0, POSITIONS),
+        "hole": (40, POSITIONS),
+    },
+}
+"""What every mount of shmfs differs in."""
+
+_TO_NOBODY: Known = {
+    "regressions.a_chown_to_nobody_takes_set_id_bits_from_the_owner_only": {
+        "another's": ([None, "-rwxr-xr-x"], TO_NOBODY)
+    }
+}
+_CACHED: Known = {
+    "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
+    "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
+    "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
+    "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
+    "times.of_first_stores": {
+        "hole": ("", STORE),
+        "another hole": ("", STORE),
+        "write only": ("", STORE),
+        "msync": ("mc", STORE),
+    },
+    "times.of_mappings": {"map": ({"f": ""}, CACHED_READ)},
+    "times.of_reads": {
+        "read": ({"f": ""}, CACHED_READ),
+        "read again": ({"f": ""}, CACHED_READ),
+        "of an empty file": ({"f": ""}, CACHED_READ),
+    },
+}
+_MANAGED: Known = _CACHED | _TO_NOBODY
+_NATIVE: Known = _TO_NOBODY | {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}}
+_NO_EXTENSION: Known = _CACHED | {
+    "flags.flags_of_inodes": {"get": ("ENOTTY", WITHOUT), "set": ("ENOTTY", WITHOUT)},
+    "mapping.remove": {"answer": ("ENOTSUP", WITHOUT), "load": (b"x", WITHOUT)},
+    "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", WITHOUT)},
+    "special.birth_time": {"kept": (False, WITHOUT)},
+    "xattrs.flags": {"both, missing": (None, BOTH_FLAGS)},
+}
+OF: dict[str, Known] = {"managed": _MANAGED, "native": _NATIVE, "no extension": _NO_EXTENSION}
+"""What one store differs in, or shmfs without its C extension."""
+
+WHOLE: dict[str, dict[str, Reason]] = {
+    "no extension": {
+        "times.never_go_back": CLOCK,
+        **dict.fromkeys(
+            [
+                "allocation.modes",
+                "allocation.arguments",
+                "allocation.random_allocation",
+                "allocation.a_failure_leaves_nothing",
+                "allocation.what_is_allocated_can_be_stored",
+                "allocation.behind_the_end",
+                "allocation.holes_in_mappings",
+                "allocation.times_and_privileges",
+                "allocation.size_limits",
+                "allocation.data_and_holes",
+                "allocation.files_without_names",
+                "allocation.files_without_names_take_inodes",
+                "flags.flags_and_what_they_forbid",
+                "flags.extended_flags",
+                "regressions.a_write_to_a_set_id_file_frees_nothing_behind_the_end",
+                "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
+                "suites.attributes_of_statx",
+                "suites.flags_change_the_ctime",
+            ],
+            WITHOUT,
+        ),
+        "data.a_store_behind_the_end": RESIZED,
+        "transfer.a_buffer_behind_the_end_of_the_file": RESIZED,
+        "permissions.set_id_bits_go": SET_ID,
+        "suites.set_group_id_without_execution": SET_ID,
+        "suites.direct_requests_end_at_once": DIRECT,
+        "regressions.a_direct_write_is_partial_then_refused": DIRECT,
+        "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": BOTH_FLAGS,
+        "xattrs.lists_are_inherited": UMASK,
+    },
+}
+"""Cases of which nothing can be expected of a store, and why."""
+
+
+def of(store: str, name: str) -> dict[Any, tuple[Any, Reason]]:
+    """The differences of a case that are known of a store; none where `store` is not one of shmfs's."""
+    if not store:
+        return {}
+    return EVERY.get(name, {}) | OF.get(store, {}).get(name, {})
+
+
+def reasons(store: str) -> Iterator[tuple[str, Reason]]:
+    """Each case that is known to differ on a store, and why; a case may come more than once."""
+    for table in (EVERY, OF.get(store, {})):
+        for name, observations in table.items():
+            yield from ((name, reason) for _, reason in observations.values())
+    yield from WHOLE.get(store, {}).items()
