@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import doctor, export, helper, mount, output, ps, record, report, run, umount
+from shmfs.cli import conform, doctor, export, helper, mount, output, ps, record, report, run, umount
 from shmfs.cli import map as map_module
 
 GROUPS = {
@@ -98,6 +98,6 @@ for _command in (
     *(run.run, mount.mount, umount.umount),
     *(ps.ps, map_module.map_),
     *(record.record, report.report, export.export),
-    doctor.doctor,
+    *(doctor.doctor, conform.conform),
 ):
     main.add_command(_command)

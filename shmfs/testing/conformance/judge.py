@@ -17,23 +17,22 @@ def judge(name: str, said: dict[str, Any]) -> Outcome:
         return Outcome(name, section, "not run", note=said["why not"])
     (kind, expected), (other, answered) = said["expected"], said["answered"]
     if kind == "refused":
-        return Outcome(name, section, "not run", note=f"needs root ({expected})")
+        return Outcome(name, section, "not run", note="needs root")
     if kind != "value":
         text = f"it failed on the file system that is compared with: {expected}"
         return Outcome(name, section, "differs", note=text)
     store = said.get("store", "")
     whole = known.WHOLE.get(store, {}).get(name)
     if other != "value":
-        found = [Difference("", shown(expected), f"{other}: {answered}", whole.why if whole else "")]
+        found = [Difference("", shown(expected), f"{other}: {answered}", str(whole) if whole else "")]
     elif whole:
-        found = [_with(one, whole.why) for one in differences(expected, answered)]
+        found = [_with(one, str(whole)) for one in differences(expected, answered)]
     else:
         found = list(_explained(expected, answered, known.of(store, name)))
-    gone = [] if whole else list(_gone(expected, answered, known.of(store, name)))
-    note = said["complaints"] or "; ".join(gone)
     if any(not one.reason for one in found) or said["complaints"]:
-        return Outcome(name, section, "differs", found, note)
-    return Outcome(name, section, "known" if found else "agrees", found, note)
+        return Outcome(name, section, "differs", found, said["complaints"])
+    gone = [] if whole else _gone(expected, answered, known.of(store, name))
+    return Outcome(name, section, "known" if found else "agrees", found, "; ".join(gone))
 
 
 def differences(expected: Any, answered: Any, where: str = "") -> Iterator[Difference]:
@@ -66,7 +65,7 @@ def _explained(
     for one in differences(expected, answered):
         for key, (value, reason) in table.items():
             if one.where.startswith(f"[{key!r}]") and value in (..., answered[key]):
-                one.reason = reason.why
+                one.reason = str(reason)
         yield one
 
 

@@ -16,6 +16,9 @@ class Reason(NamedTuple):
     """What a program sees, for a list."""
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
 
 Known = dict[str, dict[Any, tuple[Any, Reason]]]
 """By case and observation: what shmfs answers, and why; ... for whatever it answers."""

@@ -39,6 +39,8 @@ class Outcome(Struct):
     differences: list[Difference] = []
     note: str = ""
     """Why it was not run, what failed, or which known differences have gone."""
+    options: str | None = None
+    """The mount options that it needs; None where any mount will do."""
 
 
 class Target(Struct):

@@ -134,12 +134,11 @@ class Facts:
             if self.inodes and self.free_inodes < INODES:
                 return f"needs {INODES} inodes that are free"
             return ""
-        need = f"needs an empty mount with {case.options or 'no options'}"
         try:
             same = meaning(case.options) == meaning(self.given)
         except OptionError:
             same = False
-        return "" if same and self.is_whole else need
+        return "" if same and self.is_whole else "needs an empty mount with the options of the case"
 
 
 def meaning(options: str) -> tuple[Any, ...]:

@@ -211,10 +211,16 @@ def process(function: Callable[..., Any], *arguments: Any) -> Iterator[Channel]:
             os.waitpid(pid, 0)
 
 
+class NeedsRootError(Exception):
+    """What a case does is for root alone."""
+
+
 def child(
     function: Callable[..., Any], *arguments: Any, uid: int = 0, gid: int = 0, groups: tuple[int, ...] = ()
 ) -> Any:
     """What `function(*arguments)` returns in a child (as another user): data, an errno's name, a signal's."""
+    if (uid or gid) and os.geteuid() != 0:
+        raise NeedsRootError("only root may become another user")
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
