@@ -153,7 +153,7 @@ def _print_difference(console: "Console", outcome: "Outcome", sides: tuple[str, 
     """The places of a case that differ, with both answers."""
     from rich.text import Text
 
-    from shmfs.trace.report import clean
+    from shmfs.trace.text import clean
 
     output.emit(console, Text(f"\n{outcome.name}", "bold red"))
     if outcome.note:

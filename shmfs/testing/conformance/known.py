@@ -210,3 +210,12 @@ def reasons(store: str) -> Iterator[tuple[str, Reason]]:
         for name, observations in table.items():
             yield from ((name, reason) for _, reason in observations.values())
     yield from WHOLE.get(store, {}).items()
+
+
+def by_reason() -> dict[Reason, dict[str, list[str]]]:
+    """For each reason the stores that it holds for, and the cases that it is behind there."""
+    found: dict[Reason, dict[str, list[str]]] = {}
+    for store in STORES:
+        for name, reason in dict.fromkeys(reasons(store)):
+            found.setdefault(reason, {}).setdefault(store, []).append(name)
+    return found
