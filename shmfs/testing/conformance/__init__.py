@@ -26,8 +26,10 @@ class Case(NamedTuple):
     """A function that looks at a file system, and what it takes."""
 
     function: Function
-    options: str | None
+    options: str | None = None
     """Mount options without which it means nothing; None where any mount with room will do."""
+    mounts: bool = False
+    """Whether it makes mounts of its own."""
 
     @property
     def section(self) -> str:
@@ -43,11 +45,11 @@ class Case(NamedTuple):
 _cases: dict[str, Case] = {}
 
 
-def case(*, options: str | None = None) -> Callable[[AnyFunction], AnyFunction]:
-    """Register a case; `options` are for `mount -o`."""
+def case(*, options: str | None = None, mounts: bool = False) -> Callable[[AnyFunction], AnyFunction]:
+    """Register a case; see Case."""
 
     def register(function: AnyFunction) -> AnyFunction:
-        made = Case(function, options)
+        made = Case(function, options, mounts)
         if made.name in _cases:
             raise ValueError(f"there are two cases {made.name}")
         _cases[made.name] = made

@@ -72,6 +72,14 @@ BEHIND_THE_END = Reason(
     "bytes stored through a mapping behind the end of the file are lost at write-back",
     "the kernel zeroes what lies behind the end when it writes the page back",
 )
+NODIRATIME = Reason(
+    "statvfs does not tell of nodiratime, which is obeyed",
+    "libfuse mounts without it, and the daemon obeys it",
+)
+APPEND_ONLY = Reason(
+    "an append-only file (chattr +a) does not refuse a shared mapping",
+    "the kernel's flag S_APPEND is not FUSE's to set",
+)
 
 WITHOUT = Reason(
     "no fallocate, SEEK_DATA, O_TMPFILE, time of birth and file flags",
@@ -108,6 +116,9 @@ EVERY: Known = {
         "replaced": (["g", "f3", "f2", "f1"], REPLACED),
         "exchanged": (["g", "f3", "f2", "f1"], REPLACED),
     },
+    "mounting.flags_that_statvfs_tells": {"nodiratime": (0, NODIRATIME)},
+    "mmap_access.shared_write_on_an_append_only_file": {"answer": ("mapped", APPEND_ONLY)},
+    "mmap_access.shared_read_on_an_append_only_file": {"answer": (["mapped", 0], APPEND_ONLY)},
     "locks.polling": {"epoll": (None, EPOLL)},
     "suites.attributes_of_statx": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
     "suites.positions_of_directories": {
@@ -181,6 +192,9 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
+                "mmap_access.shared_write_on_an_append_only_file",
+                "mmap_access.shared_read_on_an_append_only_file",
+                "mmap_access.private_write_on_an_append_only_file",
             ],
             WITHOUT,
         ),

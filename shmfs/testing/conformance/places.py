@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.errors import ShmfsError
-from shmfs.fs.options import VFS_OPTIONS, OptionError, parse
-from shmfs.fuse import control, launch, mounts, namespaces
-from shmfs.testing.conformance import DEFAULT_OPTIONS, Case
+from shmfs.fs.options import OptionError, parse
+from shmfs.fuse import control, launch, mounts
+from shmfs.testing.conformance import DEFAULT_OPTIONS, Case, mounting
 from shmfs.testing.conformance.isolation import in_child
 from shmfs.trace.records import Statistics
 
-FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
-FLAGS |= {"nodiratime": 2048, "relatime": 1 << 21, "strictatime": 1 << 24}
 ROOM = 16 << 20
 """Bytes that must be free for cases that do not fill the file system."""
 INODES = 2000
@@ -29,14 +27,6 @@ def store_of(statistics: Statistics) -> str:
     return "no extension" if missing else statistics.store
 
 
-def mount_tmpfs(directory: Path, options: str) -> None:
-    """Mount the kernel's own; raises OSError."""
-    words = [word for word in options.split(",") if word]
-    flags = sum(FLAGS[word] for word in words if word in FLAGS)
-    rest = ",".join(word for word in words if word not in VFS_OPTIONS)
-    namespaces.mount("tmpfs", str(directory), "tmpfs", flags, rest)
-
-
 class Pair:
     """A tmpfs and a shmfs with the same options, both made for the purpose."""
 
@@ -44,7 +34,7 @@ class Pair:
         self.reference, self.subject = base / "tmpfs", base / "shmfs"
         for directory in (self.reference, self.subject):
             directory.mkdir(parents=True)
-        mount_tmpfs(self.reference, options)
+        mounting.tmpfs(str(self.reference), options)
         self.errors = (base / "stderr").open("w+b")
         together = ",".join(filter(None, (options, more)))
         self.server = launch.start(str(self.subject), together, stderr=self.errors)
@@ -82,7 +72,7 @@ class Given:
         if against is None:
             against = str(base / "tmpfs")
             os.mkdir(against)
-            mount_tmpfs(Path(against), self.found.options)
+            mounting.tmpfs(against, self.found.options)
         self.subject, self.reference = Path(directory), Path(against)
         if not self.found.is_whole:
             self.subject = fresh(directory)
@@ -114,7 +104,7 @@ class Facts:
         self.is_whole = is_root and not names
         """Whether nothing else is on the file system, so that its figures can be compared."""
         self.read_only = "ro" in mount.options.split(",")
-        self.flags = [word for word in mount.options.split(",") if word in FLAGS]
+        self.flags = [word for word in mount.options.split(",") if word in mounting.FLAGS]
         self.store = ""
         self.given = mount.options
         if mount.fstype == mounts.FSTYPE:
@@ -126,6 +116,8 @@ class Facts:
 
     def why_not(self, case: Case) -> str:
         """Why a case cannot be run here; empty if it can."""
+        if case.mounts:
+            return "makes mounts of its own"
         if case.options is None:
             if self.read_only:
                 return "needs a mount that may be written to"

@@ -17,7 +17,7 @@ import msgspec
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.testing.conformance import Case, load
+from shmfs.testing.conformance import Case, load, mounting
 from shmfs.testing.conformance.isolation import Said, in_child
 from shmfs.testing.conformance.messages import Configuration, Target
 from shmfs.testing.conformance.places import Given, Pair, clear, options_of
@@ -33,6 +33,7 @@ class Worker:
         self.pairs: dict[str, Pair] = {}
         self.given: Given | None = None
         self.silent = ""
+        mounting.more_options = configuration.options
         if configuration.against is None:
             namespaces.enter_private()
         if configuration.directory is not None:
@@ -40,7 +41,7 @@ class Worker:
 
     def target(self) -> Target:
         """What is looked at."""
-        return Target(self.given.store if self.given else self.pair(options_of(Case(print, None))).store)
+        return Target(self.given.store if self.given else self.pair(options_of(Case(print))).store)
 
     def pair(self, options: str) -> Pair:
         """Mounts with these options."""

@@ -18,8 +18,6 @@ from shmfs.testing.conformance.tools import (
     PRIVATE,
     READ,
     SHARED,
-    SHARED_VALIDATE,
-    SYNC,
     WRITE,
     Mapping,
     blocks,
@@ -32,43 +30,6 @@ from shmfs.testing.conformance.tools import (
 )
 
 MAX = (1 << 63) - 1
-
-
-@case()
-def checks(d: Path) -> Any:
-    fd = new("f", b"x" * 2 * PAGE)
-    os.mkdir("d")
-    os.mkfifo("p")
-    reader, writer = os.open("f", os.O_RDONLY), os.open("f", os.O_WRONLY)
-    appender = os.open("f", os.O_RDWR | os.O_APPEND)
-    path = os.open("f", os.O_PATH)
-    return {
-        "offset": tried(Mapping, fd, PAGE, offset=1),
-        "length 0": tried(Mapping, fd, 0),
-        "no type": tried(Mapping, fd, PAGE, READ, 0),
-        "type 4": tried(Mapping, fd, PAGE, READ, 4),
-        "unknown flag, validated": tried(Mapping, fd, PAGE, READ, SHARED_VALIDATE | 1 << 30),
-        "MAP_SYNC, validated": tried(Mapping, fd, PAGE, READ, SHARED_VALIDATE | SYNC),
-        "validated": tried(Mapping, fd, PAGE, READ | WRITE, SHARED_VALIDATE),
-        "shared write of a reader": tried(Mapping, reader, PAGE, READ | WRITE),
-        "shared store only of a reader": tried(Mapping, reader, PAGE, WRITE),
-        "private write of a reader": tried(Mapping, reader, PAGE, READ | WRITE, PRIVATE),
-        "shared read of a writer": tried(Mapping, writer, PAGE, READ),
-        "shared write of a writer": tried(Mapping, writer, PAGE, WRITE),
-        "private of a writer": tried(Mapping, writer, PAGE, READ, PRIVATE),
-        "no access of a writer": tried(Mapping, writer, PAGE, 0),
-        "appender": tried(Mapping, appender, PAGE, READ | WRITE),
-        "O_PATH": tried(Mapping, path, PAGE, READ),
-        "execute": tried(Mapping, fd, PAGE, READ | EXEC),
-        "directory": tried(Mapping, os.open("d", os.O_RDONLY), PAGE, READ),
-        "fifo": tried(Mapping, os.open("p", os.O_RDWR), PAGE, READ),
-        "offset beyond everything": tried(Mapping, fd, PAGE, READ, SHARED, MAX & -PAGE),
-        "offset and length overflow": tried(Mapping, fd, 2 * PAGE, READ, SHARED, -PAGE),
-        "length beyond everything": tried(Mapping, fd, MAX & -PAGE, READ),
-        "length overflows": tried(Mapping, fd, -1, READ),
-        "behind the end": tried(Mapping, fd, PAGE, READ, SHARED, 100 * PAGE),
-        "closed": tried(Mapping, 999, PAGE, READ),
-    }
 
 
 @case()
