@@ -35,6 +35,14 @@ WRITER = Reason(
     "read(2) of a hole in a file that is open for writing charges it, and gives ENOSPC in a full file system",
     "READ does not tell read(2) from a fault, and what a mapping may make dirty must be charged before",
 )
+WILLNEED = Reason(
+    "MADV_WILLNEED charges holes of a file that is open for writing",
+    "READ does not tell it from a fault, and what a mapping may make dirty must be charged before",
+)
+PARTLY = Reason(
+    "mincore does not tell of a page of which a write has filled a part",
+    "the kernel keeps no page that it has not read and that was not written as a whole",
+)
 NO_WRITER = Reason(
     "a fault on a hole of a file that nobody has open for writing is not charged",
     "READ does not tell a fault from read(2), which must not charge",
@@ -139,7 +147,10 @@ _TO_NOBODY: Known = {
         "another's": ([None, "-rwxr-xr-x"], TO_NOBODY)
     }
 }
-_CACHED: Known = {
+_CACHED: Known = ({},)
+_MANAGED: Known = {
+    "madvise.madv_willneed_of_a_hole_allocates_nothing": {1: (4, WILLNEED)},
+    "madvise.mincore_after_a_write": {1: (0, PARTLY)},
     "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
     "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
@@ -192,6 +203,8 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
+                "madvise.madv_remove",
+                "madvise.madv_remove_changes_times",
                 "mmap_access.shared_write_on_an_append_only_file",
                 "mmap_access.shared_read_on_an_append_only_file",
                 "mmap_access.private_write_on_an_append_only_file",
