@@ -19,12 +19,12 @@ def judge(name: str, said: dict[str, Any]) -> Outcome:
     if kind == "refused":
         return Outcome(name, section, "not run", note="needs root")
     if kind != "value":
-        text = f"it failed on the file system that is compared with: {expected}"
+        text = f"it failed on the file system that is compared with: {_last(expected)}"
         return Outcome(name, section, "differs", note=text)
     store = said.get("store", "")
     whole = known.WHOLE.get(store, {}).get(name)
     if other != "value":
-        found = [Difference("", shown(expected), f"{other}: {answered}", str(whole) if whole else "")]
+        found = [Difference("", shown(expected), f"{other}: {_last(answered)}", str(whole) if whole else "")]
     elif whole:
         found = [_with(one, str(whole)) for one in differences(expected, answered)]
     else:
@@ -51,6 +51,11 @@ def shown(value: Any) -> str:
     """A value, cut where it is long."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
+
+def _last(text: Any) -> str:
+    """What a traceback says at its end."""
+    return str(text).strip().rpartition("\n")[2]
 
 
 def _with(difference: Difference, reason: str) -> Difference:

@@ -48,7 +48,7 @@ NO_WRITER = Reason(
     "READ does not tell a fault from read(2), which must not charge",
 )
 APPEND = Reason(
-    "clearing O_APPEND of an open descriptor has no effect",
+    "clearing O_APPEND of an open descriptor, and RWF_NOAPPEND, have no effect",
     "passed-through writes go by the flags that the file had when it was opened",
 )
 LIMIT = Reason(
@@ -170,9 +170,15 @@ _MANAGED: Known = {
 }
 _MANAGED: Known = _CACHED | _TO_NOBODY
 _NATIVE: Known = _TO_NOBODY | {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}}
-_NO_EXTENSION: Known = _CACHED | {
+_NO_EXTENSION: Known = (_CACHED | {},)
+_NATIVE: Known = {
+    "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
+    "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
+}
+_NO_EXTENSION: Known = _MANAGED | {
     "flags.flags_of_inodes": {"get": ("ENOTTY", WITHOUT), "set": ("ENOTTY", WITHOUT)},
     "mapping.remove": {"answer": ("ENOTSUP", WITHOUT), "load": (b"x", WITHOUT)},
+    "lookup.relative_to_a_removed_directory": {4: ("ENOTSUP", WITHOUT)},
     "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", WITHOUT)},
     "special.birth_time": {"kept": (False, WITHOUT)},
     "xattrs.flags": {"both, missing": (None, BOTH_FLAGS)},

@@ -1,7 +1,7 @@
 """The two file systems that a case is run on, and whether it can be run there."""
 
 import os
-import stat
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -189,16 +189,12 @@ def discard(directory: Path) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Remove a tree, also where a case has taken the rights to."""
+    """Remove a tree, also one deeper than a path can be long, or whose rights a case has taken away."""
     with suppress(OSError):
-        for name in os.listdir(directory):
-            path = directory / name
-            if stat.S_ISDIR(path.lstat().st_mode):
-                path.chmod(0o700)
-                clear(path)
-            else:
-                path.unlink()
-        directory.rmdir()
+        for _, names, _, parent in os.fwalk(directory):
+            for name in names:
+                os.chmod(name, 0o700, dir_fd=parent)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def options_of(case: Case) -> str:
