@@ -116,6 +116,11 @@ UMASK = Reason(
     "the umask is applied before a default access list", "libfuse's default has the kernel apply it"
 )
 
+KEPT_SET_GID = Reason(
+    "an access list set by who is not in the group leaves the set-gid bit",
+    "pyfuse3 drops the flag by which the kernel asks for it (SETXATTR_ACL_KILL_SGID)",
+)
+
 EVERY: Known = {
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -209,6 +214,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
+                "users.setgid_of_o_tmpfile_in_a_foreign_group",
                 "corners.a_write_into_preallocation_when_full",
                 "corners.a_write_into_preallocation_behind_the_end_when_full",
                 "corners.a_hole_punched_when_full",
@@ -230,6 +236,8 @@ WHOLE: dict[str, dict[str, Reason]] = {
         "regressions.a_direct_write_is_partial_then_refused": DIRECT,
         "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": BOTH_FLAGS,
         "xattrs.lists_are_inherited": UMASK,
+        "users.a_default_list_is_inherited": UMASK,
+        "users.a_list_that_drops_setgid": KEPT_SET_GID,
     },
 }
 """Cases of which nothing can be expected of a store, and why."""
