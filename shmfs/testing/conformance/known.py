@@ -121,6 +121,11 @@ KEPT_SET_GID = Reason(
     "pyfuse3 drops the flag by which the kernel asks for it (SETXATTR_ACL_KILL_SGID)",
 )
 
+NO_NUMBER = Reason(
+    "inotify tells of a file made by O_TMPFILE without its number",
+    "a file system names it (d_mark_tmpfile, as shmem does); the kernel's FUSE does not",
+)
+
 EVERY: Known = {
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -132,6 +137,7 @@ EVERY: Known = {
     "mounting.flags_that_statvfs_tells": {"nodiratime": (0, NODIRATIME)},
     "mmap_access.shared_write_on_an_append_only_file": {"answer": ("mapped", APPEND_ONLY)},
     "mmap_access.shared_read_on_an_append_only_file": {"answer": (["mapped", 0], APPEND_ONLY)},
+    "watching.inotify_of_o_tmpfile": {"by number": ([False], NO_NUMBER)},
     "locks.polling": {"epoll": (None, EPOLL)},
     "suites.attributes_of_statx": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
     "suites.positions_of_directories": {
@@ -214,6 +220,8 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
+                "watching.inotify_of_o_tmpfile",
+                "watching.inotify_of_allocation",
                 "users.setgid_of_o_tmpfile_in_a_foreign_group",
                 "corners.a_write_into_preallocation_when_full",
                 "corners.a_write_into_preallocation_behind_the_end_when_full",
