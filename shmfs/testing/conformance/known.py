@@ -121,6 +121,7 @@ KEPT_SET_GID = Reason(
     "pyfuse3 drops the flag by which the kernel asks for it (SETXATTR_ACL_KILL_SGID)",
 )
 
+KIND = Reason("statfs tells the type of FUSE, 0x65735546", "the kernel fills it in itself")
 NO_NUMBER = Reason(
     "inotify tells of a file made by O_TMPFILE without its number",
     "a file system names it (d_mark_tmpfile, as shmem does); the kernel's FUSE does not",
@@ -138,6 +139,7 @@ EVERY: Known = {
     "mmap_access.shared_write_on_an_append_only_file": {"answer": ("mapped", APPEND_ONLY)},
     "mmap_access.shared_read_on_an_append_only_file": {"answer": (["mapped", 0], APPEND_ONLY)},
     "watching.inotify_of_o_tmpfile": {"by number": ([False], NO_NUMBER)},
+    "attributes.the_kind_of_file_system": {"type": ("0x65735546", KIND)},
     "locks.polling": {"epoll": (None, EPOLL)},
     "suites.attributes_of_statx": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
     "suites.positions_of_directories": {
@@ -220,6 +222,10 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
+                "attributes.statx_of_every_kind",
+                "attributes.statx_asked_for_little",
+                "attributes.statx_of_a_descriptor",
+                "attributes.birth_is_the_first_ctime",
                 "watching.inotify_of_o_tmpfile",
                 "watching.inotify_of_allocation",
                 "users.setgid_of_o_tmpfile_in_a_foreign_group",
