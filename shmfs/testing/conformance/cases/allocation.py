@@ -306,3 +306,47 @@ def file_size_limit(d: Path) -> Any:
         return os.pwrite(fd, b"x", PAGE)
 
     return [child(limited), child(killed), os.fstat(fd).st_size]
+
+
+# ---- RLIMIT_FSIZE
+
+
+@case()
+def rlimit_fsize_of_a_vector(d: Path) -> Any:
+    fd = new("f")
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return [
+            tried(os.writev, fd, [b"x" * 60] * 3),
+            tried(os.writev, fd, [b"x"]),
+            tried(os.pwrite, fd, b"x", 99),
+        ]
+
+    return [child(limited), os.fstat(fd).st_size]
+
+
+@case()
+def rlimit_fsize_of_append(d: Path) -> Any:
+    os.close(new("f", b"x" * 90))
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        fd = os.open("f", os.O_WRONLY | os.O_APPEND)
+        return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y")]
+
+    return [child(limited), os.stat("f").st_size]
+
+
+@case()
+def rlimit_fsize_of_a_larger_file(d: Path) -> Any:
+    fd = new("f", b"x" * 1000)
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return [tried(os.pwrite, fd, b"y", 50), tried(os.pwrite, fd, b"y", 500), tried(os.ftruncate, fd, 900)]
+
+    return child(limited)

@@ -1,4 +1,4 @@
-"""Flags of inodes, ioctls, seals and file handles."""
+"""Flags of inodes, ioctls and seals."""
 
 import fcntl
 import os
@@ -12,7 +12,6 @@ from shmfs.testing.conformance.tools import (
     PAGE,
     PUNCH,
     allocate,
-    call,
     changes,
     child,
     new,
@@ -52,25 +51,6 @@ def flags_of_inodes(d: Path) -> Any:
 def seals(d: Path) -> Any:
     fd = new("f")
     return {"get": tried(fcntl.fcntl, fd, 1034), "add": tried(fcntl.fcntl, fd, 1033, 2)}
-
-
-@case()
-def file_handles(d: Path) -> Any:
-    os.close(new("f", b"x"))
-    handle = struct.pack("Ii", 128, 0) + bytes(128)
-    buffer = bytearray(handle)
-    from ctypes import c_char, c_int
-
-    identity = c_int()
-    view = (c_char * len(buffer)).from_buffer(buffer)
-    from ctypes import byref
-
-    named = tried(call, "name_to_handle_at", -100, "f", view, byref(identity), 0)
-    if named != 0:
-        return {"name_to_handle_at": named}
-    directory = os.open(".", os.O_RDONLY)
-    fd = tried(call, "open_by_handle_at", directory, view, os.O_RDONLY)
-    return {"name_to_handle_at": named, "open": fd if isinstance(fd, str) else os.read(fd, 10)}
 
 
 @case()
