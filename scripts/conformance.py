@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from shmfs.testing.conformance.runner import running
 
 def run(store: str) -> list[Outcome]:
     """Every case on one store."""
-    os.environ["SHMFS_EXTENSION"] = "0" if store == "no extension" else "1"
     pages = "native" if store == "native" else "managed"
     outcomes = []
-    with running(Configuration("", f"pages={pages}")) as runner:
+    with running(Configuration("", f"pages={pages}", extension=store != "no extension")) as runner:
         runner.start()
         if runner.target.store != store:
             sys.exit(f"conformance: asked for the store {store!r}, got {runner.target.store!r}")

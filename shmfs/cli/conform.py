@@ -129,8 +129,10 @@ def _print(found: "Report") -> None:
         if one.state == "differs":
             _print_difference(console, one, sides)
     _print_groups(console, found)
+    from shmfs.trace.text import plural
+
     total = found.total
-    run = output.plural(total.cases - total.not_run, "case")
+    run = plural(total.cases - total.not_run, "case")
     text = (
         f"{total.differ} of {run} differ from {sides[0]}"
         if total.differ

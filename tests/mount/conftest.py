@@ -135,14 +135,12 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
         pytest.skip("needs root, to mount a tmpfs of the kernel beside shmfs")
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs FUSE: there is no /dev/fuse")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHMFS_EXTENSION", "0" if request.param == "no extension" else "1")
-        options = "pages=native" if request.param == "native" else "pages=managed"
-        with running(Configuration("", options)) as runner:
-            try:
-                runner.start()
-            except ShmfsError as failure:
-                if request.param == "native":
-                    pytest.skip(str(failure))
-                raise
-            yield runner
+    options = "pages=native" if request.param == "native" else "pages=managed"
+    with running(Configuration("", options, extension=request.param != "no extension")) as runner:
+        try:
+            runner.start()
+        except ShmfsError as failure:
+            if request.param == "native":
+                pytest.skip(str(failure))
+            raise
+        yield runner

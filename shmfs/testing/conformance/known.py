@@ -160,8 +160,7 @@ _TO_NOBODY: Known = {
         "another's": ([None, "-rwxr-xr-x"], TO_NOBODY)
     }
 }
-_CACHED: Known = ({},)
-_MANAGED: Known = {
+_CACHED: Known = {
     "madvise.madv_willneed_of_a_hole_allocates_nothing": {1: (4, WILLNEED)},
     "madvise.mincore_after_a_write": {1: (0, PARTLY)},
     "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
@@ -182,13 +181,11 @@ _MANAGED: Known = {
     },
 }
 _MANAGED: Known = _CACHED | _TO_NOBODY
-_NATIVE: Known = _TO_NOBODY | {"data.append": {2: (b"start12\x00\x00\x00#34", APPEND)}}
-_NO_EXTENSION: Known = (_CACHED | {},)
-_NATIVE: Known = {
+_NATIVE: Known = _TO_NOBODY | {
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }
-_NO_EXTENSION: Known = _MANAGED | {
+_NO_EXTENSION: Known = _CACHED | {
     "flags.flags_of_inodes": {"get": ("ENOTTY", WITHOUT), "set": ("ENOTTY", WITHOUT)},
     "mapping.remove": {"answer": ("ENOTSUP", WITHOUT), "load": (b"x", WITHOUT)},
     "lookup.relative_to_a_removed_directory": {4: ("ENOTSUP", WITHOUT)},

@@ -18,6 +18,8 @@ class Configuration(Struct, omit_defaults=True):
     """What is looked at instead of mounts of its own."""
     against: str | None = None
     """What that is compared with, instead of a tmpfs."""
+    extension: bool = True
+    """Whether mounts of shmfs that it makes have the C extension."""
 
 
 class Difference(Struct):

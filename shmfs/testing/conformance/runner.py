@@ -57,6 +57,7 @@ class Runner:
             [*command, msgspec.json.encode(configuration).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, "SHMFS_EXTENSION": str(int(self.configuration.extension))},
             start_new_session=True,  # Ctrl-C is for the runner, which ends it in order
         )
         line = self._ask(b"")
