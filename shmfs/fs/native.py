@@ -140,6 +140,8 @@ class NativeFile(RegularFile):
     def size(self, size: int) -> None:
         if size == self._size:
             return
+        if size > self._size and self.pages.exists:
+            self.was_written = True  # it has holes now, which a mapping made before may fill
         self.descriptor()
         self.pages.truncate(size)
         self.look()

@@ -166,6 +166,7 @@ _CACHED: Known = {
     "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
     "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
+    "regressions.a_fault_of_a_reader_of_what_nobody_writes": {"blocks": (0, NO_WRITER)},
     "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
     "times.of_first_stores": {
         "hole": ("", STORE),

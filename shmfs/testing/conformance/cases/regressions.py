@@ -134,3 +134,21 @@ def a_write_that_finds_no_room_changes_times(d: Path) -> Any:
     os.pwrite(new("filler"), b"x" * 16 * PAGE, 0)
     fd = new("f")
     return changes(lambda: os.pwrite(fd, b"x", 0), f="f")
+
+
+@case()
+def a_fault_of_a_reader_after_the_file_has_grown(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    writer = os.open("f", os.O_WRONLY)  # so that the managed store charges the fault too
+    os.truncate("f", 1)
+    seen = [os.stat("f").st_size, mapping.load(), blocks("f")]
+    os.close(writer)
+    return seen
+
+
+@case()
+def a_fault_of_a_reader_of_what_nobody_writes(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    os.truncate("f", 1)
+    size, loaded = os.stat("f").st_size, mapping.load()
+    return {"seen": [size, loaded], "blocks": blocks("f")}
