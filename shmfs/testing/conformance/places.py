@@ -36,6 +36,7 @@ class Pair:
             directory.mkdir(parents=True)
         mounting.tmpfs(str(self.reference), options)
         self.errors = (base / "stderr").open("w+b")
+        self._heard = 0
         together = ",".join(filter(None, (options, more)))
         self.server = launch.start(str(self.subject), together, stderr=self.errors)
         figures = self.server.statistics()
@@ -44,7 +45,10 @@ class Pair:
 
     def complaints(self) -> str:
         """What is wrong with shmfs beside its answers: what its daemon said, and what it still holds."""
-        said = self.errors.read().decode(errors="replace")
+        # Not by the place in the file, which is the daemon's, too.
+        fresh = os.pread(self.errors.fileno(), 1 << 20, self._heard)
+        self._heard += len(fresh)
+        said = fresh.decode(errors="replace")
         deadline = time.monotonic() + 10
         while True:
             figures = self.server.statistics()
