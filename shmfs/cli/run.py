@@ -5,8 +5,10 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from shmfs.cli import output
+from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
+    from shmfs.trace.budgets import Budget
     from shmfs.trace.report import Report
 
 FAILED = 125
@@ -15,13 +17,24 @@ KEPT = (126, 127)
 
 _EPILOG = f"""{output.MOUNT_OPTIONS}
 \b
+Budgets (--fail-on, may be repeated):
+  leak                 a segment with a name is left behind
+  refused              a limit refused something: ENOSPC or SIGBUS
+  sigbus               a touched page ended in SIGBUS
+  NAME>N               also >= < <= ==, of these figures:
+      faults, faults.major, faults.minor, faults.failed, lost (of perf)
+      segments, page_ins, peak (bytes, or as in 64m), leak, refused, sigbus
+
+\b
 Exit status: the command's, 128+N when signal N killed it; 127 no such
-command, 126 it may not be run, 125 shmfs itself failed.
+command, 126 it may not be run, 125 shmfs itself failed; 1 when the
+command ended with 0 and a budget is exceeded or cannot be measured.
 
 \b
 Examples:
   shmfs run -o size=64m -- python train.py --workers 4
   shmfs run --trace faults.shmtrace -- ./render; shmfs report faults.shmtrace
+  shmfs run --fail-on leak --fail-on 'faults.major>100' -- pytest
   shmfs run --json --report report.json -- make test
 """
 
@@ -30,6 +43,17 @@ class Run(output.OwnUsageStatus):
     """A command that tells wrong usage of its own from the exit statuses of the command it runs."""
 
     usage_status = FAILED
+
+
+def _budgets(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> "list[Budget]":
+    if not given:
+        return []
+    from shmfs.trace.budgets import parse
+
+    try:
+        return [parse(text) for text in given]
+    except ShmfsError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @click.command(
@@ -47,6 +71,14 @@ class Run(output.OwnUsageStatus):
     type=click.File("w", encoding="utf-8", lazy=False),
     help="Write the report to FILE instead of standard error.",
 )
+@click.option(
+    "--fail-on",
+    "budgets",
+    metavar="EXPR",
+    multiple=True,
+    callback=_budgets,
+    help="Exit with 1 if this comes true, see below: leak, 'faults.major>100' … May be repeated.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Make no report.")
 @output.json_option("the report")
 @click.argument("command", metavar="[--] COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -55,6 +87,7 @@ def run(
     trace: str | None,
     max_size: str | None,
     report_file: IO[str] | None,
+    budgets: "list[Budget]",
     quiet: bool,
     as_json: bool,
     command: tuple[str, ...],
@@ -69,13 +102,20 @@ def run(
 
     with output.expected(FAILED, KEPT):
         parse(",".join(options))  # before a file is truncated for nothing
-        wanted = observed.Trace(trace, output.amount(max_size), output.complain) if trace else None
-        result = observed.run(list(command), ",".join(options), trace=wanted, observe=not quiet)
-        if result.report is not None:
+        wanted = None
+        if trace or any(budget.recorded for budget in budgets):
+            wanted = observed.Trace(trace or "", output.amount(max_size), output.complain)
+        observe = bool(budgets) or not quiet
+        result = observed.run(list(command), ",".join(options), trace=wanted, observe=observe)
+        if result.report is not None and not quiet:
             _print(result.report, report_file, as_json=as_json)
     if result.failure:
         output.complain(result.failure)
-    raise click.exceptions.Exit(result.status or (FAILED if result.failure else 0))
+    broken = [budget.broken(result.ended) for budget in budgets] if result.ended else []
+    sentences = list(filter(None, broken))
+    for sentence in sentences:
+        output.complain(sentence)
+    raise click.exceptions.Exit(result.status or (FAILED if result.failure else bool(sentences)))
 
 
 def _print(report: "Report", file: IO[str] | None, *, as_json: bool) -> None:

@@ -323,6 +323,8 @@ class Daemon:
             notes=self.notes,
             segments=segments,
             segments_dropped=self.history.segments_dropped,
+            refused=self.history.refused,
+            page_ins=None if sb.native else self.history.page_ins(),
         )
 
     def remount(self, request: dict[str, Any]) -> None:

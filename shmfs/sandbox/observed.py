@@ -3,14 +3,17 @@
 import importlib
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import launch, service
 from shmfs.sandbox import command as child
 from shmfs.sandbox import supervisor
+from shmfs.trace.budgets import Ended, Faults
 from shmfs.trace.records import Statistics
 
 if TYPE_CHECKING:
@@ -32,12 +35,15 @@ class Result(NamedTuple):
     """None when it was not asked for, or the daemon died."""
     failure: str
     """Why the daemon did not last as long as the command, and what to do: a sentence; or ""."""
+    ended: Ended | None = None
+    """What budgets look at; None if the daemon died."""
 
 
 class Trace(NamedTuple):
     """A trace that is wanted."""
 
     path: str
+    """"" is a recording of which only the counts are kept."""
     max_size: int = 0
     """Bytes; 0 is unlimited."""
     say: Callable[[str], None] = lambda sentence: None
@@ -77,11 +83,12 @@ def run(command: list[str], options: str = "", *, trace: Trace | None = None, ob
             tracer.stop(outcome, statistics)
     if statistics is None:
         return Result(outcome.status, None, _why_dead(server))
+    ended = Ended(outcome.status, statistics, tracer.counts() if tracer else None)
     if observer is None or not observe:
-        return Result(outcome.status, None, "")
+        return Result(outcome.status, None, "", ended)
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
-    return Result(outcome.status, observer.report(statistics, command, outcome), "")
+    return Result(outcome.status, observer.report(statistics, command, outcome), "", ended)
 
 
 class _Tracer:
@@ -91,8 +98,9 @@ class _Tracer:
         self._trace = trace
         self._command = command
         self._recording: Recording | None = None
-        with open(trace.path, "ab"):  # before a daemon is started for nothing
-            pass
+        if trace.path:
+            with open(trace.path, "ab"):  # before a daemon is started for nothing
+                pass
         self._events, self.log = os.pipe()
 
     def serve(self, server: launch.Server) -> None:
@@ -103,21 +111,23 @@ class _Tracer:
     def attach(self, pid: int) -> None:
         """Record process `pid` from its exec on; raises ShmfsError."""
         from shmfs.trace.recording import Recording, Subject
+        from shmfs.trace.writer import MIN_SIZE
 
         about = self._server.statistics()
         subject = Subject(
             *(about.mount, about.device, about.store, about.options, about.size_limit), self._command
         )
-        self._recording = Recording(
-            self._trace.path,
-            subject,
-            pid=pid,
-            events=self._events,
-            ask=self._ask,
-            say=self._trace.say,
-            max_size=self._trace.max_size,
-        )
+        make = partial(Recording, pid=pid, events=self._events, ask=self._ask, say=self._trace.say)
+        if self._trace.path:
+            self._recording = make(self._trace.path, subject, max_size=self._trace.max_size)
+        else:
+            with tempfile.NamedTemporaryFile(prefix="shmfs-") as file:  # without a name nothing can be left
+                self._recording = make(file.name, subject, max_size=MIN_SIZE, when_full="stop")
         self._recording.start()
+
+    def counts(self) -> Faults | None:
+        """What was recorded; None where nothing was."""
+        return self._recording.counts() if self._recording else None
 
     def _ask(self) -> Statistics | None:
         try:

@@ -135,6 +135,9 @@ class History:
     def __init__(self, processes: Processes | None = None) -> None:
         self.segments_dropped = 0
         """Ended segments that were forgotten to make room."""
+        self.refused = 0
+        """Charges that a limit refused, those of inodes too."""
+        self._forgotten_page_ins = 0
         self._processes = processes or Processes()
         self._names = Names()
         self._live: dict[int, _Live] = {}
@@ -144,6 +147,11 @@ class History:
         """Return every segment: the live ones, then the ended ones from the oldest to the newest."""
         live = [live.segment(inode, self._names.get(inode), False) for inode, live in self._live.items()]
         return live + [one.segment(inode, path, True) for inode, path, one in self._ended]
+
+    def page_ins(self) -> int:
+        """Return the page-ins of all segments, also of those that were forgotten."""
+        known = sum(live.page_ins for live in self._live.values())
+        return known + sum(ended.page_ins for _, _, ended in self._ended) + self._forgotten_page_ins
 
     def holders(self, limit: int) -> Full:
         """Who holds how much now, where `limit` bytes may be held; exact but for the native store."""
@@ -188,6 +196,7 @@ class History:
 
     def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
         """Count a refused charge."""
+        self.refused += 1
         live = self._live.get(inode)
         if live is not None:
             live.refused += 1
@@ -247,5 +256,6 @@ class History:
         if live is not None:
             if len(self._ended) == MAX_ENDED:
                 self.segments_dropped += 1
+                self._forgotten_page_ins += self._ended[0][2].page_ins
             self._ended.append((inode, self._names.get(inode), live))
         self._names.evict(inode)

@@ -21,7 +21,7 @@ from shmfs.trace import attribution
 from shmfs.trace.attribution import ELSEWHERE, PENDING, RESOLVED, Area, Attribution, Outcomes
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Samples, decode
-from shmfs.trace.format import FAULT
+from shmfs.trace.format import FAULT, KINDS
 from shmfs.trace.names import printable
 from shmfs.trace.perf import Perf
 from shmfs.trace.processes import Processes, read_file
@@ -59,6 +59,8 @@ class Recorder:
         self.failure = ""
         """Why the recorder gave up, a sentence."""
         self.faults = 0
+        self.kinds = np.zeros(len(KINDS), np.int64)
+        """How many faults of each of KINDS."""
         self.lost = 0
         self._writer = writer
         self._perf = perf
@@ -224,6 +226,7 @@ class Recorder:
         faults["kind"] = resolved["event"]
         self._writer.faults(faults[np.argsort(faults["time"], kind="stable")])
         self.faults += rows
+        self.kinds += np.bincount(faults["kind"], minlength=len(KINDS))
         if self.deaths is not None and (failed := resolved["event"] == attribution.FAILED).any():
             for fault, pid in zip(faults[failed], resolved["pid"][failed].tolist(), strict=True):
                 self.deaths.failed(self._touched(fault, pid))

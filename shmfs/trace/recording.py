@@ -1,12 +1,13 @@
 """A trace from its beginning to its end: what the command line makes of recorder, deaths and stream."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from shmfs.errors import ShmfsError
 from shmfs.trace import pagemap
+from shmfs.trace.budgets import Faults
 from shmfs.trace.deaths import Deaths
 from shmfs.trace.format import Meta, Source
 from shmfs.trace.perf import Perf
@@ -44,6 +45,7 @@ class Recording:
         ask: Callable[[], Statistics | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
         max_size: int = 0,
+        when_full: Literal["ring", "stop"] = "ring",
     ) -> None:
         """Record process `pid` from its next exec on, or everybody; begin with `start`.
 
@@ -54,11 +56,12 @@ class Recording:
         self.path = path
         self._sampler: Sampler | None = None
         self._perf, notes = _perf(pid)
+        self._notes = notes
         if notes and not self._perf:
             say(notes)
         try:
             about = _meta(subject, notes, perf=self._perf is not None, daemon=events is not None)
-            self._writer = Writer(path, about, max_size=max_size)
+            self._writer = Writer(path, about, max_size=max_size, when_full=when_full)
         except BaseException:
             self._end_perf()
             raise
@@ -89,6 +92,12 @@ class Recording:
     def event(self, **fields: Any) -> None:
         """Write down what somebody else has seen; from any thread."""
         self.recorder.event(**fields)
+
+    def counts(self) -> Faults:
+        """How many faults of each kind there were, also of those that the file has no room for."""
+        unknown, minor, major, failed = self.recorder.kinds.tolist()
+        seen = self._perf is not None
+        return Faults(minor, major, failed, unknown, self.recorder.lost, self._notes, seen)
 
     def stop(self, status: int | None = None, statistics: Statistics | None = None) -> None:
         """Write what has happened until now and end; raises ShmfsError if recording failed."""

@@ -70,6 +70,10 @@ class Statistics(Struct):
     segments: list[Segment]
     """Live and ended regular files; of the ended ones the newest `history.MAX_ENDED`."""
     segments_dropped: int = 0
+    refused: int = 0
+    """What limits refused: pages, and inodes, which are of no segment; also to segments that were dropped."""
+    page_ins: int | None = None
+    """Of all segments, those that were dropped too; None where the kernel serves them by itself."""
 
 
 class Mapped(Struct):

@@ -1,0 +1,235 @@
+"""Budgets: what a command may not do, as `shmfs run --fail-on` takes them, and what it did.
+
+A budget is a condition that is not to come true: "leak", "faults.major>100", "peak>=64m".
+"""
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from shmfs.errors import ShmfsError
+from shmfs.trace.records import Segment, Statistics
+
+SIGBUS = 7
+NAMED = 5
+"""Segments that a sentence names."""
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_UNITS |= {f"{unit}ib": size for unit, size in _UNITS.items() if size > 1}
+_UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([a-z]*)", re.IGNORECASE)
+_BUDGET = re.compile(r" *([\w.]+) *(?:(>=|<=|==|>|<) *(.*?))? *")
+
+_OPERATORS: dict[str, Callable[[int, int], bool]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+}
+
+
+class Faults(NamedTuple):
+    """What a recorder counted."""
+
+    minor: int = 0
+    major: int = 0
+    failed: int = 0
+    unknown: int = 0
+    lost: int = 0
+    """Records that the kernel dropped."""
+    note: str = ""
+    """What could not be seen, or why nothing could be: a sentence."""
+    seen: bool = True
+    """Whether faults could be seen at all."""
+
+
+class Ended(NamedTuple):
+    """What is known of a command at its end."""
+
+    status: int
+    """As a shell counts: 128+N for signal N."""
+    statistics: Statistics
+    faults: Faults | None
+    """None where nothing was recorded."""
+
+
+class Figure(NamedTuple):
+    """Something that is measured."""
+
+    one: str
+    many: str
+    source: str
+    measure: Callable[[Ended], int | None]
+    """None if it could not be seen."""
+
+
+def _faults(*kinds: str) -> Callable[[Ended], int | None]:
+    def measure(ended: Ended) -> int | None:
+        faults = ended.faults
+        return sum(getattr(faults, kind) for kind in kinds) if faults and faults.seen else None
+
+    return measure
+
+
+def _sigbus(ended: Ended) -> int | None:
+    failed = _faults("failed")(ended)
+    if failed is None and ended.status == 128 + SIGBUS:
+        return 1
+    return failed
+
+
+def _refused(ended: Ended) -> int | None:
+    known = ended.statistics
+    return known.refused or (None if known.store == "native" else 0)
+
+
+def _segments(ended: Ended) -> int | None:
+    return len(ended.statistics.segments) + ended.statistics.segments_dropped
+
+
+def _lost(ended: Ended) -> int | None:
+    return ended.statistics.lost_records + (ended.faults.lost if ended.faults else 0)
+
+
+FIGURES = {
+    "leak": Figure(
+        *("segment left behind with a name", "segments left behind with a name"),
+        *("fuse", lambda ended: len(left(ended.statistics))),
+    ),
+    "refused": Figure("allocation that a limit refused", "allocations that a limit refused", "mm", _refused),
+    "sigbus": Figure(
+        "touched page that ended in SIGBUS", "touched pages that ended in SIGBUS", "perf", _sigbus
+    ),
+    "faults": Figure("page fault", "page faults", "perf", _faults("minor", "major", "failed", "unknown")),
+    "faults.major": Figure("major page fault", "major page faults", "perf", _faults("major")),
+    "faults.minor": Figure("minor page fault", "minor page faults", "perf", _faults("minor")),
+    "faults.failed": Figure("failed page fault", "failed page faults", "perf", _faults("failed")),
+    "peak": Figure("byte in use at once", "bytes in use at once", "mm", lambda ended: ended.statistics.peak),
+    "segments": Figure("segment", "segments", "fuse", _segments),
+    "page_ins": Figure("page-in", "page-ins", "fuse", lambda ended: ended.statistics.page_ins),
+    "lost": Figure("lost record", "lost records", "perf, fuse, mm", _lost),
+}
+BARE = ("leak", "refused", "sigbus")
+"""Those that need no number: one is too many."""
+SIZES = ("peak",)
+_RECORDED = ("sigbus", "faults", "faults.major", "faults.minor", "faults.failed", "lost")
+
+
+class Budget(NamedTuple):
+    """A condition that is not to come true."""
+
+    text: str
+    figure: str
+    comparison: str
+    limit: int
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it takes a recording to know."""
+        return self.figure in _RECORDED
+
+    def broken(self, ended: Ended) -> str | None:
+        """Say in a sentence what was measured where that is not as it should be, or could not be measured."""
+        figure = FIGURES[self.figure]
+        measured = figure.measure(ended)
+        if measured is None:
+            return f"--fail-on {self.text}: {figure.many} could not be measured: {_why_not(self, ended)}"
+        if not _OPERATORS[self.comparison](measured, self.limit):
+            return None
+        return (
+            f"--fail-on {self.text}: {_told(self, measured)}{_details(self, ended)} ({_source(self, ended)})"
+        )
+
+
+def parse(text: str) -> Budget:
+    """Read one; raises ShmfsError that says what there is."""
+    match = _BUDGET.fullmatch(text)
+    figure, comparison, value = match.groups("") if match else ("", "", "")
+    if figure not in FIGURES:
+        raise ShmfsError(f"{text!r} is no budget: {_HINT}", 2)
+    if not comparison:
+        if figure not in BARE:
+            raise ShmfsError(f"{text!r} lacks a comparison, as in {figure}>{_example(figure)}", 2)
+        return Budget(text, figure, ">", 0)
+    digits = value.isascii() and value.isdecimal()
+    limit = size(value) if figure in SIZES else int(value) if digits else None
+    if limit is None:
+        raise ShmfsError(f"{text!r}: {value!r} is no number, as in {figure}{comparison}{_example(figure)}", 2)
+    return Budget(text, figure, comparison, limit)
+
+
+def size(text: str) -> int | None:
+    """Bytes of "64m", "64 MiB" (both 2**20) or "64 MB" (10**6); None if it is no size."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[2].lower()) if match else None
+    return int(float(match[1]) * unit) if match and unit else None
+
+
+def left(statistics: Statistics) -> list[Segment]:
+    """The segments that still have a name."""
+    return [segment for segment in statistics.segments if segment.nlink and not segment.evicted]
+
+
+def describe(segments: Sequence[Segment]) -> str:
+    """Name segments and who made them: "/a (12 KiB, made by python 123)"."""
+    from shmfs.trace.text import size as human
+
+    named = []
+    for one in segments[:NAMED]:
+        maker = one.created_by
+        made = f", made by {maker.command or 'pid'} {maker.pid}" if maker else ""
+        named.append(f"{one.path} ({human(one.size)}{made})")
+    more = len(segments) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+_HINT = (
+    f"it is {', '.join(BARE)}, or a comparison (> >= < <= ==) of {', '.join(FIGURES)}, as in faults.major>100"
+    " or peak>64m"
+)
+
+
+def _example(figure: str) -> str:
+    return "64m" if figure in SIZES else "100"
+
+
+def _told(budget: Budget, measured: int) -> str:
+    from shmfs.trace.text import size as human
+
+    figure = FIGURES[budget.figure]
+    what = figure.one if measured == 1 else figure.many
+    if budget.figure in SIZES:
+        return f"{human(measured)} ({measured} {what})"
+    return f"{measured} {what}"
+
+
+def _details(budget: Budget, ended: Ended) -> str:
+    segments = {
+        "leak": left(ended.statistics),
+        "refused": [segment for segment in ended.statistics.segments if segment.refused],
+    }.get(budget.figure, [])
+    return f": {describe(segments)}" if segments else ""
+
+
+def _source(budget: Budget, ended: Ended) -> str:
+    source = FIGURES[budget.figure].source
+    if budget.figure == "lost":
+        return source
+    if budget.figure == "peak" and ended.statistics.store == "native":
+        return f"{source}, sampled"
+    if not budget.recorded:
+        return f"{source}, exact"
+    faults = ended.faults
+    if faults is None or not faults.seen:
+        return "the command's exit status"
+    if faults.lost:
+        return f"{source}, at least: {faults.lost} records were lost"
+    return f"{source}, exact" + (f"; {faults.note}" if faults.note else "")
+
+
+def _why_not(budget: Budget, ended: Ended) -> str:
+    if budget.recorded:
+        return (ended.faults.note if ended.faults else "") or "nothing was recorded"
+    return "with native pages the kernel serves them by itself; use -o pages=managed"
