@@ -1,5 +1,5 @@
 """For tests of programs that share memory: the pytest plugin and its fixtures."""
 
-from shmfs.testing.plugin import MountFactory, PrivateMount
+from shmfs.testing.mount import MountFactory, PrivateMount
 
 __all__ = ["MountFactory", "PrivateMount"]

@@ -2,107 +2,99 @@
 
     def test_frames(shmfs):
         assert shmfs.run(["./render", "--workers", "4"]).returncode == 0
-        frames = [segment for segment in shmfs.segments() if segment.path == "/frames"]
-        assert frames[0].peak_resident == 300
+        assert shmfs.segment("frames").peak_resident == 300
 
-    @pytest.mark.parametrize("shmfs", ["size=1m"], indirect=True)
-    def test_full(shmfs): ...
+    @pytest.mark.shm_limit("1 MB")
+    @pytest.mark.shm_no_leaks
+    def test_full(shmfs):
+        with shmfs.record():
+            shmfs.run(["./render"])
+        assert len(shmfs.faults(path="/frames", kind="failed")) == 0
 
-pytest loads this module in every run, so it imports nothing else of shmfs until a fixture is used.
+`pytest --shmfs` makes the /dev/shm of a whole run such a mount; see `session`.
+
+pytest loads this module in every run, so it imports no more of shmfs than `mount` until that is used.
 """
 
 import os
 import stat
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from shmfs.fuse.launch import Server
-    from shmfs.trace.records import Segment, Sharing, Statistics
+from shmfs.testing.mount import MountFactory, PrivateMount, complaint, mount
 
 DEFAULT_OPTIONS = "size=64m"
+LIMIT, NO_LEAKS = "shm_limit", "shm_no_leaks"
 
 
-class PrivateMount:
-    """A shmfs mount of one test's own, served from another process until the test has ended."""
-
-    path: Path
-    """Where it is mounted."""
-    server: "Server"
-    """The daemon: its `pid`, the mount's `device` ("0:57") and the `notes` of what was not permitted."""
-
-    def __init__(self, path: Path, server: "Server", log: Path) -> None:
-        self.path = path
-        self.server = server
-        self._log = log
-
-    def __repr__(self) -> str:
-        return f"<shmfs on {self.path} served by {self.server.pid}>"
-
-    def run(
-        self, command: "Sequence[str | os.PathLike[str]]", **options: Any
-    ) -> "subprocess.CompletedProcess[Any]":
-        """Run a command that has this mount as its /dev/shm; returns its CompletedProcess.
-
-        `options` are those of subprocess.run. The command sees a mount namespace of its own (not root: in a
-        user namespace too) and ends with status 127 or 126 when it does not exist or may not be run, 125
-        when no such namespace could be made. Raises what subprocess.run does.
-        """
-        enter = [sys.executable, "-P", "-m", "shmfs.sandbox.bind", str(self.path)]
-        words = [os.fspath(word) for word in command]
-        check = options.pop("check", False)
-        result = subprocess.run([*enter, *words], check=False, **options)
-        result.args = words
-        if check:
-            result.check_returncode()
-        return result
-
-    def statistics(self) -> "Statistics":
-        """What the daemon knows now: limits, use, peaks; exact. Raises ShmfsError."""
-        return self.server.statistics()
-
-    def segments(self) -> "list[Segment]":
-        """All regular files there were, also those that are gone (`evicted`); exact. Raises ShmfsError."""
-        return self.statistics().segments
-
-    def segment(self, name: str) -> "Segment":
-        """The newest segment of that name, given as for shm_open ("/frames" or "frames"); may be gone.
-
-        Raises LookupError.
-        """
-        path = "/" + name.lstrip("/")
-        found = [segment for segment in self.segments() if segment.path == path]
-        if not found:
-            raise LookupError(f"there never was a segment {path} on {self.path}")
-        return max(found, key=lambda segment: (not segment.evicted, segment.created))
-
-    def sharing(self, name: str) -> "Sharing":
-        """Which process has which page of a file present now, with frame numbers as root; sampled once.
-
-        Raises FileNotFoundError.
-        """
-        from shmfs.trace import pagemap
-
-        path = "/" + name.lstrip("/")
-        status = os.stat(f"{self.path}{path}")
-        return pagemap.matrix(self.server.device, status.st_ino).sharing(path, status.st_size)
-
-    def stop(self) -> None:
-        """Unmount, detaching what is busy, and wait for the daemon; once is enough."""
-        self.server.stop()
-
-    def complaints(self) -> str:
-        """What the daemon wrote to its log: empty unless something went wrong."""
-        return self._log.read_text(errors="replace")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --shmfs and --shmfs-size."""
+    group = parser.getgroup("shmfs")
+    group.addoption(
+        "--shmfs",
+        action="store_true",
+        help="run all tests with a private /dev/shm that is shmfs, and say at the end what happened to it",
+    )
+    group.addoption("--shmfs-size", metavar="SIZE", help='its limit, as in 64m or "64 MB" (half of RAM)')
 
 
-MountFactory = Callable[..., PrivateMount]
-"""`shmfs_mount(options="size=64m")`: mount another one. Raises ShmfsError or OptionError."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    for line in (
+        f'{LIMIT}(size): the limit of the fixture shmfs, or with --shmfs of /dev/shm, as in "64 MB" or "64m"',
+        f"{NO_LEAKS}: the test may leave no name behind in the fixture shmfs, or with --shmfs in /dev/shm",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Enter the private /dev/shm before anybody opens something there, or starts a thread."""
+    known = early_config.known_args_namespace
+    if not known.shmfs:
+        return
+    from shmfs.testing.session import Session
+
+    given = known.shmfs_size
+    session = Session("" if given is None else f"size={_bytes(given, '--shmfs-size')}")
+    early_config.pluginmanager.register(session, "shmfs-session")
+    workers = getattr(known, "numprocesses", None) or getattr(known, "tx", None)
+    if not workers or (getattr(known, "usepdb", False) and workers in ("auto", "logical")):
+        session.enter()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say so where a marker is for nothing."""
+    if item.config.getoption("--shmfs") or "shmfs_mount" in getattr(item, "fixturenames", ()):
+        return
+    for marker in item.own_markers:
+        if marker.name in (LIMIT, NO_LEAKS):
+            item.warn(
+                pytest.PytestWarning(f"{marker.name} takes the fixture shmfs, or the option --shmfs, to work")
+            )
+
+
+def limit_of(item: Any) -> int | None:
+    """Bytes that the marker of a test says; None without one."""
+    marker = item.get_closest_marker(LIMIT)
+    if marker is None:
+        return None
+    if len(marker.args) != 1 or marker.kwargs:
+        raise pytest.UsageError(f'@pytest.mark.{LIMIT} takes one size, as in {LIMIT}("64 MB")')
+    return _bytes(str(marker.args[0]), f"@pytest.mark.{LIMIT}")
+
+
+def _bytes(text: str, what: str) -> int:
+    from shmfs.trace.budgets import size
+
+    number = size(text)
+    if number is None:
+        raise pytest.UsageError(f'{what}: {text!r} is no size: give one as in 64m or "64 MB"')
+    return number
 
 
 def why_absent() -> str | None:
@@ -130,18 +122,10 @@ def _may_mount() -> bool:
     return bool(int(status.partition("CapEff:")[2].split(None, 1)[0], 16) >> 21 & 1)
 
 
-def _mount(directory: Path, options: str) -> PrivateMount:
-    from shmfs.fuse import launch
-
-    path, log = directory / "shm", directory / "daemon.log"
-    path.mkdir()
-    with log.open("wb") as stderr:
-        server = launch.start(str(path), options, exact=True, stderr=stderr)
-    return PrivateMount(path, server, log)
-
-
 @pytest.fixture
-def shmfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountFactory]:
+def shmfs_mount(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountFactory]:
     """Return a function that makes a private mount: `shmfs_mount(options="size=64m")`.
 
     All of them end with the test. Skips where FUSE is absent. What a daemon wrote to its log (a failure
@@ -150,27 +134,38 @@ def shmfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountFacto
     reason = why_absent()
     if reason:
         pytest.skip(f"no FUSE here: {reason}")
+    if os.geteuid() != 0 and request.config.getoption("--shmfs"):
+        pytest.skip(
+            "with --shmfs tests are in a user namespace, where no further mount is possible but as root"
+        )
     mounts: list[PrivateMount] = []
 
-    def mount(options: str = DEFAULT_OPTIONS) -> PrivateMount:
-        mounts.append(_mount(tmp_path_factory.mktemp("shmfs"), options))
+    def make(options: str = DEFAULT_OPTIONS) -> PrivateMount:
+        mounts.append(mount(tmp_path_factory.mktemp("shmfs"), options))
         return mounts[-1]
 
+    leaks: list[str] = []
     try:
-        yield mount
+        yield make
+        if request.node.get_closest_marker(NO_LEAKS):
+            leaks = [complaint(left, str(one.path)) for one in mounts if one.serves and (left := one.leaks())]
     finally:
         for one in reversed(mounts):
             one.stop()
     complaints = "".join(one.complaints() for one in mounts)
     if complaints:
         pytest.fail(f"shmfs itself failed:\n{complaints}", pytrace=False)
+    if leaks:
+        pytest.fail("\n".join(leaks), pytrace=False)
 
 
 @pytest.fixture
 def shmfs(request: pytest.FixtureRequest, shmfs_mount: MountFactory) -> PrivateMount:
     """Return a private mount of 64 MiB served from another process: `.path`, `.run([...])`, `.segments()`.
 
-    Parametrised indirectly it takes mount options: `@pytest.mark.parametrize("shmfs", ["size=1m"],
-    indirect=True)`. See PrivateMount.
+    `@pytest.mark.shm_limit("1 MB")` gives it another size. Parametrised indirectly it takes mount options:
+    `@pytest.mark.parametrize("shmfs", ["size=1m,reserve=strict"], indirect=True)`. See PrivateMount.
     """
-    return shmfs_mount(options=getattr(request, "param", DEFAULT_OPTIONS))
+    options = getattr(request, "param", DEFAULT_OPTIONS)
+    limit = limit_of(request.node)
+    return shmfs_mount(options=options if limit is None else f"{options},size={limit}")

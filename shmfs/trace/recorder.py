@@ -47,12 +47,14 @@ class Recorder:
         root: str,
         *,
         everybody: bool,
+        running: int = -1,
         events: int | None = None,
     ) -> None:
         """Follow the files of `device` (major, minor), whose mount processes see at the path `root`.
 
         Without `perf` there are no faults. With `everybody` processes are only written down when they map a
-        segment. `events` is a descriptor to read the daemon's own events from, as JSON lines.
+        segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
+        descriptor to read the daemon's own events from, as JSON lines.
         """
         self.deaths: Deaths | None = None
         """Who explains what failed."""
@@ -67,6 +69,7 @@ class Recorder:
         self._device = device
         self._root = root.rstrip("/")
         self._everybody = everybody
+        self._running = running
         self._input = events
         self._offset = time.time_ns() - time.monotonic_ns()
         moves_seen = perf is not None and perf.tracepoints
@@ -93,9 +96,11 @@ class Recorder:
 
     def start(self) -> None:
         """Begin; for a command, before it executes."""
-        if self._everybody and self._perf:
+        if self._perf and (self._everybody or self._running >= 0):
             self._perf.enable()
-            self._look_at_everybody()
+            for pid in _processes() if self._everybody else [self._running]:
+                with contextlib.suppress(OSError):
+                    self._look_at(pid)
         self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> None:
@@ -377,21 +382,20 @@ class Recorder:
             areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
         return areas
 
-    def _look_at_everybody(self) -> None:
-        """Learn what is mapped already."""
-        device = b"%02x:%02x" % self._device
-        for name in os.listdir("/proc"):
-            if not name.isdecimal():
-                continue
-            with contextlib.suppress(OSError):
-                if device not in read_file(f"/proc/{name}/maps"):
-                    continue
-                space = self._attribution.spaces[int(name)] = attribution.Space()
-                for area in self._look(int(name)) or ():
-                    space.put(area)
-                ours = [area for area in space.areas if area.segment != ELSEWHERE]
-                if ours:
-                    self._tell_areas(self._process(int(name)), ours, time.time_ns())
+    def _look_at(self, pid: int) -> None:
+        """Learn what a process has mapped already."""
+        if b"%02x:%02x" % self._device not in read_file(f"/proc/{pid}/maps"):
+            return
+        space = self._attribution.spaces[pid] = attribution.Space()
+        for area in self._look(pid) or ():
+            space.put(area)
+        ours = [area for area in space.areas if area.segment != ELSEWHERE]
+        if ours:
+            self._tell_areas(self._process(pid), ours, time.time_ns())
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def _epoch(ticks: int) -> int:

@@ -41,13 +41,16 @@ class Recording:
         subject: Subject,
         *,
         pid: int = -1,
+        running: bool = False,
         events: int | None = None,
         ask: Callable[[], Statistics | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
         max_size: int = 0,
         when_full: Literal["ring", "stop"] = "ring",
     ) -> None:
-        """Record process `pid` from its next exec on, or everybody; begin with `start`.
+        """Record process `pid` and what it starts, or everybody; begin with `start`.
+
+        A process that is not `running` yet is recorded from its next exec on.
 
         `events` is a descriptor to read the daemon's own events from, which is closed at the end; `ask` asks
         the daemon; `say` tells the user at once why something failed. Raises ShmfsError where the kernel
@@ -72,6 +75,7 @@ class Recording:
             (major, minor),
             subject.mount,
             everybody=pid < 0,
+            running=pid if running else -1,
             events=events,
         )
         self.recorder.deaths = Deaths(ask, say, self.recorder.event)

@@ -281,4 +281,4 @@ def test_loading_is_light() -> None:
     )
     command = [sys.executable, "-c", text, "numpy", "rich", "trio", "msgspec", "click", "psutil"]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert sorted(loaded) == ["shmfs.testing", "shmfs.testing.plugin"]
+    assert sorted(loaded) == ["shmfs.testing", "shmfs.testing.mount", "shmfs.testing.plugin"]
