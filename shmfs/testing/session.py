@@ -27,6 +27,8 @@ from shmfs.trace.text import plural, size
 if TYPE_CHECKING:
     from shmfs.fuse.launch import Server
 
+_JOIN = 5
+"""Words before those that xdist starts a worker with."""
 KEY = "shmfs"
 """In what xdist hands to its workers and takes from them."""
 
@@ -158,25 +160,29 @@ class Session:
         for spec in specs:
             if not spec.popen or spec.via:
                 raise pytest.UsageError(f"--shmfs: the worker {spec} would run on another machine")
-            host = self._host()
-            words = shlex.split(spec.python) if spec.python else [sys.executable]
-            join = [sys.executable, "-P", "-m", "shmfs.sandbox.join", str(host.server.pid)]
-            spec.python = shlex.join([*join, *words])
+            self._prepare(spec, shlex.split(spec.python) if spec.python else [sys.executable])
+
+    def _prepare(self, spec: Any, words: list[str]) -> None:
+        join = [sys.executable, "-P", "-m", "shmfs.sandbox.join", str(self._host().server.pid)]
+        assert len(join) == _JOIN  # noqa: S101
+        spec.python = shlex.join([*join, *words])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker its mount; one that takes the place of a crashed one has the same."""
+        """Tell a worker its mount."""
         host = self._of(node)
         host.name = node.gateway.id
-        host.ended = Ended()
         node.workerinput[KEY] = host.server.device
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker has to say."""
+        """Take what a worker has to say; one that takes the place of a crashed one gets a new mount."""
         said = (getattr(node, "workeroutput", None) or {}).get(KEY)
         if said:
             self._of(node).ended = msgspec.json.decode(said, type=Ended)
+        else:
+            spec = node.gateway.spec
+            self._prepare(spec, shlex.split(spec.python)[_JOIN:])
 
     def _of(self, node: Any) -> Host:
         words = shlex.split(node.gateway.spec.python)
@@ -188,6 +194,8 @@ class Session:
         """Say what happened to shared memory."""
         terminalreporter.section("shmfs")
         for host in self._hosts:
+            if not (host.name or self.device):
+                continue  # for a worker that was not needed any more
             first, *more = host.summary()
             terminalreporter.line(f"{host.name or SHM}: {first}")
             for line in more:
@@ -200,15 +208,14 @@ class Session:
 
     # ---- the markers, where a test uses /dev/shm itself
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Any:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Know what was there before the test, and limit it."""
         self._known = self._inodes() if item.get_closest_marker("shm_no_leaks") else None
         limit = None if "shmfs" in getattr(item, "fixturenames", ()) else limit_of(item)
         if limit is not None:
             self._limit = control.call(self.device, "statistics")["size_limit"]
             self._resize(limit)
-        return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Any:
@@ -235,10 +242,13 @@ class Session:
         return result
 
     def _resize(self, limit: int) -> None:
+        why = ""
         try:
             control.call(self.device, "remount", options=f"size={limit}")
         except ShmfsError as error:
-            pytest.fail(f"{SHM} cannot be limited to {size(limit)}: {error}", pytrace=False)
+            why = str(error)
+        if why:
+            pytest.fail(f"{SHM} cannot be limited to {size(limit)}: {why}", pytrace=False)
 
     def _inodes(self) -> set[int]:
         return {segment.inode for segment in named(self.device)}
