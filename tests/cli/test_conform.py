@@ -30,7 +30,7 @@ def test_wrong_usage(cli: Cli, tmp_path: Path) -> None:
 def test_two_directories_that_agree(cli: Cli, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir(), other.mkdir()
-    result = cli("conform", "-k", "over_fork", "-k", "statfs", "--against", one, other)
+    result = cli("conform", "-k", "sharing.over_fork", "-k", "accounting.statfs", "--against", one, other)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[0].split() == [
         "SECTION",
@@ -51,7 +51,14 @@ def test_two_directories_that_agree(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", ["40", "80"])
 def test_a_mount_of_its_own(cli: Cli, columns: str) -> None:
     result = cli(
-        "conform", "-o", "pages=managed", "-k", "of_first_stores", "-k", "over_fork", env={"COLUMNS": columns}
+        "conform",
+        "-o",
+        "pages=managed",
+        "-k",
+        "of_first_stores",
+        "-k",
+        "sharing.over_fork",
+        env={"COLUMNS": columns},
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(len, result.stdout.splitlines())) <= int(columns)
@@ -65,7 +72,7 @@ def test_a_mount_of_its_own(cli: Cli, columns: str) -> None:
 @needs_root
 def test_a_mount_of_the_user(cli: Cli, mounted: dict[str, Any]) -> None:
     """With the options that a case takes it is run as well, if the mount is empty."""
-    result = cli("conform", "--json", "-k", "polling", "-k", "statfs", mounted["mountpoint"])
+    result = cli("conform", "--json", "-k", "locks.polling", "-k", "accounting.statfs", mounted["mountpoint"])
     found = json.loads(result.stdout)
     assert found["store"] in ("managed", "native", "no extension")
     states = {one["name"]: (one["state"], one["note"]) for one in found["outcomes"]}
