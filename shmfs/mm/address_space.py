@@ -73,7 +73,12 @@ class AddressSpace:
         holes = list(self.holes(first, end))
         missing = sum(stop - start for start, stop in holes)
         if missing:
-            self._store.charge(self.ino, first, missing)
+            try:
+                self._store.charge(self.ino, first, missing)
+            except OSError:
+                if self._map and intent is Intent.FALLOC:
+                    self._map.set_written(first, self._end_of_room(holes))
+                raise
         if self._map:  # with FALLOC too: what is allocated for the second time is initialised
             self._map.set_written(first, end)
         if missing:
@@ -88,6 +93,18 @@ class AddressSpace:
                 for start, stop in holes:
                     self._store.instruments.call("allocate", self.ino, start, stop - start)
         return missing
+
+    def _end_of_room(self, holes: list[tuple[int, int]]) -> int:
+        """The page for which there is no room any more when these holes are filled.
+
+        A shmem_fallocate that fails there has initialised what was allocated before it, and keeps that so.
+        """
+        room = self._store.blocks.available(sum(stop - start for start, stop in holes))
+        for start, stop in holes:
+            if room < stop - start:
+                return start + room
+            room -= stop - start
+        return holes[-1][1]
 
     def holes(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """The page ranges without a frame within the range, in order."""

@@ -152,3 +152,16 @@ def a_fault_of_a_reader_of_what_nobody_writes(d: Path) -> Any:
     os.truncate("f", 1)
     size, loaded = os.stat("f").st_size, mapping.load()
     return {"seen": [size, loaded], "blocks": blocks("f")}
+
+
+@case(options="size=64k,nr_inodes=24")
+def an_allocation_that_fails_initialises_what_was_there(d: Path) -> Any:
+    fd = new("f")
+    for page in (0, 1, 3, 12):
+        call("fallocate", fd, 0, page * PAGE, PAGE)
+    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
+    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
+    for page in range(13):
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
+    return seen
