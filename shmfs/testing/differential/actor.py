@@ -123,9 +123,9 @@ def is_written(fd: int) -> bool:
     return False
 
 
-def loses_bits(fd: int) -> bool:
+def loses_bits(status: os.stat_result) -> bool:
     """Whether a change of the file by this process takes its set-id bits."""
-    return os.geteuid() != 0 and bool(os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID))
+    return os.geteuid() != 0 and bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))
 
 
 def data_end(fd: int, offset: int) -> int:

@@ -15,7 +15,7 @@ from shmfs.testing.differential.actor import (
     operation,
     readable,
 )
-from shmfs.testing.differential.names import chmod_bits, described, nanoseconds
+from shmfs.testing.differential.names import check_chown, chmod_bits, described, nanoseconds
 
 MOST = 1 << 18
 """Bytes that a read asks for at most."""
@@ -65,9 +65,9 @@ def pread(actor: Actor, slot: int, offset: int, size: int) -> Any:
 
 @operation
 def preadv(actor: Actor, slot: int, offset: int, sizes: tuple[int, ...]) -> Any:
-    """preadv(2) into as many buffers."""
+    """preadv2(2) into as many buffers; -1 is the position of the descriptor."""
     fd = actor.fd(slot)
-    room = readable(actor, fd, None if offset == -1 else offset, sum(sizes))  # -1: as preadv2(2)
+    room = readable(actor, fd, None if offset == -1 else offset, sum(sizes))
     buffers = []
     for size in sizes:
         buffers.append(bytearray(min(size, room)))
@@ -112,7 +112,7 @@ def ftruncate(actor: Actor, slot: int, size: int) -> None:
 def fallocate(actor: Actor, slot: int, mode: int, offset: int, length: int) -> int:
     """fallocate(2)."""
     fd = actor.fd(slot)
-    if actor.masks("failed fallocate of a set-id file") and loses_bits(fd):
+    if actor.masks("failed fallocate of a set-id file") and loses_bits(os.fstat(fd)):
         raise Missing
     return call("fallocate", fd, mode, offset, length)
 
@@ -188,9 +188,9 @@ def fchmod(actor: Actor, slot: int, mode: int) -> None:
 @operation
 def fchown(actor: Actor, slot: int, uid: int, gid: int) -> None:
     """fchown(2)."""
-    if uid == gid == -1 and actor.masks("chown to nobody"):
-        return
-    os.fchown(actor.fd(slot), uid, gid)
+    fd = actor.fd(slot)
+    check_chown(actor, os.fstat(fd), uid, gid)
+    os.fchown(fd, uid, gid)
 
 
 @operation

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from shmfs.testing.differential.acls import LISTS
 from shmfs.testing.differential.program import ACTORS, Program, Step
 
 PAGE = 4096
@@ -29,23 +30,6 @@ O_TMPFILE, O_PATH = os.O_TMPFILE, os.O_PATH
 MADV_DONTNEED, MADV_REMOVE, MADV_WILLNEED, MADV_RANDOM = 4, 9, 3, 1
 POPULATE = 0x8000
 SLOTS, MAPPINGS = 5, 3
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """An access control list (tag, permissions, id) as acl(5) has it in an attribute, version 2."""
-    packed = [tag.to_bytes(2, "little") + bits.to_bytes(2, "little") for tag, bits, _ in entries]
-    ids = [(id_ & 0xFFFF_FFFF).to_bytes(4, "little") for _, _, id_ in entries]
-    return (2).to_bytes(4, "little") + b"".join(a + b for a, b in zip(packed, ids, strict=True))
-
-
-LISTS = (
-    b"",
-    b"bad",
-    acl(),
-    acl((1, 7, -1), (4, 5, -1), (0x20, 4, -1)),
-    acl((1, 6, -1), (2, 7, 1000), (4, 4, -1), (0x10, 6, -1), (0x20, 0, -1)),
-    acl((1, 7, -1), (2, 5, 1001), (4, 7, -1), (8, 7, 1000), (0x10, 4, -1), (0x20, 1, -1)),
-)
 
 GROUPS: dict[str, dict[str, int]] = {
     "files": {"open": 22, "tmpfile": 3, "reopen": 3, "close": 9, "dup": 2, "fstat": 8, "check": 2, "exit": 1},

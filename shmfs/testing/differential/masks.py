@@ -40,23 +40,23 @@ MASKS: dict[str, Mask] = {
     ),
     "write from bad memory": Mask(
         BOTH,
-        "memory that cannot be loaded from, or was mapped without PROT_READ, is not written from",
-        "the kernel fails it before it asks (native: of a set-id file); tmpfs has charged a page by then",
+        "memory that cannot be loaded from is not written from",
+        "the kernel fails it before it asks (native: of a set-id file), if direct also without PROT_READ",
     ),
     "read into bad memory": Mask(
         BOTH,
         "memory that cannot be stored into is not read into",
         "a direct read (O_DIRECT; native: of a set-id file) takes hold of the memory before it looks",
     ),
+    "mremap of what was split": Mask(
+        ("managed",),
+        "no mremap after an mprotect or MADV_RANDOM of a part",
+        "the kernel does not merge mappings of FUSE's cached files again (fuse_vma_close)",
+    ),
     "store behind the end": Mask(
         ("managed",),
         "no store through a shared mapping into what lies behind the end of the file in its last page",
         "the kernel zeroes it at write-back (iomap_writeback_handle_eof); on tmpfs it stays",
-    ),
-    "chown to nobody": Mask(
-        BOTH,
-        "no chown(-1, -1)",
-        "the kernel sends the same request when a write clears set-id bits: another user's is not EPERM",
     ),
     "time of MADV_REMOVE": Mask(
         ("native",),
@@ -95,6 +95,11 @@ MASKS: dict[str, Mask] = {
         BOTH,
         "only root allocates in a set-id file",
         "the kernel has the bits cleared before it asks for the allocation (file_modified), which may fail",
+    ),
+    "chown to nobody of a set-id file": Mask(
+        BOTH,
+        "only root and the owner call chown(-1, -1) for a set-id file",
+        "the request is the same as that by which the kernel has set-id bits cleared before a change",
     ),
     "MADV_REMOVE of a set-id file": Mask(
         ("native",),

@@ -32,7 +32,7 @@ from shmfs.testing.differential.actor import (
 SHARED, PRIVATE, POPULATE = 1, 2, 0x8000
 READ, WRITE = 1, 2
 MREMAP_MAYMOVE = 1
-WILLNEED, REMOVE = 3, 9
+RANDOM, WILLNEED, REMOVE = 1, 3, 9
 
 
 class Mapping:
@@ -42,9 +42,11 @@ class Mapping:
         self.address = call("mmap", 0, length, protection, flags, fd, offset)
         self.offset, self.length = offset, -(-length // PAGE) * PAGE
         self.shared = bool(flags & SHARED)
-        self.writable = bool(protection & WRITE)
+        self.split = False
+        """Whether parts of it were treated differently once."""
         self.readable = bool(protection & READ)
-        """Whether all of it may be stored into, as far as protections go."""
+        self.writable = bool(protection & WRITE)
+        """Whether all of it may be loaded from and stored into, as far as protections go."""
         self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     def unmap(self) -> None:
@@ -231,8 +233,9 @@ def msync(actor: Actor, slot: int, flags: int) -> int:
 def mprotect(actor: Actor, slot: int, offset: int, length: int, protection: int) -> int:
     """mprotect(2) of a part."""
     mapping, address = _place(actor, slot, offset, length)
-    mapping.writable &= bool(protection & WRITE)
+    mapping.split = True
     mapping.readable &= bool(protection & READ)
+    mapping.writable &= bool(protection & WRITE)
     return call("mprotect", address, length, protection)
 
 
@@ -242,8 +245,9 @@ def madvise(actor: Actor, slot: int, offset: int, length: int, advice: int) -> i
     if advice == WILLNEED and actor.masks("read-ahead"):
         raise Missing
     mapping, address = _place(actor, slot, offset, length)
-    if advice == REMOVE and actor.masks("MADV_REMOVE of a set-id file") and loses_bits(mapping.fd):
+    if advice == REMOVE and actor.masks("MADV_REMOVE of a set-id file") and loses_bits(os.fstat(mapping.fd)):
         raise Missing
+    mapping.split |= advice == RANDOM
     return call("madvise", address, length, advice)
 
 
@@ -251,6 +255,8 @@ def madvise(actor: Actor, slot: int, offset: int, length: int, advice: int) -> i
 def mremap(actor: Actor, slot: int, length: int) -> str:
     """mremap(2), which may move it."""
     mapping, address = _place(actor, slot, 0, 0)
+    if mapping.split and actor.masks("mremap of what was split"):
+        raise Missing
     mapping.address = call("mremap", address, mapping.length, length, MREMAP_MAYMOVE)
     mapping.length = -(-length // PAGE) * PAGE
     return "mapped"

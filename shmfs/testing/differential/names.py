@@ -6,7 +6,18 @@ import stat
 import zlib
 from typing import Any
 
-from shmfs.testing.differential.actor import PAGE, PATIENCE, Actor, call, data, digest, operation, tried
+from shmfs.testing.differential.actor import (
+    PAGE,
+    PATIENCE,
+    Actor,
+    Missing,
+    call,
+    data,
+    digest,
+    loses_bits,
+    operation,
+    tried,
+)
 
 OLD = 10**18
 """Nanoseconds: times before 2001 were set by the program, later ones come from a clock."""
@@ -53,6 +64,13 @@ def described(actor: Actor, status: os.stat_result) -> dict[str, Any]:
 def chmod_bits(actor: Actor, mode: int) -> int:
     """The mode to set ("set-id bits of an open file")."""
     return mode & ~0o6000 if actor.masks("set-id bits of an open file") else mode
+
+
+def check_chown(actor: Actor, status: os.stat_result, uid: int, gid: int) -> None:
+    """Raise Missing for a chown that is not compared ("chown to nobody of a set-id file")."""
+    nobody = uid == gid == -1 and status.st_uid != os.geteuid() and loses_bits(status)
+    if nobody and actor.masks("chown to nobody of a set-id file"):
+        raise Missing
 
 
 @operation
@@ -131,8 +149,7 @@ def chmod(actor: Actor, path: str, mode: int) -> None:
 @operation
 def lchown(actor: Actor, path: str, uid: int, gid: int) -> None:
     """lchown(2)."""
-    if uid == gid == -1 and actor.masks("chown to nobody"):
-        return
+    check_chown(actor, os.lstat(path), uid, gid)
     os.lchown(path, uid, gid)
 
 
