@@ -64,7 +64,7 @@ def run(command: list[str], options: str = "", *, trace: Trace | None = None, ob
         os.path.realpath(SHM),
         options,
         sandbox=True,
-        exact=observe or trace is not None,
+        exact=observe and trace is None,  # a trace has each fault, and should cost the program little
         log=tracer.log if tracer else None,
         meanwhile=_import_all if observer else None,
     )
