@@ -32,7 +32,7 @@ def differential(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["managed", "native"])
 def test_a_store_does_what_tmpfs_does(store):
-    done = differential("--store", store, "--seed", str(SEED), "--minutes", "1")
+    done = differential("--store", store, "--seed", str(SEED), "--programs", "1000")  # about a minute
     if store == "native" and done.returncode == 2:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 Operations answer with plain data that both file systems must agree on. An OSError becomes its name.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -111,14 +112,19 @@ def digest(content: bytes | memoryview) -> Any:
     return bytes(content) if len(content) <= 16 else (len(content), zlib.crc32(content))
 
 
-def is_written(fd: int) -> bool:
-    """Whether somebody has the file open for writing, as far as may be known: a read lease tells."""
+def is_written(fd: int, *, unknown: bool) -> bool:
+    """Whether somebody has the file open for writing; `unknown` where that may not be known.
+
+    A read lease tells: it is refused while somebody has (fcntl(2), F_SETLEASE), and to all but the owner.
+    """
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
         return True
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return unknown
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
 
@@ -145,7 +151,7 @@ def readable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
     """How much of a read is compared ("read of a writer's hole")."""
     if not size and actor.masks("empty read"):
         raise Missing
-    if not actor.masks("read of a writer's hole") or not is_written(fd):
+    if not actor.masks("read of a writer's hole") or not is_written(fd, unknown=True):
         return size
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
@@ -154,6 +160,14 @@ def readable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
     if offset < 0 or offset >= status.st_size:
         return size
     return min(size, data_end(fd, offset) - offset)
+
+
+def prepare_write(actor: Actor, fd: int, size: int) -> int:
+    """The descriptor, ready to be written to ("failed write over a store")."""
+    if actor.masks("failed write over a store") and size + PAGE > os.fstatvfs(actor.root).f_bfree * PAGE:
+        with contextlib.suppress(OSError):  # what cannot be written cannot be synced
+            os.fsync(fd)
+    return fd
 
 
 def tried(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,6 +13,7 @@ from shmfs.testing.differential.actor import (
     digest,
     loses_bits,
     operation,
+    prepare_write,
     readable,
 )
 from shmfs.testing.differential.names import check_chown, chmod_bits, described, nanoseconds
@@ -21,17 +22,24 @@ MOST = 1 << 18
 """Bytes that a read asks for at most."""
 
 
+def open_flags(actor: Actor, flags: int) -> int:
+    """The flags to open a file with, which never waits for the other end of a fifo."""
+    if "fallocate" in actor.names and actor.masks("failed direct write"):
+        flags &= ~os.O_DIRECT
+    return flags | os.O_NONBLOCK | os.O_CLOEXEC
+
+
 @operation
 def open_(actor: Actor, slot: int, path: str, flags: int, mode: int) -> str:
-    """open(2); never waits for the other end of a fifo."""
-    actor.keep(slot, os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode))
+    """open(2)."""
+    actor.keep(slot, os.open(path, open_flags(actor, flags), mode))
     return "opened"
 
 
 @operation
 def reopen(actor: Actor, slot: int, other: int, flags: int) -> str:
     """Another open of the same inode, which may have lost its name."""
-    actor.keep(slot, os.open(f"/proc/self/fd/{actor.fd(other)}", flags | os.O_NONBLOCK | os.O_CLOEXEC))
+    actor.keep(slot, os.open(f"/proc/self/fd/{actor.fd(other)}", open_flags(actor, flags)))
     return "opened"
 
 
@@ -78,19 +86,20 @@ def preadv(actor: Actor, slot: int, offset: int, sizes: tuple[int, ...]) -> Any:
 @operation
 def write(actor: Actor, slot: int, tag: int, size: int) -> int:
     """write(2)."""
-    return os.write(actor.fd(slot), data(tag, size))
+    return os.write(prepare_write(actor, actor.fd(slot), size), data(tag, size))
 
 
 @operation
 def pwrite(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
     """pwrite(2)."""
-    return os.pwrite(actor.fd(slot), data(tag, size), offset)
+    return os.pwrite(prepare_write(actor, actor.fd(slot), size), data(tag, size), offset)
 
 
 @operation
 def pwritev(actor: Actor, slot: int, offset: int, tag: int, sizes: tuple[int, ...]) -> int:
     """pwritev(2) from as many buffers."""
-    return os.pwritev(actor.fd(slot), [data(tag + i, size) for i, size in enumerate(sizes)], offset)
+    fd = prepare_write(actor, actor.fd(slot), sum(sizes))
+    return os.pwritev(fd, [data(tag + i, size) for i, size in enumerate(sizes)], offset)
 
 
 @operation
@@ -129,7 +138,8 @@ def copy_file_range(
 def sendfile(actor: Actor, target: int, source: int, offset: int | None, size: int) -> int:
     """sendfile(2) from file to file."""
     fd = actor.fd(source)
-    return os.sendfile(actor.fd(target), fd, offset, readable(actor, fd, offset, size))
+    to = prepare_write(actor, actor.fd(target), size)
+    return os.sendfile(to, fd, offset, readable(actor, fd, offset, size))
 
 
 @operation
@@ -145,7 +155,7 @@ def splice_out(actor: Actor, slot: int, offset: int, size: int) -> Any:
 @operation
 def splice_in(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
     """splice(2) from a pipe into a file."""
-    fd = actor.fd(slot)
+    fd = prepare_write(actor, actor.fd(slot), size)
     reader, writer = actor.pipe
     size = min(size, 1 << 15)
     if not size:
@@ -223,7 +233,7 @@ def setfl(actor: Actor, slot: int, flags: int) -> int:
     fd = actor.fd(slot)
     if actor.masks("append flag of an open file"):
         flags = flags & ~os.O_APPEND | fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
-    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETFL, open_flags(actor, flags))
     return fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_APPEND | os.O_DIRECT | os.O_ACCMODE)
 
 

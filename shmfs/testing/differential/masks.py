@@ -53,6 +53,17 @@ MASKS: dict[str, Mask] = {
         "no mremap after an mprotect or MADV_RANDOM of a part",
         "the kernel does not merge mappings of FUSE's cached files again (fuse_vma_close)",
     ),
+    "failed write over a store": Mask(
+        ("managed",),
+        "fsync before a write for which there may be no room",
+        "a write that fails takes what was stored since the last write-back with it: the kernel copied the"
+        " new data over it, and drops the page (fuse_send_write_pages)",
+    ),
+    "failed direct write": Mask(
+        ("managed",),
+        "no O_DIRECT in a program that calls fallocate",
+        "the kernel truncates the file to its size then (fuse_direct_IO), which frees what lies behind",
+    ),
     "store behind the end": Mask(
         ("managed",),
         "no store through a shared mapping into what lies behind the end of the file in its last page",
@@ -79,9 +90,9 @@ MASKS: dict[str, Mask] = {
         "FUSE's directories take the others too, without a request (generic_file_llseek)",
     ),
     "empty read": Mask(
-        ("native",),
+        BOTH,
         "no read of no bytes",
-        "backing_file_read_iter returns before it notes the atime",
+        "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory)",
     ),
     "place of a replaced name": Mask(
         BOTH,

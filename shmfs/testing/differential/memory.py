@@ -26,6 +26,7 @@ from shmfs.testing.differential.actor import (
     is_written,
     loses_bits,
     operation,
+    prepare_write,
     readable,
 )
 
@@ -65,7 +66,7 @@ def _place(actor: Actor, slot: int, offset: int, size: int) -> tuple[Mapping, in
 
 def _check_holes(actor: Actor, mapping: Mapping, offset: int, size: int) -> None:
     """Raise Missing for a page that must not be touched ("fault on a hole without a writer")."""
-    if not actor.masks("fault on a hole without a writer") or is_written(mapping.fd):
+    if not actor.masks("fault on a hole without a writer") or is_written(mapping.fd, unknown=False):
         return
     start = (mapping.offset + offset) // PAGE * PAGE
     end = min(mapping.offset + offset + size, os.fstat(mapping.fd).st_size)
@@ -138,20 +139,12 @@ def mmap(actor: Actor, slot: int, fd_slot: int, offset: int, length: int, protec
     fd = actor.fd(fd_slot)
     if flags & POPULATE and actor.masks("populate a full file system"):
         room = os.fstatvfs(actor.root).f_bfree * PAGE
-        flags = flags if length <= room and tried_is_written(fd) else flags & ~POPULATE
+        flags = flags if length <= room and is_written(fd, unknown=False) else flags & ~POPULATE
     old = actor.mappings.pop(slot, None)
     if old:
         old.unmap()
     actor.mappings[slot] = Mapping(fd, offset, length, protection, flags)
     return "mapped"
-
-
-def tried_is_written(fd: int) -> bool:
-    """Whether the file is open for writing; False for what has no such notion (O_PATH)."""
-    try:
-        return is_written(fd)
-    except OSError:
-        return False
 
 
 @operation
@@ -219,7 +212,7 @@ def pwrite_from(actor: Actor, fd_slot: int, place: int, slot: int, offset: int, 
     _check_holes(actor, mapping, offset, size)
     if actor.masks("write from bad memory") and not (mapping.readable and _is_loadable(actor, address, size)):
         raise Missing
-    return call("pwrite", actor.fd(fd_slot), address, size, place)
+    return call("pwrite", prepare_write(actor, actor.fd(fd_slot), size), address, size, place)
 
 
 @operation
