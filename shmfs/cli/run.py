@@ -104,7 +104,9 @@ def run(
         parse(",".join(options))  # before a file is truncated for nothing
         wanted = None
         if trace or any(budget.recorded for budget in budgets):
-            wanted = observed.Trace(trace or "", output.amount(max_size), output.complain)
+            wanted = observed.Trace(
+                trace or "", output.amount(max_size), output.complain, exact=bool(budgets)
+            )
         observe = bool(budgets) or not quiet
         result = observed.run(list(command), ",".join(options), trace=wanted, observe=observe)
         if result.report is not None and not quiet:

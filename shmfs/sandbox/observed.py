@@ -48,6 +48,8 @@ class Trace(NamedTuple):
     """Bytes; 0 is unlimited."""
     say: Callable[[str], None] = lambda sentence: None
     """Tells the user at once why something failed."""
+    exact: bool = False
+    """Have each charge counted, beside each fault: that costs the program several times as much."""
 
 
 def run(command: list[str], options: str = "", *, trace: Trace | None = None, observe: bool = True) -> Result:
@@ -64,7 +66,7 @@ def run(command: list[str], options: str = "", *, trace: Trace | None = None, ob
         os.path.realpath(SHM),
         options,
         sandbox=True,
-        exact=observe and trace is None,  # a trace has each fault, and should cost the program little
+        exact=trace.exact if trace else observe,
         log=tracer.log if tracer else None,
         meanwhile=_import_all if observer else None,
     )
