@@ -276,9 +276,11 @@ static int drain(struct fuse_session *se)
 		if (n < 0 && errno == EAGAIN && served && spin_ns)
 			n = spin(until);
 		if (n > 0) {
-			waited = ((struct fuse_in_header *)buffer)->opcode;
-			waited = waited != FUSE_FORGET && waited != FUSE_BATCH_FORGET && waited != FUSE_RELEASE;
-			answer((struct fuse_in_header *)buffer, n);
+			struct fuse_in_header *header = (void *)buffer;
+
+			waited = header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET &&
+				 header->opcode != FUSE_RELEASE;
+			answer(header, n);
 			served++;
 			if (PyErr_CheckSignals() < 0)
 				PyErr_WriteUnraisable(handler);

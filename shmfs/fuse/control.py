@@ -140,18 +140,30 @@ def _error(message: str) -> bytes:
 
 def call(device: str, command: str, **arguments: Any) -> Any:
     """Ask the daemon of a mount; raises ShmfsError with its answer, or that it does not answer."""
-    line = msgspec.json.encode({"command": command, **arguments}) + b"\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        return _ask(connection, device, {"command": command, **arguments})
+
+
+def events(device: str) -> int:
+    """A descriptor from which what happens in a mount can be read as JSON lines; raises ShmfsError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        _ask(connection, device, {"command": "events"}, room=1)  # what follows the answer is not ours
+        connection.settimeout(None)
+        return connection.detach()
+
+
+def _ask(connection: socket.socket, device: str, request: dict[str, Any], *, room: int = 1 << 20) -> Any:
+    """Send a request and read its answer, no more than `room` bytes at once; raises ShmfsError."""
     reply = bytearray()
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(socket_path(device)))
-            connection.sendall(line)
-            while not reply.endswith(b"\n"):
-                data = connection.recv(1 << 20)
-                if not data:
-                    raise ConnectionResetError
-                reply += data
+        connection.settimeout(TIMEOUT)
+        connection.connect(str(socket_path(device)))
+        connection.sendall(msgspec.json.encode(request) + b"\n")
+        while not reply.endswith(b"\n"):
+            data = connection.recv(room)
+            if not data:
+                raise ConnectionResetError
+            reply += data
     except TimeoutError:
         raise ShmfsError(
             f"the daemon of mount {device} does not answer within {TIMEOUT:.0f} seconds"
@@ -164,28 +176,6 @@ def call(device: str, command: str, **arguments: Any) -> Any:
     if "error" in answered:
         raise ShmfsError(answered["error"])
     return answered.get("ok")
-
-
-def events(device: str) -> int:
-    """A descriptor from which what happens in a mount can be read as JSON lines; raises ShmfsError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(TIMEOUT)
-        connection.connect(str(socket_path(device)))
-        connection.sendall(b'{"command":"events"}\n')
-        said = b""
-        while not said.endswith(b"\n"):
-            byte = connection.recv(1)  # what follows is not ours
-            if not byte:
-                raise ConnectionResetError
-            said += byte
-    except OSError:
-        connection.close()
-        raise ShmfsError(
-            f"no daemon of yours serves the mount {device}; run this as the user who mounted it"
-        ) from None
-    connection.settimeout(None)
-    return connection.detach()
 
 
 def statistics(mount: Mount) -> Statistics:

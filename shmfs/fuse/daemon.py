@@ -258,11 +258,12 @@ class Daemon:
                 self.nursery.start_soon(self._answer, connection)
 
     async def _answer(self, connection: trio.socket.SocketType) -> None:
+        follow: list[dict[str, Any]] = []
         handlers: dict[str, control.Handler] = {
             "statistics": self.statistics,
             "remount": self.remount,
             "shutdown": self.shutdown,
-            "events": lambda request: None,
+            "events": follow.append,
         }
         stream = trio.SocketStream(connection)
         line = bytearray()
@@ -278,7 +279,7 @@ class Daemon:
                     await stream.send_all(control.answer(bytes(line), handlers))
                 except trio.BrokenResourceError:
                     return
-            if b'"events"' in line:
+            if follow:
                 await self._stream_events(stream)
 
     async def _stream_events(self, stream: trio.SocketStream) -> None:

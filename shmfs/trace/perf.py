@@ -100,7 +100,6 @@ class Perf:
         self.rings: list[Ring] = []
         self._pid = pid
         self._ends = contextlib.ExitStack()
-        self._leaders: list[int] = []
         try:
             self._open_all()
         except OSError as failure:
@@ -141,7 +140,7 @@ class Perf:
 
     def _open_plan(self, plan: "list[Plan]") -> None:
         self._opened: list[int] = []
-        self.rings = []
+        self.rings, self.events = [], {}
         self._exclude_kernel = 0
         self._epoll = select.epoll()
         self._ends.callback(self._epoll.close)

@@ -34,6 +34,8 @@ _ROUND = 0.1
 
 
 _STOP = b"x"
+_FAILURES = b'"event":"refuse"', b'"event":"full"'
+"""What `Deaths` wants to know; the two may come apart."""
 
 
 class Recorder:
@@ -261,9 +263,9 @@ class Recorder:
             if not newline:
                 continue
             self._writer.events(lines)
-            if self.deaths is not None and b'"event":"refuse"' in lines:
+            if self.deaths is not None and any(event in lines for event in _FAILURES):
                 for line in lines.splitlines():
-                    if b'"event":"refuse"' in line or b'"event":"full"' in line:
+                    if any(event in line for event in _FAILURES):
                         self.deaths.told(msgspec.json.decode(line))
 
     # ---- who and what
