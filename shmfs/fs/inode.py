@@ -124,12 +124,9 @@ class RegularFile(Inode):
         return self.pages.allocated
 
     def told(self) -> bool:
-        """Not while it is open for writing: faults and write-back then change blocks and times.
-
-        An empty file has no page to fault in or write back.
-        """
-        self.attributes_cached = keep = not (self.writers and self._size)
-        return keep
+        """Always: what faults and write-back change is changed by requests, which see `attributes_cached`."""
+        self.attributes_cached = True
+        return True
 
 
 class Symlink(Inode):

@@ -340,7 +340,8 @@ class Lane:
         """FUSE_WRITE."""
         handle, offset, size, flags, *_ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
-        stored = self.operations.write(handle, offset, data, cred if flags & p.WRITE_KILL_SUIDGID else None)
+        killer = cred if flags & p.WRITE_KILL_SUIDGID else None
+        stored = self.operations.write(handle, offset, data, killer, writeback=bool(flags & p.WRITE_CACHE))
         return p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:

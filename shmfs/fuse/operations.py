@@ -39,10 +39,6 @@ class Operations:
 
     # ---- replies
 
-    def entry_timeout(self) -> float:
-        """Seconds that a name, or its absence, may be cached: names change by requests only."""
-        return FOREVER
-
     def attribute_timeout(self, inode: Inode) -> float:
         """Seconds that the attributes, which are told now, may be cached."""
         return FOREVER if inode.told() else 0.0
@@ -296,14 +292,21 @@ class Operations:
         return data
 
     def write(
-        self, handle: int, offset: int, data: bytes | memoryview, killer: Credentials | None = None
+        self,
+        handle: int,
+        offset: int,
+        data: bytes | memoryview,
+        killer: Credentials | None = None,
+        *,
+        writeback: bool = True,
     ) -> int:
-        """FUSE_WRITE: of write(2) or of the kernel's writeback; bytes stored, or ENOSPC, EFBIG.
+        """FUSE_WRITE: bytes stored, or ENOSPC, EFBIG.
 
-        `killer` is who writes, where that takes set-id bits and capabilities away.
+        `killer` is who writes, where that takes set-id bits and capabilities away; `writeback` says that it
+        may not be write(2), after which the kernel asks for the attributes by itself.
         """
         inode = self._file(handle)
-        old_size = inode.size
+        old_size, old_mode = inode.size, inode.mode
         if killer is None and self.handle_killpriv:
             killer = Credentials()
         if killer is not None:  # also where nothing can be stored (file_remove_privs)
@@ -312,9 +315,10 @@ class Operations:
         if inode.size != old_size:
             self._resized(inode, old_size, 0)
         if inode.attributes_cached:
-            if old_size:
+            # An empty file has nothing to write back; of the mode the kernel does not think.
+            if (writeback and old_size) or inode.mode != old_mode:
                 self._attributes_changed(inode)
-            else:  # there was nothing to write back: it is write(2), after which the kernel asks by itself
+            else:
                 inode.attributes_cached = False
         return stored
 
@@ -338,7 +342,7 @@ class Operations:
         inode = self._file(source)
         room = min(length, _COPY_CHUNK, max(0, inode.size - source_offset))
         data = inode.pages.read(source_offset, room)
-        return self.write(target, target_offset, data, cred if cred.uid else None)
+        return self.write(target, target_offset, data, cred if cred.uid else None, writeback=False)
 
     def _attributes_changed(self, inode: RegularFile) -> None:
         inode.attributes_cached = False

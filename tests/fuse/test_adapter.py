@@ -117,9 +117,7 @@ def test_an_entry_tells_everything(adapter, clock):
     assert (entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev) == (1, 1000, 1001, 0)
     assert (entry.st_size, entry.st_blocks, entry.st_blksize) == (5000, 16, PAGE)
     assert (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) == (5_000_000_007,) * 3
-    assert (entry.entry_timeout, entry.attr_timeout) == (FOREVER, 0)
-    run(adapter.release, info.fh)
-    assert run(adapter.getattr, entry.st_ino, CTX).attr_timeout == FOREVER
+    assert (entry.entry_timeout, entry.attr_timeout) == (FOREVER, FOREVER)
 
 
 def test_times_before_the_epoch(adapter):

@@ -339,16 +339,11 @@ def test_reads_end_with_the_file(table, recorder):
 def test_what_only_requests_change_is_cached_for_good(table):
     ino, handle = make(table)
     inode = table.superblock.inode(ino)
-    assert table.entry_timeout() == FOREVER
     assert table.attribute_timeout(table.superblock.root) == FOREVER
     assert table.attribute_timeout(table.symlink(ROOT, b"s", b"t", CRED)) == FOREVER
-    assert table.attribute_timeout(inode) == FOREVER  # empty: there is nothing to map
-    table.write(handle, 0, b"x")
-    assert table.attribute_timeout(inode) == 0
-    reader, _ = table.open(ino, os.O_RDONLY, CRED)
-    table.release(handle)
     assert table.attribute_timeout(inode) == FOREVER
-    table.release(reader)
+    table.write(handle, 0, b"x")
+    assert table.attribute_timeout(inode) == FOREVER, "also while it is open for writing: write-back is seen"
 
 
 def test_the_kernel_is_told_once_that_cached_attributes_changed(table):
@@ -365,9 +360,13 @@ def test_the_kernel_is_told_once_that_cached_attributes_changed(table):
     assert told == [ino]
     table.write(handle, 1, b"x")
     assert told == [ino]
-    table.attribute_timeout(inode)  # asked again, while it is open for writing: nothing is kept
-    table.write(handle, 1, b"x")
-    assert told == [ino]
+    table.attribute_timeout(inode)  # asked again
+    table.write(handle, 1, b"x", writeback=False)
+    assert told == [ino], "the kernel knows that it wrote"
+    inode.mode |= stat.S_ISUID
+    table.attribute_timeout(inode)
+    table.write(handle, 1, b"x", Credentials(1000, 1000), writeback=False)
+    assert told == [ino, ino], "but not that it took the set-id bit away"
 
 
 def test_a_late_write_of_a_closed_file_is_told(table):
@@ -392,8 +391,9 @@ def test_a_read_that_charges_is_told(table):
     assert told == [ino]
     table.attribute_timeout(inode)
     table.read(handle, 0, PAGE)
+    assert told == [ino], "nothing new was charged"
     table.read(handle, PAGE, PAGE)
-    assert told == [ino]
+    assert told == [ino, ino]
 
 
 def test_a_read_that_charges_nothing_is_not_told(table):
