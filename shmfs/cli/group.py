@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import conform, doctor, export, helper, mount, output, ps, record, report, run, umount
+from shmfs.cli import conform, doctor, explain, export, helper, mount, output, ps, record, report, run, umount
 from shmfs.cli import map as map_module
 
 GROUPS = {
     "Share": ("run", "mount", "umount"),
-    "Look": ("ps", "map"),
+    "Look": ("ps", "map", "explain"),
     "Record": ("record", "report", "export"),
     "Check": ("doctor", "conform"),
 }
@@ -96,7 +96,7 @@ def main() -> None:
 
 for _command in (
     *(run.run, mount.mount, umount.umount),
-    *(ps.ps, map_module.map_),
+    *(ps.ps, map_module.map_, explain.explain),
     *(record.record, report.report, export.export),
     *(doctor.doctor, conform.conform),
 ):

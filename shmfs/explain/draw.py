@@ -1,0 +1,136 @@
+"""The picture of a step: VMA → page table → frame, of one process on the left and of another on the right."""
+
+from typing import NamedTuple
+
+from rich.text import Text
+
+from shmfs.explain.records import Page, Step, View
+
+WIDE = 76
+"""Columns that the picture with boxes takes."""
+
+PTE = "cyan"
+SHARED = "bold green"
+ALONE = "yellow"
+
+
+class Cell(NamedTuple):
+    """A page as a process has it."""
+
+    view: View
+    page: Page
+
+
+class Row(NamedTuple):
+    """A frame, or its absence, between those that have it."""
+
+    left: Cell | None
+    frame: str
+    right: Cell | None
+
+    @property
+    def shared(self) -> bool:
+        """Whether both sides have this frame."""
+        return all(cell is not None and cell.page.present for cell in (self.left, self.right))
+
+
+def rows(step: Step) -> list[Row]:
+    """The rows of the picture: one where both have the same frame or at least one has none, else two."""
+    cells = [Cell(view, page) for view in step.views[:2] for page in view.pages[:1]]
+    if not cells:
+        return []
+    left, right = (*cells, None)[:2]
+    if left is None or right is None:
+        only = left or right
+        return [Row(left, _frame(only, step), right)] if only else []
+    if left.page.present and right.page.present and not _same(left.page, right.page):
+        return [Row(left, _frame(left, step), None), Row(None, _frame(right, step), right)]
+    return [Row(left, _frame(left if left.page.present else right, step), right)]
+
+
+def _same(one: Page, other: Page) -> bool:
+    if one.frame and other.frame:
+        return one.frame == other.frame
+    return one.of_file and other.of_file
+
+
+def _frame(cell: Cell | None, step: Step) -> str:
+    if cell is None:
+        return ""
+    page = cell.page
+    if page.frame:
+        return f"{page.frame:#x}"
+    if page.present:
+        return "page cache" if page.of_file else "own copy"
+    cached = step.cache is not None and step.cache.resident[page.page : page.page + 1] == [True]
+    return "page cache" if cached else ""
+
+
+def picture(step: Step, width: int) -> list[Text]:
+    """Lines; with boxes where the terminal is wide enough."""
+    found = rows(step)
+    draw = _boxes if width >= WIDE else _lines
+    return [line for row in found for line in draw(row)]
+
+
+def _lines(row: Row) -> list[Text]:
+    lines = []
+    for cell in (row.left, row.right):
+        if cell is None:
+            continue
+        line = Text(f"{cell.view.process} ", "bold")
+        line.append("VMA" if cell.view.vma else "no VMA", "" if cell.view.vma else "dim")
+        if cell.view.vma:
+            line.append(f" page {cell.page.page} ─▶ ").append(*_pte(cell))
+            if cell.page.present:
+                line.append(" ─▶ ").append(row.frame, SHARED if row.shared else ALONE)
+        lines.append(line)
+    return lines
+
+
+def _pte(cell: Cell) -> tuple[str, str]:
+    return ("PTE ■", PTE) if cell.page.present else ("PTE ·", "dim")
+
+
+def _boxes(row: Row) -> list[Text]:
+    left, middle, right = _vma(row.left), _middle(row), _vma(row.right, mirrored=True)
+    lines = []
+    for at in range(3):
+        line = Text("  ")
+        line.append(left[at]).append(_arrow(row.left, at, "────▶"))
+        line.append(middle[at]).append(_arrow(row.right, at, "◀────")).append(right[at])
+        lines.append(line)
+    return lines
+
+
+def _arrow(cell: Cell | None, at: int, arrow: str) -> str:
+    return f" {arrow} " if at == 1 and cell and cell.page.present else " " * 7
+
+
+def _vma(cell: Cell | None, *, mirrored: bool = False) -> list[Text]:
+    """Three lines of 23 cells: the VMA with the page, and its PTE."""
+    if cell is None or cell.view.vma is None:
+        said = f"{cell.view.process}: no VMA" if cell else ""
+        return [Text(" " * 23), Text(f"{said:^23}", "dim"), Text(" " * 23)]
+    head = f"{cell.view.process} {cell.view.vma.permissions}"
+    vma = [f"┌─{head}{'─' * (11 - len(head))}┐", f"│ page {cell.page.page:<6}│", f"└{'─' * 12}┘"]
+    pte = ["┌───────┐", "│ PTE", "└───────┘"]
+    lines = []
+    for at in range(3):
+        table = Text(pte[at])
+        if at == 1:
+            table.append(" ■" if cell.page.present else " ·", PTE if cell.page.present else "dim").append(
+                " │"
+            )
+        box = Text(vma[at])
+        lines.append(table + box if mirrored else box + table)
+    return lines
+
+
+def _middle(row: Row) -> list[Text]:
+    """Three lines of 14 cells: the frame."""
+    if not row.frame:
+        return [Text(" " * 14), Text(f"{'no frame':^14}", "dim"), Text(" " * 14)]
+    style = SHARED if row.shared else ALONE
+    edge = Text("┌frame───────┐", style), Text("└────────────┘", style)
+    return [edge[0], Text(f"│{row.frame:^12}│", style), edge[1]]
