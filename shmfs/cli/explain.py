@@ -1,5 +1,6 @@
 """`shmfs explain`."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -7,11 +8,25 @@ import click
 from shmfs.cli import output
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shmfs.explain.records import Telling
     from shmfs.explain.story import Teller
 
-STORES = {"managed": ("managed",), "native": ("native",), "both": ("managed", "native")}
+WIDEST = 110
+"""Columns; longer lines are hard to read."""
 
 _EPILOG = """\b
+Chapters:
+  map     the life of a shared mapping of a file
+  full    the mount runs out of room: SIGBUS
+  refuse  what mmap refuses, and why
+  shm     shm_open
+  sysv    shmget and shmat
+  anon    shared anonymous memory and fork
+  swap    the page that was away
+
+\b
 Examples:
   shmfs explain
   shmfs explain --pause map full
@@ -19,53 +34,83 @@ Examples:
 """
 
 
-@click.command("explain", epilog=_EPILOG, short_help="Tell the life of shared memory, live, step by step.")
+@click.command("explain", epilog=_EPILOG, short_help="Show what mmap does, live, step by step.")
 @click.option("--pause", is_flag=True, help="Wait for Enter after each step.")
 @click.option(
     "--pages",
-    type=click.Choice(list(STORES)),
+    type=click.Choice(["managed", "native", "both"]),
     default="both",
     show_default=True,
-    help="Which store; both where the machine permits.",
+    help="The store; of both, native is told where it differs, if it is possible here.",
 )
 @output.json_option("all steps, figures and claims")
 @click.argument("chapters", metavar="[CHAPTER]...", nargs=-1)
 def explain(pause: bool, pages: str, as_json: bool, chapters: tuple[str, ...]) -> None:
-    """Show what mmap does, on two real processes: VMAs, page tables, frames, faults, and what shmfs logs.
+    """Show what becomes of shared memory, live: VMAs, page tables, frames, faults, and what shmfs logs.
 
-    Everything is measured while you look, on a mount of its own, and each claim is checked: the exit status
-    is 1 if one does not hold.
+    Two processes map, touch, store and unmap in a private mount; nothing of it stays. All figures are
+    measured while you look, and each claim (✓) is checked: the exit status is 1 if one does not hold.
     """
     from shmfs.explain import story
 
-    tellers = [story.Teller(store, chapters) for store in STORES[pages]]
-    for teller in tellers:
-        if as_json:
-            for _ in teller.steps():
-                pass
-        else:
-            _print(teller, pause=pause)
-    tellings = [teller.telling for teller in tellers]
+    if pause and as_json:
+        raise click.UsageError("--pause and --json do not go together: JSON comes in one piece")
+    first = story.Teller("managed" if pages == "both" else pages, chapters)
+    second = story.Teller("native", chapters) if pages == "both" else None
     if as_json:
-        output.print_json(tellings)
-    raise click.exceptions.Exit(1 if story.failed(tellings) else 0)
+        _finish(first)
+        tellings = [first.telling] + ([second.tell()] if second else [])
+        output.print_json(story.story(tellings))
+    else:
+        console = output.console()
+        console.width = min(console.width, WIDEST)
+        _print(console, first, pause=pause)
+        tellings = [first.telling] + ([_compare(console, first.telling, second)] if second else [])
+    raise click.exceptions.Exit(1 if story.story(tellings).failed else 0)
 
 
-def _print(teller: "Teller", *, pause: bool) -> None:
+def _finish(teller: "Teller") -> None:
+    for _ in teller.steps():
+        pass
+
+
+def _print(console: "Console", teller: "Teller", *, pause: bool) -> None:
+    from contextlib import closing
+
     from shmfs.explain import render
 
-    console = output.console()
-    console.width = min(console.width, 120)
-    output.emit(console, *render.terms(console.width))
-    shown = None
+    output.emit(console, *render.terms(console.width, frames_visible=teller.telling.frames_visible))
     number = 0
-    for chapter, step in teller.steps():
-        if chapter is not shown:
-            output.emit(console, *render.heading(chapter, teller.telling.store))
-            shown = chapter
-        if step is None:
-            continue
-        number += 1
-        output.emit(console, *render.step(step, number, console.width))
-        if pause:
-            click.prompt("", prompt_suffix="", default="", show_default=False)
+    with closing(teller.steps()) as steps:
+        for chapter, step in steps:
+            if len(chapter.steps) == (step is not None):
+                output.emit(console, *render.heading(chapter))
+            if step is None:
+                output.emit(console, *(render.skipped(chapter) if chapter.skipped else ()))
+                continue
+            number += 1
+            output.emit(console, *render.step(step, number, console.width))
+            if pause:
+                _wait()
+    output.emit(console, "", render.verdict(teller.telling))
+
+
+def _wait() -> None:
+    """Until Enter is pressed; no longer once there is no more input."""
+    if sys.stdin.isatty():
+        click.echo("\n   Enter goes on, Ctrl-C ends. ", nl=False, err=True)
+    sys.stdin.readline()
+
+
+def _compare(console: "Console", told: "Telling", teller: "Teller") -> "Telling":
+    """Tell what differs with the other store."""
+    from rich.text import Text
+
+    from shmfs.explain import render
+
+    other = teller.tell()
+    if other.impossible:
+        output.emit(console, "", Text(f"{other.store} pages: {other.impossible}"))
+    else:
+        output.emit(console, *render.differences(told, other, console.width), "", render.verdict(other))
+    return other

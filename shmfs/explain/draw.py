@@ -35,10 +35,15 @@ class Row(NamedTuple):
 
 
 def rows(step: Step) -> list[Row]:
-    """The rows of the picture: one where both have the same frame or at least one has none, else two."""
-    cells = [Cell(view, page) for view in step.views[:2] for page in view.pages[:1]]
-    if not cells:
+    """The rows of the picture: for each page one where both have the same frame or one has none, else two."""
+    if not step.views:
         return []
+    count = min(len(view.pages) for view in step.views[:2])
+    return [row for at in range(count) for row in _rows([Cell(v, v.pages[at]) for v in step.views[:2]], step)]
+
+
+def _rows(cells: list[Cell], step: Step) -> list[Row]:
+    """Those of one page."""
     left, right = (*cells, None)[:2]
     if left is None or right is None:
         only = left or right

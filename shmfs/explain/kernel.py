@@ -3,6 +3,7 @@
 See Documentation/admin-guide/mm/pagemap.rst. Never called in the process that serves the mount.
 """
 
+import ctypes
 import os
 import struct
 
@@ -76,6 +77,12 @@ def _word(path: str, index: int) -> int | None:
     finally:
         os.close(fd)
     return int(struct.unpack("Q", data)[0]) if len(data) == 8 else None
+
+
+def frames_visible() -> bool:
+    """Whether the kernel shows frame numbers to this process (CAP_SYS_ADMIN in the first user namespace)."""
+    memory = ctypes.create_string_buffer(b"x")
+    return page(os.getpid(), ctypes.addressof(memory), 0).frame is not None
 
 
 def swaps() -> list[str]:

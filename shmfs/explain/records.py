@@ -77,6 +77,16 @@ class Touch(Struct):
     value: str
     """What was loaded or stored; or the signal that killed the child that tried."""
 
+    def faults(self) -> str:
+        """As people say it."""
+        return faults(self.minor, self.major)
+
+
+def faults(minor: int, major: int) -> str:
+    """Return "no fault", "1 minor fault", "1 minor and 2 major faults"."""
+    kinds = [f"{count} {kind}" for count, kind in ((minor, "minor"), (major, "major")) if count]
+    return f"{' and '.join(kinds) or 'no'} fault{'s' if minor + major > 1 else ''}"
+
 
 class Claim(Struct):
     """What should be so, and what was seen."""
@@ -84,22 +94,15 @@ class Claim(Struct):
     text: str
     expected: Any
     observed: Any
+    reason: str = ""
+    """Why the kernel does so, where that is to be told."""
+    function: str = ""
+    """The kernel's that does so."""
+    holds: bool = True
+    """Whether it is so."""
 
-    @property
-    def holds(self) -> bool:
-        """Whether it is so."""
-        return bool(self.expected == self.observed)
-
-
-class Refusal(Struct):
-    """A call that is refused."""
-
-    call: str
-    expected: str
-    observed: str
-    """The name of the errno, or "done"."""
-    reason: str
-    function: str
+    def __post_init__(self) -> None:
+        self.holds = bool(self.expected == self.observed)
 
 
 class Step(Struct):
@@ -121,7 +124,6 @@ class Step(Struct):
     claims: list[Claim]
     facts: list[tuple[str, str]] = field(default_factory=list)
     """Further figures: source and value."""
-    refusals: list[Refusal] = field(default_factory=list)
 
 
 class Chapter(Struct):
@@ -142,5 +144,18 @@ class Telling(Struct):
     """uname -r."""
     frames_visible: bool
     chapters: list[Chapter] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What the daemon could not have."""
+    impossible: str = ""
+    """Why nothing could be told: a sentence."""
+
+    def claims(self) -> list[Claim]:
+        """All of them."""
+        return [claim for chapter in self.chapters for step in chapter.steps for claim in step.claims]
+
+
+class Story(Struct):
+    """All of it."""
+
+    stores: list[Telling]
+    claims: int
+    failed: int
+    """Claims that did not hold."""

@@ -1,27 +1,92 @@
 """The story as text, at any width."""
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
 from shmfs.explain.draw import picture
-from shmfs.explain.records import Chapter, Claim, Step, View
+from shmfs.explain.records import Chapter, Claim, Page, Step, Telling, Touch, View
 from shmfs.explain.story import TERMS
 from shmfs.trace.text import clean, labelled, plural
 
+HIDDEN = (
+    "The kernel shows frame numbers to root only: whether two processes have the same frame is told here by "
+    "the bits of pagemap that say whether a page is the file's."
+)
 
-def terms(width: int) -> list[RenderableType]:
+
+BEHIND = (
+    "Native pages are those of a tmpfs behind the files of the mount, and the kernel goes there by itself: "
+    "shmfs is not asked for pages, and cachestat of a file of the mount finds none."
+)
+"""The claims of the step of the first touch say so too."""
+
+
+def terms(width: int, *, frames_visible: bool) -> list[RenderableType]:
     """Five lines that say what the words mean."""
-    return [labelled([(name, Text(text)) for name, text in TERMS], width), Text()]
+    lines: list[RenderableType] = [labelled([(name, Text(text)) for name, text in TERMS], width)]
+    return lines if frames_visible else [*lines, Text(), Text(HIDDEN, "dim")]
 
 
-def heading(chapter: Chapter, store: str) -> list[RenderableType]:
+def heading(chapter: Chapter) -> list[RenderableType]:
     """The title of a chapter."""
-    return [Text(f"{chapter.title} ", "bold underline").append(f"({store} pages)", "not bold not underline")]
+    return [Text(), Text(chapter.title, "bold underline")]
+
+
+def skipped(chapter: Chapter) -> list[RenderableType]:
+    """Why a chapter is not told."""
+    return [Text(), Text(f"Not shown: {chapter.skipped}.")]
+
+
+def verdict(telling: Telling) -> Text:
+    """How many claims there were, and how many did not hold."""
+    claims = telling.claims()
+    failed = sum(not claim.holds for claim in claims)
+    text = Text(f"{telling.store} pages: {plural(len(claims), 'claim')} checked, ")
+    return text.append(f"{failed} did not hold" if failed else "all hold", "bold red" if failed else "green")
+
+
+def differences(one: Telling, other: Telling, width: int) -> list[RenderableType]:
+    """The steps in which the other store goes another way; and whatever failed there."""
+    lines: list[RenderableType] = [
+        Text(),
+        Text(f"The same with {other.store} pages, where it differs", "bold underline"),
+        Text(),
+        Text(BEHIND),
+    ]
+    number = 0
+    for chapter, same in zip(one.chapters, other.chapters, strict=True):
+        if same.skipped:
+            lines += [Text(), Text(f"{chapter.title}: not shown, {same.skipped}.")]
+            continue
+        for step, twin in zip(chapter.steps, same.steps, strict=False):
+            number += 1
+            lines += _difference(number, step, twin, (one.store, other.store), width)
+    return lines
+
+
+def _difference(
+    number: int, one: Step, other: Step, stores: tuple[str, str], width: int
+) -> Iterator[RenderableType]:
+    facts: list[tuple[str, Text]] = []
+    if one.functions != other.functions:
+        facts.append(("kernel", _functions(other)))
+    for name, say in (("faults", _touches), ("shmfs", _log)):
+        said = say(one), say(other)
+        if said[0] != said[1]:
+            facts += [(name, Text(f"{store}: {text}")) for store, text in zip(stores, said, strict=True)]
+    failed = [claim for claim in other.claims if not claim.holds]
+    if not facts and not failed:
+        return
+    yield Text()
+    yield Text(f"{number}. ", "dim").append(other.title, "bold")
+    body: list[RenderableType] = [Text(other.sentence)] if other.sentence != one.sentence else []
+    body += [labelled(facts, width - 3)] if facts else []
+    body += [_claims(failed)] if failed else []
+    for part in body:
+        yield Padding(part, (0, 0, 0, 3), expand=False)
 
 
 def step(one: Step, number: int, width: int) -> list[RenderableType]:
@@ -30,24 +95,36 @@ def step(one: Step, number: int, width: int) -> list[RenderableType]:
     facts = labelled(list(_facts(one)), width - 3)
     drawn = picture(one, width - 3)
     body: list[RenderableType] = [Text(one.sentence), *drawn, facts, _claims(one.claims)]
-    return [Text(), title, *(Padding(part, (0, 0, 0, 3)) for part in body)]
+    return [Text(), title, *(Padding(part, (0, 0, 0, 3), expand=False) for part in body)]
 
 
 def _facts(one: Step) -> Iterator[tuple[str, Text]]:
     if one.functions:
-        yield "kernel", Text(" → ".join(one.functions), "magenta")
+        yield "kernel", _functions(one)
     for view in one.views:
         yield "maps", _maps(view)
-    for view in one.views:
-        if view.vma:
-            yield "pagemap", _pagemap(view)
+    pages = [(view.process, page) for view in one.views if view.vma for page in view.pages]
+    if pages:
+        yield "pagemap", Text(" · ").join(_pagemap(name, page) for name, page in pages)
+    frames = {page.frame: page for _, page in pages if page.frame and page.flags is not None}
+    for page in frames.values():
+        yield "frame", _frame(page)
     if one.touches:
-        yield "faults", Text(" · ".join(_touch(touch) for touch in one.touches))
+        yield "faults", Text(_touches(one))
     if one.cache:
         yield "cache", Text(_cache(one))
     for name, text in one.facts:
         yield name, Text(clean(text))
-    yield "shmfs", Text(_log(one))
+    blocks = "" if one.blocks is None else f", {plural(one.blocks, 'page')} by st_blocks"
+    yield "shmfs", Text(f"{_log(one)}; charged {plural(one.used, 'page')}{blocks}")
+
+
+def _functions(one: Step) -> Text:
+    return Text(" → ".join(one.functions) or "nothing to do", "magenta")
+
+
+def _touches(one: Step) -> str:
+    return " · ".join(_touch(touch) for touch in one.touches)
 
 
 def _maps(view: View) -> Text:
@@ -55,31 +132,30 @@ def _maps(view: View) -> Text:
     return text.append(clean(view.vma.line()) if view.vma else "nothing there", "" if view.vma else "dim")
 
 
-def _pagemap(view: View) -> Text:
-    text = Text(f"{view.process} ", "bold")
-    for page in view.pages:
-        text.append(f"page {page.page}: ")
-        if not page.present:
-            text.append("not present", "dim")
-            continue
-        kind = "of the file" if page.of_file else "a private copy"
-        text.append(f"present, {kind}{', mapped by nobody else' if page.alone else ''}")
-        text.append(f", frame {page.frame:#x}" if page.frame else ", frame number for root only")
-        if page.mappings is not None:
-            text.append(f", kpagecount {page.mappings}")
-        if page.flags:
-            text.append(f", {' '.join(page.flags)}", "dim")
-    return text
+def _pagemap(process: str, page: Page) -> Text:
+    text = Text().append(f"{process} ", "bold").append(f"page {page.page}: ")
+    if not page.present:
+        return text.append("not present", "dim")
+    text.append(f"frame {page.frame:#x}" if page.frame else "present")
+    text.append("" if page.of_file else ", of no file")
+    return text.append(", mapped by nobody else" if page.alone else "")
 
 
-def _touch(touch: Any) -> str:
+def _frame(page: Page) -> Text:
+    times = "once" if page.mappings == 1 else f"{page.mappings} times"
+    text = Text(f"{page.frame:#x}: mapped {times} (kpagecount), ")
+    return text.append(f"{' '.join(page.flags or ())} (kpageflags)")
+
+
+def _touch(touch: Touch) -> str:
     if len(touch.value) > 1:
         return f"{touch.process}'s child {touch.what}s page {touch.page}: {touch.value}"
-    return f"{touch.process} {touch.what}s page {touch.page}: minor +{touch.minor}, major +{touch.major}"
+    return f"{touch.process} {touch.what}s page {touch.page}: {touch.faults()}"
 
 
 def _cache(one: Step) -> str:
-    assert one.cache  # noqa: S101
+    if one.cache is None:
+        return ""
     resident = [str(page) for page, there in enumerate(one.cache.resident) if there]
     said = f"mincore: page {', '.join(resident)}" if resident else "mincore: none"
     if one.cache.cached is None:
@@ -88,23 +164,25 @@ def _cache(one: Step) -> str:
 
 
 def _log(one: Step) -> str:
-    """What was logged, each event once with its count."""
-    said: Counter[str] = Counter()
+    """What was logged, each event once, with all its pages; not what was merely looked at."""
+    said: dict[str, list[int]] = {}
     for event in one.events:
-        words = event["event"].replace("_", "-")
-        if event["event"] in ("allocate", "page_in", "free", "refuse"):
-            words += f" page {event['page']}" + (f" (+{event['pages'] - 1})" if event["pages"] > 1 else "")
-        elif event["event"] == "resize":
-            words += f" {event['old_size']}→{event['size']}"
-        elif event["event"] == "usage":
-            words += f" {plural(event['pages'], 'page')}"
-        said[words] += 1
-    logged = ", ".join(
-        word if count == 1 else f"{count} × {word}"  # noqa: RUF001
-        for word, count in said.items()
-    )
-    blocks = "" if one.blocks is None else f", st_blocks {plural(one.blocks, 'page')}"
-    return f"logged {logged or 'nothing'} · charged {plural(one.used, 'page')}{blocks}"
+        if event["event"] == "usage":
+            continue
+        name = event["event"].replace("_", "-")
+        if event["event"] == "resize":
+            name += f" {event['old_size']}→{event['size']}"
+        first = event["page"] if event["event"] in ("allocate", "page_in", "free", "refuse") else None
+        said.setdefault(name, []).extend([] if first is None else range(first, first + event["pages"]))
+    logged = ", ".join(name + _pages(sorted(set(pages))) for name, pages in said.items())
+    return f"logged {logged or 'nothing'}"
+
+
+def _pages(pages: list[int]) -> str:
+    """Those of an event; they are next to each other in all that the story does."""
+    if not pages:
+        return ""
+    return f" page {pages[0]}" if len(pages) == 1 else f" pages {pages[0]} to {pages[-1]}"
 
 
 def _claims(claims: list[Claim]) -> Text:
@@ -112,11 +190,13 @@ def _claims(claims: list[Claim]) -> Text:
     for claim in claims:
         mark = Text("✓ ", "green") if claim.holds else Text("✗ ", "bold red")
         mark.append(_said(claim), "" if claim.holds else "bold red")
+        if claim.reason:
+            mark.append(f"\n  {claim.reason} ({claim.function})", "dim")
         lines.append(mark)
     return Text("\n").join(lines)
 
 
 def _said(claim: Claim) -> str:
     value = claim.expected
-    text = claim.text if isinstance(value, bool | list) else f"{claim.text}: {value}"
+    text = claim.text if isinstance(value, bool | dict) else f"{claim.text}: {value}"
     return clean(text if claim.holds else f"{text}, but it was {claim.observed}")

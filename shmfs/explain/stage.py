@@ -4,7 +4,7 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from shmfs.errors import ShmfsError
 from shmfs.explain import actors, kernel
 from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, Actor, Failed, Process
-from shmfs.explain.records import Cache, Claim, Refusal, Step, Touch, View
+from shmfs.explain.records import Cache, Claim, Step, Touch, View
 from shmfs.fuse import control, launch
 
 PAGE = kernel.PAGE
@@ -24,6 +24,10 @@ _CACHESTAT = 451
 _MARK = "/.explain-"
 _PATIENCE = 10.0
 _MADV_RANDOM = 1
+
+
+class Skip(Exception):  # noqa: N818  # no error: the machine cannot show it
+    """Why a chapter is not told: a sentence's worth, without its beginning."""
 
 
 class Mapping:
@@ -103,6 +107,10 @@ class Stage:
                 found.cached, found.dirty = span
         return found
 
+    def df(self) -> dict[str, int]:
+        """The mount by statfs(2), in blocks, which are pages."""
+        return self.a.figures("statvfs", SHM)
+
     def used(self) -> int:
         """Pages charged on the mount."""
         return self.server.statistics().used // PAGE
@@ -125,15 +133,19 @@ class Stage:
         cache: Cache | None = None,
         blocks: int | None = None,
         facts: list[tuple[str, str]] | None = None,
-        refusals: list[Refusal] | None = None,
     ) -> Step:
         """What has happened since the last step."""
         touches, self._touches = self._touches, []
         used = self.used()
         return Step(
             title, sentence, functions.split(), views or [], touches, cache, used, blocks, self._logged(),
-            claims, facts or [], refusals or [],
+            claims, facts or [],
         )  # fmt: skip
+
+    def forget(self) -> None:
+        """What was done to clear up belongs to no step."""
+        self._touches.clear()
+        self._logged()
 
     def _logged(self) -> list[dict[str, Any]]:
         """What shmfs has logged since it was last asked: all up to a mark that A leaves in the log."""
@@ -191,13 +203,10 @@ def open_stage(pages: str) -> Iterator[Stage]:
     Raises ShmfsError with the reason where the machine does not permit it.
     """
     options = f"size={PAGES * PAGE // 1024}k,noexec,pages={pages}"
-    server = launch.start(os.path.realpath(SHM), options, sandbox=True)
-    try:
+    with ExitStack() as stack:
+        server = launch.start(os.path.realpath(SHM), options, sandbox=True)
         events = Events(server.device)
-        try:
-            with actors.two(server.pid) as (a, b):
-                yield Stage(server, a, b, events)
-        finally:
-            events.close()
-    finally:
-        server.stop()
+        stack.callback(events.close)
+        stack.callback(server.stop)  # before the log's other end is closed
+        a, b = stack.enter_context(actors.two(server.pid))
+        yield Stage(server, a, b, events)

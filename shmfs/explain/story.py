@@ -1,15 +1,22 @@
 """The whole story: the chapters, told on one store after the other."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from shmfs.errors import ShmfsError
-from shmfs.explain.chapters import life
-from shmfs.explain.records import Chapter, Step, Telling
-from shmfs.explain.stage import Stage, open_stage
+from shmfs.explain import kernel
+from shmfs.explain.chapters import anon, full, life, refuse, shm, swap, sysv
+from shmfs.explain.records import Chapter, Step, Story, Telling
+from shmfs.explain.stage import Skip, Stage, open_stage
 
 CHAPTERS: dict[str, tuple[str, Callable[[Stage], Iterator[Step]]]] = {
     "map": ("The life of a shared mapping", life.steps),
+    "full": ("The mount is full", full.steps),
+    "refuse": ("What mmap refuses, and why", refuse.steps),
+    "shm": ("POSIX shared memory: shm_open", shm.steps),
+    "sysv": ("System V shared memory: shmget and shmat", sysv.steps),
+    "anon": ("Shared anonymous memory and fork", anon.steps),
+    "swap": ("The page that was away", swap.steps),
 }
 """Name: title and steps."""
 
@@ -36,30 +43,35 @@ class Teller:
 
     def __init__(self, pages: str, names: Sequence[str]) -> None:
         self.names = check(names)
-        self.pages = pages
-        self.telling = Telling(pages, os.uname().release, False)
+        self.telling = Telling(pages, os.uname().release, kernel.frames_visible())
 
-    def steps(self) -> Iterator[tuple[Chapter, Step | None]]:
+    def steps(self) -> Generator[tuple[Chapter, Step | None], None, None]:
         """Each step, as it is made; None at the end of a chapter. Raises ShmfsError."""
-        with open_stage(self.pages) as stage:
-            self.telling.store = stage.store
-            self.telling.notes = stage.server.notes
+        with open_stage(self.telling.store) as stage:
             for name in self.names:
                 title, tell = CHAPTERS[name]
                 chapter = Chapter(name, title)
                 self.telling.chapters.append(chapter)
-                for step in tell(stage):
-                    chapter.steps.append(step)
-                    yield chapter, step
+                stage.forget()
+                try:
+                    for step in tell(stage):
+                        chapter.steps.append(step)
+                        yield chapter, step
+                except Skip as skip:
+                    chapter.skipped = str(skip)
                 yield chapter, None
 
+    def tell(self) -> Telling:
+        """All steps at once; a store that is not to be had here is said to be so."""
+        try:
+            for _ in self.steps():
+                pass
+        except ShmfsError as error:
+            self.telling.impossible = str(error)
+        return self.telling
 
-def failed(tellings: Sequence[Telling]) -> int:
-    """How many claims did not hold."""
-    return sum(
-        not claim.holds
-        for telling in tellings
-        for chapter in telling.chapters
-        for step in chapter.steps
-        for claim in step.claims
-    )
+
+def story(tellings: list[Telling]) -> Story:
+    """What was told, with its sums."""
+    claims = [claim for telling in tellings for claim in telling.claims()]
+    return Story(tellings, len(claims), sum(not claim.holds for claim in claims))

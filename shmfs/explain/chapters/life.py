@@ -30,6 +30,7 @@ class Life:
         yield self.private_store()
         yield self.write_back()
         yield self.truncate()
+        yield self.grow()
         yield self.unlink()
         yield self.last_unmap()
 
@@ -59,6 +60,10 @@ class Life:
         stage = self.stage
         touch = stage.load(self.at_a, 0)
         view = stage.view(self.at_a, 0)
+        cache = stage.cache(self.at_a, self.fd_a)
+        found = (
+            [] if cache.cached is None else [claim("pages by cachestat", int(stage.managed), cache.cached)]
+        )
         if stage.managed:
             sentence = (
                 "There is no PTE, so the CPU faults. The page cache misses: the kernel asks shmfs (READ), "
@@ -81,10 +86,12 @@ class Life:
             [
                 faults(touch, *((0, 1) if stage.managed else (1, 0))),
                 present(view),
+                claim("page 0 is in the page cache", True, cache.resident[0]),
+                *found,
                 claim("pages charged", 1, stage.used()),
             ],
             [view],
-            cache=stage.cache(self.at_a, self.fd_a),
+            cache=cache,
             blocks=self.blocks(),
         )
 
@@ -187,7 +194,7 @@ class Life:
             functions = "vfs_fsync_range fuse_fsync fuse_writepages iomap_writepages"
         else:
             sentence = "There is nothing to write to: the page cache of a tmpfs is the file."
-            functions = "vfs_fsync_range fuse_fsync"
+            functions = "vfs_fsync_range noop_fsync"
         return stage.step(
             "A calls msync", sentence, functions, claims, views, cache=after, blocks=self.blocks()
         )
@@ -208,7 +215,7 @@ class Life:
             [
                 present(views[0], expected=False),
                 present(views[1], expected=False),
-                claim("B's private copy has a PTE", False, views[2].pages[0].present),
+                claim("B's private copy has no PTE", False, views[2].pages[0].present),
                 claim("a touch ends in", "SIGBUS", touch.value),
                 claim("pages charged", 0, stage.used()),
             ],
@@ -217,13 +224,34 @@ class Life:
             blocks=self.blocks(),
         )
 
-    def unlink(self) -> Step:
-        """The file grows again, is touched by both, and loses its name."""
+    def grow(self) -> Step:
+        """The file grows again, and is touched by both."""
         stage = self.stage
         self.copy.unmap()
         stage.a.call("ftruncate", self.fd_a, 4 * PAGE)
-        stage.store_byte(self.at_a, 0, "1")
-        stage.load(self.at_b, 0)
+        load = stage.load(self.at_b, 0)
+        store = stage.store_byte(self.at_a, 0, "1")
+        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        return stage.step(
+            "A makes the file longer again; B loads, A stores",
+            "The VMAs are still good: the same touches fault in a new, zeroed page; what was stored before "
+            "is gone.",
+            "fuse_do_setattr handle_mm_fault do_read_fault do_shared_fault set_pte_range",
+            [
+                faults(load, *((0, 1) if stage.managed else (1, 0))),
+                claim("B loads a zero", "\0", load.value),
+                faults(store, 1),
+                same_frame(*views),
+                claim("pages charged", 1, stage.used()),
+            ],
+            views,
+            cache=stage.cache(self.at_b, self.fd_b),
+            blocks=self.blocks(),
+        )
+
+    def unlink(self) -> Step:
+        """The file loses its name, and its descriptors."""
+        stage = self.stage
         stage.a.call("unlink", f"{SHM}/{NAME}")
         stage.a.call("close", self.fd_a)
         stage.b.call("close", self.fd_b)

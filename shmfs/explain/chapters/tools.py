@@ -1,7 +1,12 @@
 """What the chapters say often."""
 
-from shmfs.explain.actors import Actor
+import errno
+from collections.abc import Callable
+
+from shmfs.explain import records
+from shmfs.explain.actors import Actor, Failed
 from shmfs.explain.records import Claim, Touch, View
+from shmfs.explain.stage import Stage
 
 O_RDWR, O_CREAT = 2, 0o100
 SHM = "/dev/shm"  # noqa: S108  # the name is the point
@@ -14,18 +19,15 @@ def claim(text: str, expected: object, observed: object) -> Claim:
 
 def faults(touch: Touch, minor: int, major: int = 0) -> Claim:
     """A touch took that many faults."""
-    return Claim(
-        f"{touch.process}'s {touch.what}: minor faults +{minor}, major +{major}",
-        [minor, major],
-        [touch.minor, touch.major],
-    )
+    text = f"{touch.process}'s {touch.what} takes {records.faults(minor, major)}"
+    return Claim(text, {"minor": minor, "major": major}, {"minor": touch.minor, "major": touch.major})
 
 
-def present(view: View, index: int = 0, *, expected: bool = True) -> Claim:
+def present(view: View, number: int = 0, *, expected: bool = True) -> Claim:
     """A page has a PTE, or none."""
-    page = view.pages[index]
-    said = "" if expected else "no "
-    return Claim(f"{view.process} has {said}PTE for page {page.page}", expected, page.present)
+    found = next(page.present for page in view.pages if page.page == number)
+    said = "a" if expected else "no"
+    return Claim(f"{view.process} has {said} PTE for page {number}", expected, found)
 
 
 def same_frame(one: View, other: View, *, expected: bool = True) -> Claim:
@@ -44,3 +46,26 @@ def create(actor: Actor, name: str, pages: int, page: int) -> int:
     fd = actor.call("open", f"{SHM}/{name}", O_RDWR | O_CREAT, 0o600)
     actor.call("ftruncate", fd, pages * page)
     return fd
+
+
+def named(run: Callable[[], object]) -> str:
+    """The name of the errno that the function raises; else "done"."""
+    try:
+        run()
+    except Failed as failure:
+        return errno.errorcode.get(failure.errno or 0, str(failure.errno))
+    return "done"
+
+
+def answer(actor: Actor, name: str, *arguments: int | str) -> str:
+    """What a call of libc answers: "done", or the name of its errno."""
+    return named(lambda: actor.call(name, *arguments))
+
+
+def served_by(stage: Stage, view: View) -> str:
+    """Who has the pages of a mapping."""
+    if view.vma is None:
+        return "nobody"
+    if view.vma.device == stage.server.device:
+        return f"shmfs (device {view.vma.device})"
+    return f"a tmpfs of the kernel's own (device {view.vma.device}), not the mount: shmfs sees nothing of it"
