@@ -83,18 +83,17 @@ def _lines(row: Row) -> list[Text]:
     for cell in (row.left, row.right):
         if cell is None:
             continue
-        line = Text(f"{cell.view.process} ", "bold")
-        line.append("VMA" if cell.view.vma else "no VMA", "" if cell.view.vma else "dim")
-        if cell.view.vma:
-            line.append(f" page {cell.page.page} ─▶ ").append(*_pte(cell))
-            if cell.page.present:
-                line.append(" ─▶ ").append(row.frame, SHARED if row.shared else ALONE)
+        line = Text().append(f"{cell.view.process} ", "bold")
+        if cell.view.vma is None:
+            lines.append(line.append("no VMA", "dim"))
+            continue
+        line.append(f"{cell.view.vma.permissions} page {cell.page.page} ─▶ ")
+        if cell.page.present:
+            line.append("PTE", PTE).append(" ─▶ ").append(row.frame, SHARED if row.shared else ALONE)
+        else:
+            line.append("no PTE", "dim")
         lines.append(line)
     return lines
-
-
-def _pte(cell: Cell) -> tuple[str, str]:
-    return ("PTE ■", PTE) if cell.page.present else ("PTE ·", "dim")
 
 
 def _boxes(row: Row) -> list[Text]:
@@ -117,17 +116,15 @@ def _vma(cell: Cell | None, *, mirrored: bool = False) -> list[Text]:
     if cell is None or cell.view.vma is None:
         said = f"{cell.view.process}: no VMA" if cell else ""
         return [Text(" " * 23), Text(f"{said:^23}", "dim"), Text(" " * 23)]
-    head = f"{cell.view.process} {cell.view.vma.permissions}"
-    vma = [f"┌─{head}{'─' * (11 - len(head))}┐", f"│ page {cell.page.page:<6}│", f"└{'─' * 12}┘"]
-    pte = ["┌───────┐", "│ PTE", "└───────┘"]
+    number = f"page {cell.page.page}"
+    vma = [f"┌─{cell.view.process}'s VMA────┐", f"│ {number:<7}{cell.view.vma.permissions}│", f"└{'─' * 12}┘"]
+    pte = ["┌─PTE───┐", "│", "└───────┘"]
+    state = ("present", PTE) if cell.page.present else (" none  ", "dim")
     lines = []
     for at in range(3):
-        table = Text(pte[at])
+        table, box = Text(pte[at]), Text(vma[at])
         if at == 1:
-            table.append(" ■" if cell.page.present else " ·", PTE if cell.page.present else "dim").append(
-                " │"
-            )
-        box = Text(vma[at])
+            table.append(*state).append("│")
         lines.append(table + box if mirrored else box + table)
     return lines
 
@@ -137,5 +134,5 @@ def _middle(row: Row) -> list[Text]:
     if not row.frame:
         return [Text(" " * 14), Text(f"{'no frame':^14}", "dim"), Text(" " * 14)]
     style = SHARED if row.shared else ALONE
-    edge = Text("┌frame───────┐", style), Text("└────────────┘", style)
+    edge = Text("┌─frame──────┐", style), Text("└────────────┘", style)
     return [edge[0], Text(f"│{row.frame:^12}│", style), edge[1]]

@@ -81,7 +81,7 @@ def _difference(
     if not facts and not failed:
         return
     yield Text()
-    yield Text(f"{number}. ", "dim").append(other.title, "bold")
+    yield Text().append(f"{number}. ", "dim").append(other.title, "bold")
     body: list[RenderableType] = [Text(other.sentence)] if other.sentence != one.sentence else []
     body += [labelled(facts, width - 3)] if facts else []
     body += [_claims(failed)] if failed else []
@@ -91,7 +91,7 @@ def _difference(
 
 def step(one: Step, number: int, width: int) -> list[RenderableType]:
     """All of a step."""
-    title = Text(f"{number}. ", "dim").append(one.title, "bold")
+    title = Text().append(f"{number}. ", "dim").append(one.title, "bold")
     facts = labelled(list(_facts(one)), width - 3)
     drawn = picture(one, width - 3)
     body: list[RenderableType] = [Text(one.sentence), *drawn, facts, _claims(one.claims)]
@@ -115,7 +115,7 @@ def _facts(one: Step) -> Iterator[tuple[str, Text]]:
         yield "cache", Text(_cache(one))
     for name, text in one.facts:
         yield name, Text(clean(text))
-    blocks = "" if one.blocks is None else f", {plural(one.blocks, 'page')} by st_blocks"
+    blocks = "" if one.blocks is None else f" (st_blocks {one.blocks * 8})"
     yield "shmfs", Text(f"{_log(one)}; charged {plural(one.used, 'page')}{blocks}")
 
 
@@ -128,7 +128,7 @@ def _touches(one: Step) -> str:
 
 
 def _maps(view: View) -> Text:
-    text = Text(f"{view.process} {view.pid} ", "bold")
+    text = Text().append(f"{view.process} {view.pid} ", "bold")
     return text.append(clean(view.vma.line()) if view.vma else "nothing there", "" if view.vma else "dim")
 
 
@@ -188,7 +188,7 @@ def _pages(pages: list[int]) -> str:
 def _claims(claims: list[Claim]) -> Text:
     lines = []
     for claim in claims:
-        mark = Text("✓ ", "green") if claim.holds else Text("✗ ", "bold red")
+        mark = Text().append(*(("✓ ", "green") if claim.holds else ("✗ ", "bold red")))
         mark.append(_said(claim), "" if claim.holds else "bold red")
         if claim.reason:
             mark.append(f"\n  {claim.reason} ({claim.function})", "dim")

@@ -21,11 +21,11 @@ CHAPTERS: dict[str, tuple[str, Callable[[Stage], Iterator[Step]]]] = {
 """Name: title and steps."""
 
 TERMS = (
-    ("page", "4 KiB of a file or of a process's addresses: the unit in which memory is given out."),
-    ("frame", "4 KiB of the machine's memory, with a number; it holds a page."),
-    ("VMA", "a range of a process's addresses and what it stands for: a line of /proc/PID/maps."),
-    ("PTE", "the entry of a process's page table that says which frame is behind a page, if any."),
-    ("fault", "what the CPU raises when a touched page has no (fitting) PTE; the kernel then makes one."),
+    ("page", "4 KiB of a file or of a process's addresses: memory comes in pages."),
+    ("frame", "4 KiB of the machine's memory, with a number: what a page is kept in."),
+    ("VMA", "a range of addresses and what is behind it: a line of /proc/PID/maps."),
+    ("PTE", "the page table's entry for a page: which frame is behind it, if any."),
+    ("fault", "a touched page has no PTE that permits it: the kernel has to make one."),
 )
 """What a reader must know; sizes are those of x86."""
 

@@ -16,6 +16,7 @@ LEVELS = "▁▂▃▄▅▆▇█"
 ASCII = str.maketrans(
     {"·": "-", "×": "x", "…": "~", "–": "-"}  # noqa: RUF001
     | dict(zip(LEVELS + "░", ".:-=+*#@.", strict=True))
+    | dict(zip("─│┌┐└┘▶◀→✓✗", "-|++++><>vx", strict=True))
 )
 
 Fact = tuple[str, Text]
