@@ -122,6 +122,10 @@ KEPT_SET_GID = Reason(
 )
 
 KIND = Reason("statfs tells the type of FUSE, 0x65735546", "the kernel fills it in itself")
+LEFT_TO_THE_DAEMON = Reason(
+    "reads and writes of a fifo, and connecting to a socket, leave its times as they are",
+    "they stay in the kernel, which leaves FUSE's times to the daemon (S_NOCMTIME, S_NOATIME)",
+)
 NO_NUMBER = Reason(
     "inotify tells of a file made by O_TMPFILE without its number",
     "a file system names it (d_mark_tmpfile, as shmem does); the kernel's FUSE does not",
@@ -147,6 +151,11 @@ EVERY: Known = {
         "data": (0, POSITIONS),
         "hole": (60, POSITIONS),
     },
+    "regressions.times_of_a_fifo": {
+        "write": ({"p": ""}, LEFT_TO_THE_DAEMON),
+        "read": ({"p": ""}, LEFT_TO_THE_DAEMON),
+    },
+    "regressions.times_of_a_socket": {"connect": ({"s": ""}, LEFT_TO_THE_DAEMON)},
     "regressions.seeking_in_a_directory": {
         "end": (40, POSITIONS),
         "data": (0, POSITIONS),

@@ -57,6 +57,10 @@ class Actor:
         """Whether a difference is known of the store."""
         return masked(name, self.store)
 
+    def calls(self, *names: str) -> bool:
+        """Whether the program has one of these operations."""
+        return not set(names).isdisjoint(self.names)
+
     def fd(self, slot: int) -> int:
         """The descriptor of that number; raises Missing."""
         if slot not in self.files:

@@ -84,6 +84,11 @@ MASKS: dict[str, Mask] = {
         "no atime of regular files",
         "the kernel answers from its cache, and nobody notes the atime",
     ),
+    "times of a fifo": Mask(
+        BOTH,
+        "no mtime of fifos in a program that writes without an offset, no atime where it reads so",
+        "fifos stay in the kernel, which leaves FUSE's times to the daemon (S_NOCMTIME, S_NOATIME)",
+    ),
     "seek in a directory": Mask(
         BOTH,
         "only SEEK_SET and SEEK_CUR in directories",

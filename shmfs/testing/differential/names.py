@@ -50,13 +50,14 @@ def described(actor: Actor, status: os.stat_result) -> dict[str, Any]:
         "rdev": status.st_rdev,
         "blksize": status.st_blksize,
     }
-    stored = actor.masks("time of a store") and not {"store", "fork_store", "pread_into"}.isdisjoint(
-        actor.names
-    )
-    removed = not status.st_size and "madvise" in actor.names and actor.masks("time of MADV_REMOVE")
-    if not (regular and (stored or removed)):
+    fifo = stat.S_ISFIFO(status.st_mode) and actor.masks("times of a fifo")
+    stored = actor.masks("time of a store") and actor.calls("store", "fork_store", "pread_into")
+    removed = not status.st_size and actor.calls("madvise") and actor.masks("time of MADV_REMOVE")
+    written = fifo and actor.calls("write", "pwritev", "sendfile")
+    if not (written or (regular and (stored or removed))):
         told["mtime"] = timestamp(status.st_mtime_ns)
-    if not (regular and actor.masks("time of a read")):
+    read = fifo and actor.calls("read", "preadv", "sendfile")
+    if not (read or (regular and actor.masks("time of a read"))):
         told["atime"] = timestamp(status.st_atime_ns)
     return told
 

@@ -1,6 +1,7 @@
 """What random differential testing (scripts/differential) has brought up, each made small."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,34 @@ def an_allocation_that_fails_initialises_what_was_there(d: Path) -> Any:
         seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
         seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
     return seen
+
+
+@case()
+def times_of_a_fifo(d: Path) -> Any:
+    os.mkfifo("p")
+    fd = os.open("p", os.O_RDWR | os.O_NONBLOCK)
+    return {
+        "write": changes(lambda: os.write(fd, b"x"), p="p"),
+        "read": changes(lambda: os.read(fd, 1), p="p"),
+        "read of nothing": changes(lambda: os.read(fd, 1), p="p"),
+        "write of nothing": changes(lambda: os.write(fd, b""), p="p"),
+    }
+
+
+@case()
+def times_of_a_socket(d: Path) -> Any:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("s")
+        server.listen()
+        seen = {"connect": changes(lambda: client.connect("s"), s="s")}
+        seen["send"] = changes(lambda: client.sendall(b"x"), s="s")
+        return seen
+
+
+@case()
+def times_of_devices(d: Path) -> Any:
+    os.mknod("zero", 0o20666, os.makedev(1, 5)), os.mknod("null", 0o20666, os.makedev(1, 3))
+    return {
+        "read": changes(lambda: os.read(os.open("zero", os.O_RDONLY), 1), f="zero"),
+        "write": changes(lambda: os.write(os.open("null", os.O_WRONLY), b"x"), f="null"),
+    }
