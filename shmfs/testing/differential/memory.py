@@ -97,6 +97,15 @@ def _in_child(function: Callable[[], Any]) -> str:
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else ""
 
 
+def _copy(address: int, content: bytes) -> None:
+    """Store it page by page: memmove alone may begin at either end, as the two addresses lie."""
+    done = 0
+    while done < len(content):
+        size = min(len(content) - done, PAGE - (address + done) % PAGE)
+        ctypes.memmove(address + done, content[done : done + size], size)
+        done += size
+
+
 def _load(actor: Actor, address: int, size: int) -> Any:
     reader, writer = actor.pipe
     try:
@@ -127,7 +136,7 @@ def _store(actor: Actor, address: int, content: bytes) -> Any:
     except OSError as failure:
         if failure.errno != errno.EFAULT:
             raise
-        return _in_child(lambda: ctypes.memmove(address, content, len(content)))
+        return _in_child(lambda: _copy(address, content))
     finally:
         if left:
             os.read(reader, left)
@@ -190,7 +199,7 @@ def fork_store(actor: Actor, slot: int, offset: int, tag: int, size: int) -> str
     _check_holes(actor, mapping, offset, size)
     _check_end(actor, mapping, offset, size)
     content = data(tag, size)
-    return _in_child(lambda: ctypes.memmove(address, content, len(content)))
+    return _in_child(lambda: _copy(address, content))
 
 
 @operation
