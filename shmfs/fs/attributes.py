@@ -6,7 +6,7 @@ Compare mm/shmem.c:shmem_setattr and fs/attr.c:setattr_copy.
 import stat
 from typing import NamedTuple
 
-from shmfs.fs import file, flags
+from shmfs.fs import acl, file, flags
 from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import Credentials, Superblock
 from shmfs.fs.xattr import change_mode, remove
@@ -73,6 +73,11 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credent
         inode.ctime = changes.ctime
 
 
+def _is_outsider(sb: Superblock, inode: Inode, cred: Credentials) -> bool:
+    """Whether the caller is neither root nor in the file's group (not in_group_or_capable)."""
+    return cred.uid != 0 and inode.gid != cred.gid and inode.gid not in sb.groups_of(cred.pid)
+
+
 def _loses_setgid(sb: Superblock, inode: Inode, cred: Credentials) -> bool:
     """Whether a change takes the set-group-id bit away (setattr_should_drop_sgid).
 
@@ -80,8 +85,7 @@ def _loses_setgid(sb: Superblock, inode: Inode, cred: Credentials) -> bool:
     """
     if not inode.mode & stat.S_ISGID:
         return False
-    outsider = cred.uid and inode.gid != cred.gid and inode.gid not in sb.groups_of(cred.pid)
-    return bool(inode.mode & stat.S_IXGRP or outsider)
+    return bool(inode.mode & stat.S_IXGRP) or _is_outsider(sb, inode, cred)
 
 
 def kill_privileges(sb: Superblock, inode: Inode, cred: Credentials) -> None:
@@ -92,6 +96,13 @@ def kill_privileges(sb: Superblock, inode: Inode, cred: Credentials) -> None:
         inode.mode &= ~stat.S_ISGID
     if inode.xattrs and _CAPABILITY in inode.xattrs:
         remove(sb, inode, _CAPABILITY)
+
+
+def remove_xattr(sb: Superblock, inode: Inode, name: bytes, cred: Credentials) -> None:
+    """Remove an attribute; without its access list a file loses set-gid too (posix_acl_update_mode)."""
+    remove(sb, inode, name)
+    if name == acl.ACCESS and inode.mode & stat.S_ISGID and _is_outsider(sb, inode, cred):
+        inode.mode &= ~stat.S_ISGID
 
 
 def access_counts(sb: Superblock, inode: Inode) -> bool:

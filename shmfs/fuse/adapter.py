@@ -285,7 +285,7 @@ class Adapter(pyfuse3.Operations):
     @request
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """FUSE_REMOVEXATTR."""
-        self.operations.removexattr(inode, name)
+        self.operations.removexattr(inode, name, self._credentials(ctx))
 
     # ---- files
 

@@ -310,12 +310,12 @@ class Lane:
         name, value = body[p.SETXATTR_IN_EXT.size :].split(b"\0", 1)
         self.operations.setxattr(node, name, value[:size], flags)
         if extra & p.SETXATTR_ACL_KILL_SGID:
-            self.operations.kill_setgid(node)
+            self.operations.kill_setgid(node, name)
         return 0
 
     def removexattr(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_REMOVEXATTR."""
-        self.operations.removexattr(node, body[:-1])
+        self.operations.removexattr(node, body[:-1], cred)
         return 0
 
     # ---- files

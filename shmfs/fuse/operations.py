@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from shmfs.fs import attributes, file, namei, xattr
+from shmfs.fs import acl, attributes, file, namei, xattr
 from shmfs.fs import flags as file_flags
 from shmfs.fs.attributes import Changes
 from shmfs.fs.directory import Dentry, Directory
@@ -235,14 +235,14 @@ class Operations:
         """FUSE_SETXATTR."""
         xattr.put(self.superblock, self.superblock.inode(ino), name, value, flags)
 
-    def kill_setgid(self, ino: int) -> None:
-        """SETXATTR_ACL_KILL_SGID: the caller who set an access list is not of the file's group."""
-        inode = self.superblock.inode(ino)
-        inode.mode &= ~stat.S_ISGID
+    def kill_setgid(self, ino: int, name: bytes) -> None:
+        """SETXATTR_ACL_KILL_SGID: the caller who set a list is not of the file's group."""
+        if name == acl.ACCESS:  # a default list, with which it comes too, changes no mode
+            self.superblock.inode(ino).mode &= ~stat.S_ISGID
 
-    def removexattr(self, ino: int, name: bytes) -> None:
+    def removexattr(self, ino: int, name: bytes, cred: Credentials) -> None:
         """FUSE_REMOVEXATTR."""
-        xattr.remove(self.superblock, self.superblock.inode(ino), name)
+        attributes.remove_xattr(self.superblock, self.superblock.inode(ino), name, cred)
 
     # ---- files
 

@@ -621,7 +621,7 @@ def test_extended_attributes(table):
     assert table.getxattr(ino, b"user.a") == b"1"
     assert table.listxattr(ino, CRED) == [b"user.a"]
     assert table.listxattr(ino, Credentials()) == [b"user.a", b"trusted.a"]
-    table.removexattr(ino, b"user.a")
+    table.removexattr(ino, b"user.a", CRED)
     assert errno_of(table.getxattr, ino, b"user.a") == "ENODATA"
 
 

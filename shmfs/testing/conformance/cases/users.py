@@ -9,6 +9,7 @@ from shmfs.testing.conformance import case
 from shmfs.testing.conformance.cases.xattrs import (
     ACCESS,
     DEFAULT,
+    FULL,
     GROUP,
     GROUP_OBJ,
     MASK,
@@ -316,3 +317,29 @@ def a_list_that_drops_setgid(d: Path) -> Any:
     os.close(new("f")), os.chown("f", ALICE, 77), os.chmod("f", 0o2775)
     value = acl((USER_OBJ, 7), (USER, 6, BOB), (GROUP_OBJ, 5), (MASK, 7), (OTHER, 5))
     return [alice(os.setxattr, "f", ACCESS, value), mode("f")]
+
+
+@case()
+def a_list_that_is_removed_drops_setgid(d: Path) -> Any:
+    """As one that is set does; also where there was none."""
+    seen = {}
+    for how, groups in (("outsider", ()), ("member", (77,))):
+        for name, remove in (
+            ("removed", lambda: os.removexattr("f", ACCESS)),
+            ("empty", lambda: os.setxattr("f", ACCESS, acl())),
+        ):
+            os.close(new("f")), os.chown("f", ALICE, 77), os.chmod("f", 0o2765)
+            seen[how, name] = [alice(remove, groups=groups), mode("f")]
+            os.setxattr("f", ACCESS, FULL)
+            os.chmod("f", 0o2765)
+            seen[how, name] += [alice(remove, groups=groups), mode("f"), os.listxattr("f")]
+            os.unlink("f")
+    return seen
+
+
+@case()
+def a_default_list_leaves_setgid(d: Path) -> Any:
+    os.mkdir("d"), os.chown("d", ALICE, 77), os.chmod("d", 0o2775)
+    value = acl((USER_OBJ, 7), (GROUP_OBJ, 5), (OTHER, 5))
+    seen = [alice(os.setxattr, "d", DEFAULT, value), mode("d")]
+    return [*seen, alice(os.removexattr, "d", DEFAULT), mode("d")]
