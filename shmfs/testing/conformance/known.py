@@ -80,6 +80,10 @@ BEHIND_THE_END = Reason(
     "bytes stored through a mapping behind the end of the file are lost at write-back",
     "the kernel zeroes what lies behind the end when it writes the page back",
 )
+FAILED_WRITE = Reason(
+    "what a write(2) that fails for lack of space was to write over shows in mappings",
+    "the kernel has copied the data into its cache before it asks, and leaves pages there that are mapped",
+)
 NODIRATIME = Reason(
     "statvfs does not tell of nodiratime, which is obeyed",
     "libfuse mounts without it, and the daemon obeys it",
@@ -123,7 +127,7 @@ KEPT_SET_GID = Reason(
 
 KIND = Reason("statfs tells the type of FUSE, 0x65735546", "the kernel fills it in itself")
 LEFT_TO_THE_DAEMON = Reason(
-    "reads and writes of a fifo, and connecting to a socket, leave its times as they are",
+    "reads and writes of a fifo, connecting to a socket, and sendfile from a device leave times as they are",
     "they stay in the kernel, which leaves FUSE's times to the daemon (S_NOCMTIME, S_NOATIME)",
 )
 NO_NUMBER = Reason(
@@ -155,6 +159,7 @@ EVERY: Known = {
         "write": ({"p": ""}, LEFT_TO_THE_DAEMON),
         "read": ({"p": ""}, LEFT_TO_THE_DAEMON),
     },
+    "regressions.times_of_devices": {"sendfile": ({"f": ""}, LEFT_TO_THE_DAEMON)},
     "regressions.times_of_a_socket": {"connect": ({"s": ""}, LEFT_TO_THE_DAEMON)},
     "regressions.seeking_in_a_directory": {
         "end": (40, POSITIONS),
@@ -176,6 +181,7 @@ _CACHED: Known = {
     "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
     "regressions.a_fault_of_a_reader_of_what_nobody_writes": {"blocks": (0, NO_WRITER)},
+    "regressions.a_write_that_finds_no_room_leaves_what_is_mapped": {"mapped": (b"n", FAILED_WRITE)},
     "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
     "times.of_first_stores": {
         "hole": ("", STORE),

@@ -3,7 +3,6 @@
 Operations answer with plain data that both file systems must agree on. An OSError becomes its name.
 """
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -166,12 +165,20 @@ def readable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
     return min(size, data_end(fd, offset) - offset)
 
 
-def prepare_write(actor: Actor, fd: int, size: int) -> int:
-    """The descriptor, ready to be written to ("failed write over a store")."""
-    if actor.masks("failed write over a store") and size + PAGE > os.fstatvfs(actor.root).f_bfree * PAGE:
-        with contextlib.suppress(OSError):  # what cannot be written cannot be synced
-            os.fsync(fd)
-    return fd
+def writable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
+    """How much of a write is made ("failed write over a store", "failed write over a mapped page")."""
+    if not actor.masks("failed write over a store") or size + PAGE <= os.fstatvfs(actor.root).f_bfree * PAGE:
+        return size
+    try:
+        os.fsync(fd)
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+            offset = os.fstat(fd).st_size
+        place = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
+    except OSError:  # what cannot be written cannot be synced, and a fifo has no places
+        return size
+    if actor.calls("mmap") and actor.masks("failed write over a mapped page"):
+        size = min(size, PAGE - place % PAGE)
+    return size
 
 
 def tried(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,8 +13,8 @@ from shmfs.testing.differential.actor import (
     digest,
     loses_bits,
     operation,
-    prepare_write,
     readable,
+    writable,
 )
 from shmfs.testing.differential.names import check_chown, chmod_bits, described, nanoseconds
 
@@ -86,20 +86,27 @@ def preadv(actor: Actor, slot: int, offset: int, sizes: tuple[int, ...]) -> Any:
 @operation
 def write(actor: Actor, slot: int, tag: int, size: int) -> int:
     """write(2)."""
-    return os.write(prepare_write(actor, actor.fd(slot), size), data(tag, size))
+    fd = actor.fd(slot)
+    return os.write(fd, data(tag, writable(actor, fd, None, size)))
 
 
 @operation
 def pwrite(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
     """pwrite(2)."""
-    return os.pwrite(prepare_write(actor, actor.fd(slot), size), data(tag, size), offset)
+    fd = actor.fd(slot)
+    return os.pwrite(fd, data(tag, writable(actor, fd, offset, size)), offset)
 
 
 @operation
 def pwritev(actor: Actor, slot: int, offset: int, tag: int, sizes: tuple[int, ...]) -> int:
     """pwritev(2) from as many buffers."""
-    fd = prepare_write(actor, actor.fd(slot), sum(sizes))
-    return os.pwritev(fd, [data(tag + i, size) for i, size in enumerate(sizes)], offset)
+    fd = actor.fd(slot)
+    room = writable(actor, fd, None if offset == -1 else offset, sum(sizes))
+    buffers = []
+    for number, size in enumerate(sizes):
+        buffers.append(data(tag + number, min(size, room)))
+        room -= len(buffers[-1])
+    return os.pwritev(fd, buffers, offset)
 
 
 @operation
@@ -137,9 +144,9 @@ def copy_file_range(
 @operation
 def sendfile(actor: Actor, target: int, source: int, offset: int | None, size: int) -> int:
     """sendfile(2) from file to file."""
-    fd = actor.fd(source)
-    to = prepare_write(actor, actor.fd(target), size)
-    return os.sendfile(to, fd, offset, readable(actor, fd, offset, size))
+    fd, to = actor.fd(source), actor.fd(target)
+    size = readable(actor, fd, offset, size)
+    return os.sendfile(to, fd, offset, writable(actor, to, None, size))
 
 
 @operation
@@ -155,9 +162,9 @@ def splice_out(actor: Actor, slot: int, offset: int, size: int) -> Any:
 @operation
 def splice_in(actor: Actor, slot: int, offset: int, tag: int, size: int) -> int:
     """splice(2) from a pipe into a file."""
-    fd = prepare_write(actor, actor.fd(slot), size)
+    fd = actor.fd(slot)
     reader, writer = actor.pipe
-    size = min(size, 1 << 15)
+    size = writable(actor, fd, offset, min(size, 1 << 15))
     if not size:
         return 0
     os.write(writer, data(tag, size))

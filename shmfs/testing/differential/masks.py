@@ -59,6 +59,11 @@ MASKS: dict[str, Mask] = {
         "a write that fails takes what was stored since the last write-back with it: the kernel copied the"
         " new data over it, and drops the page (fuse_send_write_pages)",
     ),
+    "failed write over a mapped page": Mask(
+        ("managed",),
+        "in a program that maps a write for which there may be no room stays in one page",
+        "the kernel has copied the data into all pages before it asks, and leaves those mapped (the same)",
+    ),
     "failed direct write": Mask(
         ("managed",),
         "no O_DIRECT in a program that calls fallocate",
@@ -84,10 +89,10 @@ MASKS: dict[str, Mask] = {
         "no atime of regular files",
         "the kernel answers from its cache, and nobody notes the atime",
     ),
-    "times of a fifo": Mask(
+    "times of special files": Mask(
         BOTH,
-        "no mtime of fifos in a program that writes without an offset, no atime where it reads so",
-        "fifos stay in the kernel, which leaves FUSE's times to the daemon (S_NOCMTIME, S_NOATIME)",
+        "of fifos and devices no mtime in a program that writes without an offset, no atime where it reads",
+        "they stay in the kernel, which leaves FUSE's times to the daemon (S_NOCMTIME, S_NOATIME)",
     ),
     "seek in a directory": Mask(
         BOTH,

@@ -26,8 +26,8 @@ from shmfs.testing.differential.actor import (
     is_written,
     loses_bits,
     operation,
-    prepare_write,
     readable,
+    writable,
 )
 
 SHARED, PRIVATE, POPULATE = 1, 2, 0x8000
@@ -221,7 +221,8 @@ def pwrite_from(actor: Actor, fd_slot: int, place: int, slot: int, offset: int, 
     _check_holes(actor, mapping, offset, size)
     if actor.masks("write from bad memory") and not (mapping.readable and _is_loadable(actor, address, size)):
         raise Missing
-    return call("pwrite", prepare_write(actor, actor.fd(fd_slot), size), address, size, place)
+    fd = actor.fd(fd_slot)
+    return call("pwrite", fd, address, writable(actor, fd, place, size), place)
 
 
 @operation

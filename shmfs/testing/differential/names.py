@@ -50,13 +50,14 @@ def described(actor: Actor, status: os.stat_result) -> dict[str, Any]:
         "rdev": status.st_rdev,
         "blksize": status.st_blksize,
     }
-    fifo = stat.S_ISFIFO(status.st_mode) and actor.masks("times of a fifo")
+    special = stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
+    special = special and actor.masks("times of special files")
     stored = actor.masks("time of a store") and actor.calls("store", "fork_store", "pread_into")
     removed = not status.st_size and actor.calls("madvise") and actor.masks("time of MADV_REMOVE")
-    written = fifo and actor.calls("write", "pwritev", "sendfile")
+    written = special and actor.calls("write", "pwritev", "sendfile")
     if not (written or (regular and (stored or removed))):
         told["mtime"] = timestamp(status.st_mtime_ns)
-    read = fifo and actor.calls("read", "preadv", "sendfile")
+    read = special and actor.calls("read", "preadv", "sendfile")
     if not (read or (regular and actor.masks("time of a read"))):
         told["atime"] = timestamp(status.st_atime_ns)
     return told

@@ -168,6 +168,17 @@ def an_allocation_that_fails_initialises_what_was_there(d: Path) -> Any:
     return seen
 
 
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_leaves_what_is_mapped(d: Path) -> Any:
+    fd = new("f")
+    os.pwrite(fd, b"o" * PAGE, PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    mapping.load(PAGE)
+    os.pwrite(new("filler"), b"x" * 15 * PAGE, 0)
+    seen = tried(os.pwrite, fd, b"n" * 2 * PAGE, 0)
+    return {"answer": seen, "mapped": mapping.load(PAGE), "read": os.pread(fd, 1, PAGE)}
+
+
 @case()
 def times_of_a_fifo(d: Path) -> Any:
     os.mkfifo("p")
@@ -196,4 +207,5 @@ def times_of_devices(d: Path) -> Any:
     return {
         "read": changes(lambda: os.read(os.open("zero", os.O_RDONLY), 1), f="zero"),
         "write": changes(lambda: os.write(os.open("null", os.O_WRONLY), b"x"), f="null"),
+        "sendfile": changes(lambda: os.sendfile(new("f"), os.open("zero", os.O_RDONLY), None, 1), f="zero"),
     }
