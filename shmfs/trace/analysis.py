@@ -4,20 +4,25 @@ Memory is bounded by what happened, not by how often: a fault on the same page a
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from shmfs.trace.findings import Analysis, FaultCount, Losses, Process, Segment, Sizing, SourceNote, TimeLine
 from shmfs.trace.lifecycle import Lifecycle
 from shmfs.trace.sizing import sizing
-from shmfs.trace.stream import Trace
+from shmfs.trace.stream import Event, Trace
 from shmfs.trace.tally import SegmentTally, Tally, batches
 
 
-def analyse(trace: Trace) -> Analysis:
-    """Read the whole trace."""
+def analyse(
+    trace: Trace, tally: Tally | None = None, listen: Callable[[Event], None] | None = None
+) -> Analysis:
+    """Read the whole trace; `tally` counts the faults, and `listen` hears every event."""
     meta, done = trace.meta, trace.done
-    life, tally = Lifecycle(meta.page_size, meta.device), Tally()
+    life, tally = Lifecycle(meta.page_size, meta.device), tally or Tally()
     for event in trace.events():
         life.take(event)
+        if listen is not None:
+            listen(event)
     for faults in batches(trace.faults()):
         tally.add(faults)
     timeline, counted = tally.timeline(), tally.segments()

@@ -256,6 +256,23 @@ class Tally:
 
     # The results.
 
+    def touches(self) -> Iterator[tuple[int, int, U64]]:
+        """Yield segment, process and the pages that it touched or had mapped around a fault, ascending.
+
+        What has pages beyond 16 TiB comes in several parts.
+        """
+        both = _Distinct()
+        both.add(self._faulted.keys())
+        both.add(self._surrounding.keys())
+        keys = both.keys()
+        parts, counts = _parts(keys)
+        pairs, high = self._pair_of(parts)
+        ends = np.cumsum(counts)
+        for i, pair in enumerate(pairs):
+            segment = int(self._segments.keys[self._segment[pair]])
+            process = int(self._pairs.keys[pair] & MASK)
+            yield segment, process, high[i] << LOW | keys[ends[i] - counts[i] : ends[i]] & MASK
+
     def timeline(self) -> TimeLine:
         """Return all faults over time."""
         return self._time.total()

@@ -25,7 +25,7 @@ DOCKER = 64 << 20
 
 def render(analysis: Analysis, console: Console) -> None:
     """Print the report."""
-    report = _Report(analysis, console.width)
+    report = Report(analysis, console.width)
     show(console, labelled(report.head(), console.width))
     for title, source, parts in report.sections():
         console.print()
@@ -34,7 +34,7 @@ def render(analysis: Analysis, console: Console) -> None:
     show(console, labelled(report.sources(), console.width))
 
 
-class _Report:
+class Report:
     """What is printed about one trace."""
 
     def __init__(self, analysis: Analysis, width: int) -> None:
@@ -62,12 +62,13 @@ class _Report:
         if a.mount:
             limit = f", {size(a.size_limit)}" if a.size_limit else ""
             facts.append(("mount", Text(f"{clean(a.mount)} ({clean(a.store) or 'unknown store'}{limit})")))
-        facts += [("end", self._end()), ("faults", self._faults())]
+        facts += [("end", self.end()), ("faults", self._faults())]
         if a.faults.total:
             facts.append(("", self._timeline()))
-        return facts + self._missing()
+        return facts + self.missing()
 
-    def _end(self) -> Text:
+    def end(self) -> Text:
+        """Return how it ended, and of what size it was."""
         a = self.analysis
         end = exit_status(a.status) if a.status is not None else Text("recorded" if a.complete else "cut off")
         if a.duration is not None:
@@ -100,7 +101,8 @@ class _Report:
         end = self.tables.at(line.start + len(line.counts) * line.width)
         return text.append(f"\n{start} to {end}, at most {most:,.0f} a second", "dim")
 
-    def _missing(self) -> list[Fact]:
+    def missing(self) -> list[Fact]:
+        """Return why this is not everything, if it is not."""
         a, losses, facts = self.analysis, self.analysis.losses, []
         if a.damage:
             facts.append(("cut", Text(f"{a.damage}; what was before is below", "bold yellow")))
@@ -129,7 +131,8 @@ class _Report:
         once = " · at once: pagemap, sampled" if self._sampled() else ""
         made = any(one.end != "unknown" for one in self.analysis.segments)
         lives = "fuse, exact · " if made else "who made and removed them is seen on a mount of shmfs only · "
-        all_of = [
+        sizing = self.sizing()
+        all_of: list[tuple[str, str, list[RenderableType]]] = [
             ("Deaths and refusals", "shmfs, mm, perf", self._deaths()),
             ("Segments", f"faults, pages: {self.perf}{size_of}", self.tables.segments()),
             ("Processes", f"faults, pages: {self.perf}", self.tables.processes()),
@@ -140,7 +143,7 @@ class _Report:
                 self.tables.sharing(),
             ),
             ("Lives", f"{lives}mapped by: perf", self._lives()),
-            ("Sizing", "", self._sizing()),
+            ("Sizing", "", [labelled(sizing, self.width)] if sizing else []),
         ]
         return [(title, source, parts) for title, source, parts in all_of if parts]
 
@@ -152,6 +155,11 @@ class _Report:
         return self.perf + (" · PSS, USS: pagemap, sampled" if sampled else "")
 
     def _lives(self) -> list[RenderableType]:
+        facts = self.left()
+        return [*self.tables.lives(), *([labelled(facts, self.width)] if facts else [])]
+
+    def left(self) -> list[Fact]:
+        """Return what was left behind."""
         facts: list[Fact] = []
         for end, label, what in (
             ("linked", "left", "still linked"),
@@ -171,14 +179,20 @@ class _Report:
             facts.append(("died", text.append(f" by a signal, with {_names(segments)} not unlinked")))
         if len(died) > NAMED:
             facts.append(("", Text(f"… and {plural(len(died) - NAMED, 'process')} more so", "dim")))
-        return [*self.tables.lives(), *([labelled(facts, self.width)] if facts else [])]
+        return facts
 
     def _deaths(self) -> list[RenderableType]:
         deaths = self.analysis.deaths
-        facts = [("SIGBUS", self._death(death)) for death in deaths[:DEATHS]]
+        facts = [("SIGBUS", self.death(death)) for death in deaths[:DEATHS]]
         if len(deaths) > DEATHS:
             facts.append(("", Text(f"… and {len(deaths) - DEATHS} more", "dim")))
-        unexplained = self.analysis.faults.failed - len(deaths)
+        facts += self.refusals()
+        return [labelled(facts, self.width)] if facts else []
+
+    def refusals(self) -> list[Fact]:
+        """Return what failed beside the deaths that were explained."""
+        facts: list[Fact] = []
+        unexplained = self.analysis.faults.failed - len(self.analysis.deaths)
         if unexplained > 0:
             hit = [one for one in self.analysis.segments if one.faults.failed]
             text = strong(plural(unexplained, "fault"), "bold red")
@@ -199,9 +213,10 @@ class _Report:
         if inodes:
             text = strong(plural(inodes, "file"), "bold red")
             facts.append(("full", text.append(" could not be made: no inode was left; raise nr_inodes=")))
-        return [labelled(facts, self.width)] if facts else []
+        return facts
 
-    def _death(self, death: Death) -> Text:
+    def death(self, death: Death) -> Text:
+        """Return who died, where and why."""
         text = Text.assemble(
             (self.tables.process(death.process), "bold red"), f" at {self.tables.at(death.time)}"
         )
@@ -227,7 +242,8 @@ class _Report:
             text.append(" Enough: ").append(f"size={clean(death.enough)}", "bold green")
         return text
 
-    def _sizing(self) -> list[RenderableType]:
+    def sizing(self) -> list[Fact]:
+        """Return the size that was needed, as each who mounts wants it."""
         sizing = self.analysis.sizing
         if sizing.size is None:
             return []
@@ -249,14 +265,13 @@ class _Report:
         kubernetes = Text(limit, "green").append(
             "  (counts against the memory limit of the container)", "dim"
         )
-        facts = [
+        return [
             ("needed", needed),
             ("tmpfs", Text(f"mount -o size={sizing.size}", "green")),
             ("docker", docker),
             ("compose", Text(f"shm_size: {sizing.size}", "green")),
             ("Kubernetes", kubernetes),
         ]
-        return [labelled(facts, self.width)]
 
     # Where it all comes from.
 
