@@ -8,12 +8,26 @@ from typing import Any
 import click
 
 import shmfs
-from shmfs.cli import conform, doctor, explain, export, helper, mount, output, ps, record, report, run, umount
+from shmfs.cli import (
+    conform,
+    doctor,
+    explain,
+    export,
+    helper,
+    mount,
+    output,
+    ps,
+    record,
+    report,
+    run,
+    top,
+    umount,
+)
 from shmfs.cli import map as map_module
 
 GROUPS = {
-    "Share": ("run", "mount", "umount"),
-    "Look": ("ps", "map", "explain"),
+    "Mount": ("run", "mount", "umount"),
+    "Look": ("ps", "map", "top", "explain"),
     "Record": ("record", "report", "export"),
     "Check": ("doctor", "conform"),
 }
@@ -96,7 +110,7 @@ def main() -> None:
 
 for _command in (
     *(run.run, mount.mount, umount.umount),
-    *(ps.ps, map_module.map_, explain.explain),
+    *(ps.ps, map_module.map_, top.top, explain.explain),
     *(record.record, report.report, export.export),
     *(doctor.doctor, conform.conform),
 ):

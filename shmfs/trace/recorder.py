@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,11 +21,11 @@ from shmfs.trace import attribution
 from shmfs.trace.attribution import ELSEWHERE, PENDING, RESOLVED, Area, Attribution, Outcomes
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Samples, decode
-from shmfs.trace.format import FAULT, KINDS
+from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.names import printable
 from shmfs.trace.perf import Perf
 from shmfs.trace.processes import Processes, read_file
-from shmfs.trace.writer import AGE, Writer
+from shmfs.trace.writer import AGE
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,28 @@ _FAILURES = b'"event":"refuse"', b'"event":"full"'
 """What `Deaths` wants to know; the two may come apart."""
 
 
+class Sink(Protocol):
+    """Where it all goes, see `writer.Writer`."""
+
+    def faults(self, faults: Faults) -> None:
+        """Take rows of FAULT."""
+
+    def event(self, event: str, source: str, **fields: Any) -> None:
+        """Take one event."""
+
+    def events(self, lines: bytes) -> None:
+        """Take whole events as lines of JSON."""
+
+    def flush(self, age: float = 0.0) -> None:
+        """Let go of what waits for more, if the last time was `age` seconds ago."""
+
+
 class Recorder:
-    """Writes a trace until it is stopped."""
+    """Hands what happens to `writer` until it is stopped."""
 
     def __init__(
         self,
-        writer: Writer,
+        writer: Sink,
         perf: Perf | None,
         device: tuple[int, int],
         root: str,

@@ -1,0 +1,159 @@
+"""Page faults of now: counted as perf tells of them, or where that is refused as /proc/PID/stat has them."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from shmfs.errors import ShmfsError
+from shmfs.live.model import Rates
+from shmfs.trace.format import Faults as Rows
+from shmfs.trace.perf import Perf
+from shmfs.trace.processes import read_file
+from shmfs.trace.recorder import Recorder
+
+_KIND = {1: "minor", 2: "major", 3: "failed"}
+Found = dict[tuple[int, int], Rates]
+"""By pid and inode."""
+
+
+class Meter(Protocol):
+    """Where rates come from."""
+
+    by_segment: bool
+    """Whether faults are told by segment, or only of all memory of a process (inode 0)."""
+
+    @property
+    def lost(self) -> int:
+        """Faults that nobody had room to tell of."""
+
+    def rates(self, seconds: float, pids: Iterable[int]) -> Found:
+        """Faults since the last call, `seconds` ago; `pids` are who maps something."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class _Tally:
+    """What a recorder writes to: counts faults instead of keeping them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inodes: dict[int, int] = {}
+        self._pids: dict[int, int] = {}
+        self._gone: list[int] = []
+        self._counts: Counter[tuple[int, int, int]] = Counter()
+
+    def take(self) -> Counter[tuple[int, int, int]]:
+        """Faults by pid, inode and kind since the last time."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+            for process in self._gone:
+                self._pids.pop(process, None)
+            self._gone = []
+        return counts
+
+    # ---- the recorder's thread
+
+    def faults(self, faults: Rows) -> None:
+        """Count."""
+        keys, counts = np.unique(faults[["process", "segment", "kind"]], return_counts=True)
+        with self._lock:
+            for (process, segment, kind), count in zip(keys.tolist(), counts.tolist(), strict=True):
+                self._counts[self._pids.get(process, 0), self._inodes.get(segment, 0), kind] += count
+
+    def event(self, event: str, source: str, **fields: Any) -> None:
+        """Learn who the numbers are; faults of a process that ended may still be written."""
+        if event == "segment":
+            self._inodes[fields["segment"]] = fields["inode"]
+        elif event == "process":
+            self._pids[fields["process"]] = fields["pid"]
+        elif event == "exit":
+            with self._lock:
+                self._gone.append(fields["process"])
+
+    def events(self, lines: bytes) -> None:
+        """None of the daemon's are asked for."""
+
+    def flush(self, age: float = 0.0) -> None:
+        """Nothing waits."""
+
+
+class PerfMeter:
+    """Every fault on a segment of `device`, of every process; raises ShmfsError where that is refused."""
+
+    by_segment = True
+
+    def __init__(self, device: str, root: str) -> None:
+        self._perf = Perf()
+        self._tally = _Tally()
+        major, minor = (int(part) for part in device.split(":"))
+        self._recorder = Recorder(self._tally, self._perf, (major, minor), root, everybody=True)
+        self._recorder.start()
+
+    @property
+    def lost(self) -> int:
+        """Faults that the rings had no room for."""
+        return self._recorder.lost
+
+    def rates(self, seconds: float, pids: Iterable[int]) -> Found:
+        """Faults since the last call."""
+        self._recorder.catch_up(1.0)
+        if self._recorder.failure:
+            raise ShmfsError(self._recorder.failure)
+        counts: dict[tuple[int, int], dict[str, float]] = {}
+        for (pid, inode, kind), count in self._tally.take().items():
+            one = counts.setdefault((pid, inode), {})
+            name = _KIND.get(kind, "minor")
+            one[name] = one.get(name, 0.0) + count / seconds
+        return {key: Rates(**one) for key, one in counts.items()}
+
+    def close(self) -> None:
+        """Stop."""
+        self._recorder.stop(5.0)
+        self._perf.close()
+
+
+class StatMeter:
+    """Faults of whole processes, on all of their memory: min_flt and maj_flt of /proc/PID/stat."""
+
+    by_segment = False
+    lost = 0
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[int, int, int]] = {}
+
+    def rates(self, seconds: float, pids: Iterable[int]) -> Found:
+        """Faults since the last call; none of a process that was not known then."""
+        found: Found = {}
+        now: dict[int, tuple[int, int, int]] = {}
+        for pid in pids:
+            try:
+                line = read_file(f"/proc/{pid}/stat")
+                fields = line[line.rindex(b")") + 2 :].split()
+                started, minor, major = int(fields[19]), int(fields[7]), int(fields[9])
+            except (OSError, ValueError, IndexError):
+                continue
+            now[pid] = started, minor, major
+            before = self._before.get(pid)
+            if before and before[0] == started:
+                found[pid, 0] = Rates((minor - before[1]) / seconds, (major - before[2]) / seconds)
+        self._before = now
+        return found
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def meter(device: str, root: str) -> tuple[Meter, str]:
+    """The best that the kernel permits, and a sentence about what it does not."""
+    try:
+        if os.geteuid() == 0:
+            return PerfMeter(device, root), ""
+        why = "faults of every process on a segment take root"
+    except ShmfsError as failure:
+        why = str(failure)
+    return StatMeter(), f"faults are of the whole process, on all of its memory: {why}"

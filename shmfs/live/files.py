@@ -1,0 +1,172 @@
+"""The files and limits of what is watched: a mount of shmfs as its daemon knows it, or a tmpfs, walked."""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse import control, inventory, mounts
+from shmfs.live.model import Limits, Segment, Source
+from shmfs.trace.names import printable
+from shmfs.trace.pagemap import PAGE
+from shmfs.trace.records import Statistics
+
+TMPFS = ("tmpfs", "devtmpfs")
+DEFAULT = "/dev/shm"  # noqa: S108
+
+
+class Listed(NamedTuple):
+    """What there is now, and what was counted since the file system was mounted."""
+
+    limits: Limits
+    segments: dict[int, Segment]
+    """By inode; rates are not filled in."""
+    page_ins: dict[int, int] | None
+    """By inode; None where nobody counts."""
+
+
+class Files(Protocol):
+    """One file system."""
+
+    mount: str
+    device: str
+    store: str
+    sources: list[Source]
+
+    def list(self) -> Listed:
+        """What there is now; raises ShmfsError or OSError where nobody answers."""
+
+
+class Daemon:
+    """A mount of shmfs; the mount itself is not touched, so one that hangs does no harm."""
+
+    def __init__(self, entry: inventory.Entry) -> None:
+        if entry.statistics is None:
+            raise ShmfsError(f"{entry.mountpoint}: {entry.reason}")
+        self.mount, self.device = printable(entry.mountpoint), entry.device
+        self.store = entry.statistics.store
+        self._mount = mounts.Mount(entry.mountpoint, entry.device, mounts.FSTYPE, "", "")
+        exact = self.store == "managed"
+        self.sources = [
+            Source("size, peak, creator, refused, limits", "fuse, mm", exact=True),
+            Source("resident", "mm" if exact else "mm, looked at", exact=exact),
+        ]
+        if exact:
+            self.sources.append(Source("page-ins", "fuse", exact=True))
+
+    def list(self) -> Listed:
+        """Ask the daemon."""
+        known = control.statistics(self._mount)
+        segments, page_ins = {}, {}
+        for one in known.segments:
+            if one.evicted:
+                continue
+            maker = one.created_by
+            segments[one.inode] = Segment(
+                inode=one.inode,
+                path=one.path,
+                size=one.size,
+                resident=one.resident,
+                unlinked=not one.nlink,
+                created_by=f"{maker.command or 'pid'} {maker.pid}" if maker else "",
+                refused=one.refused,
+                page_ins=None,
+            )
+            if one.page_ins is not None:
+                page_ins[one.inode] = one.page_ins
+        return Listed(_limits(known), segments, page_ins if self.store == "managed" else None)
+
+
+def _limits(known: Statistics) -> Limits:
+    return Limits(
+        used=known.used,
+        size=known.size_limit,
+        peak=known.peak,
+        inodes_used=known.inodes_used,
+        inodes=known.inode_limit,
+        refused=known.refused,
+    )
+
+
+class Tmpfs:
+    """A tmpfs of the kernel; files without a name are found only where somebody maps them."""
+
+    def __init__(self, mount: mounts.Mount) -> None:
+        self.mount, self.device = printable(mount.mountpoint), mount.device
+        self.store = mount.fstype
+        self._root = mount.mountpoint
+        self.sources = [Source("size, resident, limits", "stat, statvfs", exact=True)]
+
+    def list(self) -> Listed:
+        """Walk the tree."""
+        segments: dict[int, Segment] = {}
+        for path, status in _regular(self._root, os.stat(self._root).st_dev):
+            segments[status.st_ino] = Segment(
+                inode=status.st_ino,
+                path=printable(path[len(self._root.rstrip("/")) :]),
+                size=status.st_size,
+                resident=status.st_blocks * 512 // PAGE,
+                unlinked=False,
+                created_by="",
+                refused=None,
+                page_ins=None,
+            )
+        room = os.statvfs(self._root)
+        used = (room.f_blocks - room.f_bfree) * room.f_frsize
+        if not room.f_blocks:
+            used = PAGE * sum(one.resident or 0 for one in segments.values())
+        limits = Limits(
+            used=used,
+            size=room.f_blocks * room.f_frsize,
+            inodes_used=room.f_files - room.f_ffree,
+            inodes=room.f_files,
+        )
+        return Listed(limits, segments, None)
+
+
+def _regular(root: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Every regular file below `root` that may be seen; what is mounted there is left out."""
+    directories = [root]
+    while directories:
+        try:
+            with os.scandir(directories.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        yield entry.path, status
+                    elif stat.S_ISDIR(status.st_mode) and status.st_dev == device:
+                        directories.append(entry.path)
+        except OSError:
+            continue
+
+
+def find(target: str | None) -> Files:
+    """What `target` is on: a path, or the device number of a sandbox; raises ShmfsError.
+
+    Without it the only mount of shmfs there is, or /dev/shm.
+    """
+    if target is None:
+        serving = [entry for entry in inventory.entries() if entry.state == "serving"]
+        if len(serving) > 1:
+            names = ", ".join(entry.device if entry.sandbox else entry.mountpoint for entry in serving)
+            raise ShmfsError(f"there are {len(serving)} mounts of shmfs; name one of {names}, or another DIR")
+        if serving:
+            return Daemon(serving[0])
+        target = DEFAULT
+    mount = mounts.containing(target)
+    is_device = target.replace(":", "", 1).isdecimal() and not os.path.lexists(target)
+    if is_device or (mount is not None and mount.fstype == mounts.FSTYPE):
+        return Daemon(inventory.find(target))
+    if not os.path.lexists(target):
+        raise ShmfsError(f"{target} does not exist; name a directory on a mount of shmfs or on a tmpfs")
+    mount = mounts.containing(os.path.realpath(target))
+    if mount is not None and mount.fstype == mounts.FSTYPE:
+        return Daemon(inventory.find(mount.mountpoint))
+    if mount is None or mount.fstype not in TMPFS:
+        kind = mount.fstype if mount else "nothing"
+        raise ShmfsError(
+            f"{target} is on {kind}, whose files are no shared memory; name a directory on a mount of shmfs"
+            " or on a tmpfs, such as /dev/shm"
+        )
+    return Tmpfs(mount)

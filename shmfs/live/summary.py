@@ -1,0 +1,190 @@
+"""The lines around the table: what is watched, how full it is, what happens; tabs, sources, keys, help."""
+
+import time
+from typing import NamedTuple
+
+from rich.cells import cell_len
+
+from shmfs.live import rows
+from shmfs.live.model import Limits, Snapshot
+from shmfs.live.rows import Cell
+from shmfs.live.views import Trends, View
+from shmfs.trace.pagemap import PAGE
+from shmfs.trace.text import clean, clip, size
+
+Line = list[Cell]
+CROWDED = 0.9
+"""The part of a limit from which on it is shown as a warning."""
+
+
+class State(NamedTuple):
+    """What the user has asked for."""
+
+    paused: bool
+    interval: float
+    wanted: str
+    """A part of a name."""
+    view: View
+    depth: int
+    """Steps that Escape can go back."""
+
+
+def head(seen: Snapshot, trends: Trends, state: State, width: int, *, low: bool) -> list[Line]:
+    """What is watched, room, rates and trouble; on a low terminal less."""
+    lines = [_first(seen, state, width), _fit(_room(seen.limits, width), width)]
+    if not low or not seen.trouble:
+        lines.append(_fit(_rates(seen, trends, width), width))
+    if seen.trouble:
+        lines.append([("! ", "bad"), (clip(f"{clean(seen.trouble)}; still trying", width - 2), "bad")])
+    return lines
+
+
+def _first(seen: Snapshot, state: State, width: int) -> Line:
+    right = "paused" if state.paused else f"every {max(state.interval, seen.seconds):.2g} s"
+    load = f"  own CPU {100 * seen.cost / seen.seconds:.0f} %" if seen.seconds and width > 90 else ""
+    clock = time.strftime("%H:%M:%S", time.localtime(seen.time))
+    end = f"{right}{load}  {clock}" if width > 60 else right
+    left: Line = [("shmfs top  ", "title")] if width > 50 else []
+    room = width - len(end) - sum(len(text) for text, _ in left) - 2
+    about = f"  {seen.store} {seen.device}" if width > 60 else ""
+    left.append((clip(clean(seen.mount), max(8, room - len(about))), "name"))
+    left.append((about, "dim"))
+    space = max(1, width - len(end) - sum(cell_len(text) for text, _ in left))
+    return [*left, (" " * space, ""), (end, "warn" if state.paused else "dim")]
+
+
+def _room(limits: Limits, width: int) -> Line:
+    line: Line = [("room   ", "dim")]
+    if limits.size:
+        part = limits.used / limits.size
+        style = "bad" if part >= CROWDED else "used"
+        cells = max(8, min(40, width // 4))
+        line += [("[", "dim"), (rows.bar(part, cells).ljust(cells), style), ("] ", "dim")]
+        line += [(f"{size(limits.used)} of {size(limits.size)} ", ""), (f"{100 * part:.0f} %", style)]
+    else:
+        line += [(size(limits.used), ""), (", no limit", "dim")]
+    if limits.refused:
+        line.append((f"   refused {limits.refused}", "bad"))
+    if limits.peak is not None:
+        line.append((f"   peak {size(limits.peak)}", ""))
+    inodes = f" of {rows.quantity(limits.inodes)}" if limits.inodes else ""
+    line.append((f"   inodes {rows.quantity(limits.inodes_used)}{inodes}", "dim"))
+    return line
+
+
+def _rates(seen: Snapshot, trends: Trends, width: int) -> Line:
+    line: Line = [("faults ", "dim")]
+    cells = max(8, min(40, width // 4))
+    line += [("[", "dim"), (rows.trend(trends.total, cells).rjust(cells), "faults"), ("] ", "dim")]
+    if seen.faults is None:
+        line.append(("-", "dim"))
+    else:
+        line.append((f"{rows.quantity(seen.faults.all)}/s", "faults"))
+        if seen.faults.failed:
+            line.append((f"   SIGBUS {rows.quantity(seen.faults.failed)}/s", "bad"))
+        line.append((f"   major {rows.quantity(seen.faults.major)}/s", ""))
+    if seen.page_ins is not None:
+        line.append((f"   page-ins {rows.quantity(seen.page_ins)}/s", ""))
+    shared = PAGE * sum(one.shared for one in seen.segments)
+    line.append((f"   shared {size(shared)}", "shared" if shared else "dim"))
+    return line
+
+
+def tabs(seen: Snapshot, state: State, width: int) -> Line:
+    """Where one is."""
+    subject = {"segments": "segments", "segment": "segments", "pages": "segments"}
+    where = subject.get(state.view.place, "processes")
+    line: Line = []
+    for number, (name, count) in enumerate(
+        {"segments": len(seen.segments), "processes": len(seen.processes)}.items(), 1
+    ):
+        style = "sorted" if name == where else "dim"
+        line += [(f"{number} ", "key"), (f"{name} {count}   ", style)]
+    return _fit(line, width)
+
+
+def foot(seen: Snapshot, width: int) -> list[Line]:
+    """Sources: in full where two lines are enough, else by name; help has them in full."""
+    full = rows.footer(seen)
+    if cell_len(full) <= width:
+        return [[(full, "dim")]]
+    parts = full.split(" · ")
+    first = ""
+    while parts and cell_len(first) + cell_len(parts[0]) + 3 <= width:
+        first += (" · " if first else "") + parts.pop(0)
+    second = " · ".join(parts)
+    if first and cell_len(second) <= width:
+        return [[(first, "dim")], [(second, "dim")]]
+    exact = ", ".join(dict.fromkeys(one.source for one in seen.sources if one.exact))
+    sampled = ", ".join(dict.fromkeys(one.source.split(",")[0] for one in seen.sources if not one.exact))
+    return [_fit([(f"exact: {exact}", "dim")], width), _fit([(f"sampled: {sampled}", "dim")], width)]
+
+
+def keys(state: State, width: int, rows_there: bool) -> Line:
+    """The keys that do something here, as many as fit."""
+    found = [("?", "help"), ("q", "quit")]
+    if state.depth:
+        found.append(("Esc", "back"))
+    if rows_there and state.view.place != "pages":
+        found.append(("Enter", "open"))
+    if state.view.place != "process":
+        found.append(("Tab", {"segment": "pages", "pages": "processes"}.get(state.view.place, "other tab")))
+    found += [("s", "sort"), ("/", "filter"), ("Space", "go on" if state.paused else "pause")]
+    found += [("r", "reverse"), ("+ -", "interval"), ("t", "light/dark")]
+    line: Line = []
+    if state.wanted:
+        line.append((f"filter: {clean(state.wanted)}  ", "warn"))
+    for key, meaning in found:
+        if sum(cell_len(text) for text, _ in line) + len(key) + len(meaning) + 1 > width:
+            break
+        line += [(key, "key"), (f" {meaning}  ", "dim")]
+    return line
+
+
+_KEYS = {
+    "↑ ↓ PgUp PgDn": "move; Home and End too",
+    "Enter": "open a segment, or a process",
+    "Esc": "back",
+    "Tab, 1, 2": "segments and processes; of a segment: processes and pages",
+    "s, S, r": "sort by the next column, the one before; reverse",
+    "/": "only names that contain what is typed",
+    "Space": "pause, and go on",
+    "n": "look now",
+    "+, -": "look half, or twice as often",
+    "t": "light or dark",
+    "q": "quit",
+}
+_WORDS = {
+    "RESIDENT": "memory that is charged to the segment",
+    "SHARED": "memory of it that two or more processes have mapped in at once",
+    "FAULTS/S": "page faults on it a second; those that end in SIGBUS make it red",
+    "PAGE-INS/S": "pages that the kernel asked shmfs for, on a fault or a read",
+    "REFUSED": "charges that a limit refused: ENOSPC to a call, SIGBUS to a touch",
+    "PRESENT": "memory that the process has mapped in",
+    "PSS, USS": "its share of that, each page divided by those who have it; what it has alone",
+    "TREND": "faults (or page-ins) of the last looks, all by one scale",
+}
+
+
+def help_text(seen: Snapshot | None) -> list[Line]:
+    """Everything."""
+    lines: list[Line] = [[("Keys", "title")]]
+    lines += [[(f"  {key:15}", "key"), (text, "")] for key, text in _KEYS.items()]
+    lines += [[], [("Figures", "title")]]
+    lines += [[(f"  {word:12}", "heading"), (text, "")] for word, text in _WORDS.items()]
+    if seen is not None:
+        lines += [[], [("Sources", "title")]]
+        lines += [[(f"  {part}", "dim")] for part in rows.footer(seen).split(" · ")]
+    return lines
+
+
+def _fit(line: Line, width: int) -> Line:
+    """As much of a line as there is room for, cut between its parts."""
+    kept: Line = []
+    room = width
+    for text, style in line:
+        room -= cell_len(text)
+        if room < 0:
+            break
+        kept.append((text, style))
+    return kept
