@@ -51,6 +51,9 @@ APPEND = Reason(
     "clearing O_APPEND of an open descriptor, and RWF_NOAPPEND, have no effect",
     "passed-through writes go by the flags that the file had when it was opened",
 )
+CACHESTAT = Reason(
+    "cachestat(2) counts no pages", "it looks into FUSE's cache, and passed-through data is cached behind it"
+)
 LIMIT = Reason(
     "fallocate beyond RLIMIT_FSIZE that keeps the size is not refused",
     "only the kernel knows the caller's limit, and FUSE's asks it for new sizes only",
@@ -199,6 +202,7 @@ _CACHED: Known = {
 _MANAGED: Known = _CACHED | _TO_NOBODY
 _NATIVE: Known = _TO_NOBODY | {
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
+    "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }
 _NO_EXTENSION: Known = _CACHED | {

@@ -149,3 +149,14 @@ def attributes_of_statx(d: Path) -> Any:
     flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
     attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
     return {"known": hex(known & flags), "set": hex(attributes & flags)}
+
+
+@case()
+def pages_that_cachestat_counts(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * 4096)
+    counts = ctypes.create_string_buffer(40)
+    return {
+        "answer": tried(call, "syscall", 451, fd, struct.pack("<QQ", 4096, 2 * 4096), counts, 0),
+        "cached": struct.unpack_from("<Q", counts)[0],
+        "flags": tried(call, "syscall", 451, fd, struct.pack("<QQ", 0, 0), counts, 1),
+    }
