@@ -79,16 +79,15 @@ def _print(console: "Console", teller: "Teller", *, pause: bool) -> None:
 
     from shmfs.explain import render
 
-    output.emit(console, *render.terms(console.width, frames_visible=teller.telling.frames_visible))
     number = 0
     with closing(teller.steps()) as steps:
         for chapter, step in steps:
-            if len(chapter.steps) == (step is not None):
-                output.emit(console, *render.heading(chapter))
             if step is None:
                 output.emit(console, *(render.skipped(chapter) if chapter.skipped else ()))
                 continue
             number += 1
+            output.emit(console, *(render.terms(teller.telling, console.width) if number == 1 else ()))
+            output.emit(console, *(render.heading(chapter) if len(chapter.steps) == 1 else ()))
             output.emit(console, *render.step(step, number, console.width))
             if pause:
                 _wait()
@@ -110,7 +109,7 @@ def _compare(console: "Console", told: "Telling", teller: "Teller") -> "Telling"
 
     other = teller.tell()
     if other.impossible:
-        output.emit(console, "", Text(f"{other.store} pages: {other.impossible}"))
+        output.emit(console, "", Text(f"{other.store} pages are not shown: {other.impossible}"))
     else:
         output.emit(console, *render.differences(told, other, console.width), "", render.verdict(other))
     return other

@@ -68,7 +68,7 @@ def _frame(cell: Cell | None, step: Step) -> str:
     if page.present:
         return "page cache" if page.of_file else "own copy"
     cached = step.cache is not None and step.cache.resident[page.page : page.page + 1] == [True]
-    return "page cache" if cached else ""
+    return step.cache.place if step.cache and cached else ""
 
 
 def picture(step: Step, width: int) -> list[Text]:

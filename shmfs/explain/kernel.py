@@ -85,6 +85,20 @@ def frames_visible() -> bool:
     return page(os.getpid(), ctypes.addressof(memory), 0).frame is not None
 
 
+def swapped(pid: int, address: int) -> int:
+    """Bytes of the mapping at that address that are in swap, by /proc/PID/smaps."""
+    inside = False
+    with open(f"/proc/{pid}/smaps", errors="backslashreplace") as lines:
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            if "-" in word:
+                start, end = (int(one, 16) for one in word.split("-"))
+                inside = start <= address < end
+            elif inside and word == "Swap:":
+                return int(rest.split()[0]) * 1024
+    return 0
+
+
 def swaps() -> list[str]:
     """The swap areas that are in use; see proc(5)."""
     try:

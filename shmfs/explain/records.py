@@ -64,6 +64,8 @@ class Cache(Struct):
     """Pages."""
     dirty: int | None = None
     """Pages."""
+    place: str = "page cache"
+    """Or swap cache, which mincore does not tell apart."""
 
 
 class Touch(Struct):

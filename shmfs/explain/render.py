@@ -8,14 +8,16 @@ from rich.text import Text
 
 from shmfs.explain.draw import picture
 from shmfs.explain.records import Chapter, Claim, Page, Step, Telling, Touch, View
-from shmfs.explain.story import TERMS
+from shmfs.explain.story import NAMES_OF, TERMS
 from shmfs.trace.text import clean, labelled, plural
 
 HIDDEN = (
-    "The kernel shows frame numbers to root only: whether two processes have the same frame is told here by "
-    "the bits of pagemap that say whether a page is the file's."
+    "The kernel shows frame numbers to root only. That two processes have the same frame is told here by two "
+    "bits of pagemap: both have the file's page (61), and somebody else has it too (not 56)."
 )
 
+
+OTHER_KERNEL = "The kernel's functions are named as in Linux {}; this is {}, where some may be others."
 
 BEHIND = (
     "Native pages are those of a tmpfs behind the files of the mount, and the kernel goes there by itself: "
@@ -24,10 +26,14 @@ BEHIND = (
 """The claims of the step of the first touch say so too."""
 
 
-def terms(width: int, *, frames_visible: bool) -> list[RenderableType]:
-    """Five lines that say what the words mean."""
+def terms(telling: Telling, width: int) -> list[RenderableType]:
+    """Five lines that say what the words mean; and what is to be known about the rest."""
     lines: list[RenderableType] = [labelled([(name, Text(text)) for name, text in TERMS], width)]
-    return lines if frames_visible else [*lines, Text(), Text(HIDDEN, "dim")]
+    if not telling.frames_visible:
+        lines += [Text(), Text(HIDDEN, "dim")]
+    if not f"{telling.kernel}.".startswith(f"{NAMES_OF}."):
+        lines += [Text(), Text(OTHER_KERNEL.format(NAMES_OF, telling.kernel), "dim")]
+    return lines
 
 
 def heading(chapter: Chapter) -> list[RenderableType]:
@@ -37,7 +43,7 @@ def heading(chapter: Chapter) -> list[RenderableType]:
 
 def skipped(chapter: Chapter) -> list[RenderableType]:
     """Why a chapter is not told."""
-    return [Text(), Text(f"Not shown: {chapter.skipped}.")]
+    return [Text(), Text(f"{chapter.title}: not shown, {chapter.skipped}.")]
 
 
 def verdict(telling: Telling) -> Text:

@@ -29,6 +29,9 @@ TERMS = (
 )
 """What a reader must know; sizes are those of x86."""
 
+NAMES_OF = "6.18"
+"""The Linux whose functions the chapters name."""
+
 
 def check(names: Sequence[str]) -> list[str]:
     """The chapters that are wanted, all if none is named; raises ShmfsError."""

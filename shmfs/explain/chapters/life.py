@@ -178,6 +178,7 @@ class Life:
     def write_back(self) -> Step:
         """A calls msync."""
         stage = self.stage
+        stage.a.touch(self.at_a.address, 0, "x")  # during a pause the kernel may have written the page back
         before = stage.cache(self.at_a, self.fd_a)
         stage.a.call("msync", self.at_a.address, 4 * PAGE, _MS_SYNC)
         after = stage.cache(self.at_a, self.fd_a)

@@ -8,10 +8,8 @@ from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Skip, Stage
 
 NAME = "cold"
-_MADV_NORMAL, _MADV_PAGEOUT = 0, 21
+_MADV_PAGEOUT = 21
 _MS_SYNC = 4
-_PAGES = 8
-"""As many as the kernel reads at once from a swap area (vm.page-cluster)."""
 
 NO_SWAP = (
     "this machine has no swap (/proc/swaps is empty), and with native pages a page leaves its frame only for "
@@ -23,8 +21,8 @@ def steps(stage: Stage) -> Iterator[Step]:
     """The page goes and comes."""
     if not stage.managed and not kernel.swaps():
         raise Skip(NO_SWAP)
-    fd = create(stage.a, NAME, _PAGES, PAGE)
-    mapping = stage.map(stage.a, fd, _PAGES)
+    fd = create(stage.a, NAME, 1, PAGE)
+    mapping = stage.map(stage.a, fd, 1)
     try:
         yield from (_managed if stage.managed else _native)(stage, mapping, fd)
     finally:
@@ -73,44 +71,43 @@ def _managed(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
 
 
 def _native(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
-    """The pages of the tmpfs go to swap; one fault reads all ahead, and the next finds its page there."""
-    stage.a.call("madvise", mapping.address, _PAGES * PAGE, _MADV_NORMAL)
-    for page in range(_PAGES):
-        stage.a.touch(mapping.at(page), page, "abcdefgh"[page])
-    stage.a.call("madvise", mapping.address, _PAGES * PAGE, _MADV_PAGEOUT)
-    view = stage.view(mapping, 0, 1)
+    """The page goes to swap, and a fault finds it in the swap cache, or reads it if it is no longer there."""
+    stage.store_byte(mapping, 0, "x")
+    stage.a.call("madvise", mapping.address, PAGE, _MADV_PAGEOUT)
+    view, cache = stage.view(mapping, 0), stage.cache(mapping, fd)
+    cache.place = "swap cache"
+    swapped = kernel.swapped(stage.a.pid, mapping.address)
     yield stage.step(
-        "The kernel takes the frames away",
-        "When memory is short (here on demand: MADV_PAGEOUT) the kernel writes the pages of a tmpfs to swap "
-        "and frees their frames; they are charged as before.",
+        "The kernel takes the page away",
+        "When memory is short (here on demand: MADV_PAGEOUT) the kernel writes a page of a tmpfs to swap. "
+        "Its frame is in the swap cache until somebody else needs it; the page is charged as before.",
         "madvise_cold_or_pageout_pte_range reclaim_pages shrink_folio_list shmem_writeout swap_writeout",
         [
-            present(view, 0, expected=False),
-            present(view, 1, expected=False),
-            claim("pages charged", _PAGES, stage.used()),
-        ],
-        [view],
-        cache=stage.cache(mapping, fd),
-        blocks=_blocks(stage),
-        facts=[("swap", ", ".join(kernel.swaps()))],
-    )
-    first = stage.load(mapping, 0)
-    cache = stage.cache(mapping, fd)
-    second = stage.load(mapping, 1)
-    view = stage.view(mapping, 0, 1)
-    yield stage.step(
-        "A touches page 0, then page 1",
-        "Page 0 is read from the swap area (a major fault), and its neighbours with it, into the swap cache: "
-        "the fault on page 1 finds it there, and reads nothing.",
-        "handle_mm_fault do_read_fault shmem_fault shmem_swapin_folio swap_cache_get_folio swapin_readahead",
-        [
-            faults(first, 0, 1),
-            claim("page 1 was in the swap cache", True, cache.resident[1]),
-            faults(second, 1),
-            claim("A loads", "ab", first.value + second.value),
-            claim("pages charged", _PAGES, stage.used()),
+            present(view, expected=False),
+            claim("bytes of the file in swap", PAGE, swapped),
+            claim("pages charged", 1, stage.used()),
         ],
         [view],
         cache=cache,
+        blocks=_blocks(stage),
+        facts=[("swap", f"{swapped} bytes by smaps · areas: {', '.join(kernel.swaps())}")],
+    )
+    load = stage.load(mapping, 0)
+    view = stage.view(mapping, 0)
+    yield stage.step(
+        "A touches it again",
+        "The fault finds the page in the swap cache, and nothing is read."
+        if cache.resident[0]
+        else "The page is no longer in the swap cache: the fault reads it from the swap area.",
+        "handle_mm_fault do_read_fault shmem_fault shmem_swapin_folio swap_cache_get_folio"
+        + ("" if cache.resident[0] else " swapin_readahead"),
+        [
+            faults(load, *((1, 0) if cache.resident[0] else (0, 1))),
+            claim("A loads", "x", load.value),
+            claim("bytes of the file in swap", 0, kernel.swapped(stage.a.pid, mapping.address)),
+            claim("pages charged", 1, stage.used()),
+        ],
+        [view],
+        cache=stage.cache(mapping, fd),
         blocks=_blocks(stage),
     )

@@ -37,8 +37,8 @@ def same_frame(one: View, other: View, *, expected: bool = True) -> Claim:
     text = f"{other.process} has {where} as {one.process}" if expected else f"{other.process} has {where}"
     if first.frame and second.frame:
         return Claim(text, expected, first.frame == second.frame)
-    shared = first.present and second.present and first.of_file and second.of_file
-    return Claim(f"{text} (told by the sharing bit: frame numbers need root)", expected, shared)
+    shared = all(page.present and page.of_file and not page.alone for page in (first, second))
+    return Claim(f"{text} (by bits 61 and 56 of pagemap)", expected, shared)
 
 
 def create(actor: Actor, name: str, pages: int, page: int) -> int:
