@@ -98,7 +98,11 @@ def _wait() -> None:
     """Until Enter is pressed; no longer once there is no more input."""
     if sys.stdin.isatty():
         click.echo("\n   Enter goes on, Ctrl-C ends. ", nl=False, err=True)
-    sys.stdin.readline()
+    try:
+        sys.stdin.readline()
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        raise
 
 
 def _compare(console: "Console", told: "Telling", teller: "Teller") -> "Telling":

@@ -9,9 +9,11 @@ from shmfs.explain.records import Page, Step, View
 WIDE = 76
 """Columns that the picture with boxes takes."""
 
-PTE = "cyan"
+PTE = "bold"
 SHARED = "bold green"
-ALONE = "yellow"
+ALONE = "cyan"
+COPY = "magenta"
+"""As `shmfs map` has them."""
 
 
 class Cell(NamedTuple):
@@ -29,9 +31,12 @@ class Row(NamedTuple):
     right: Cell | None
 
     @property
-    def shared(self) -> bool:
-        """Whether both sides have this frame."""
-        return all(cell is not None and cell.page.present for cell in (self.left, self.right))
+    def style(self) -> str:
+        """Of the frame."""
+        having = [cell.page for cell in (self.left, self.right) if cell and cell.page.present]
+        if len(having) == 2:
+            return SHARED
+        return COPY if having and not having[0].of_file else ALONE
 
 
 def rows(step: Step) -> list[Row]:
@@ -89,7 +94,7 @@ def _lines(row: Row) -> list[Text]:
             continue
         line.append(f"{cell.view.vma.permissions} page {cell.page.page} ─▶ ")
         if cell.page.present:
-            line.append("PTE", PTE).append(" ─▶ ").append(row.frame, SHARED if row.shared else ALONE)
+            line.append("PTE", PTE).append(" ─▶ ").append(row.frame, row.style)
         else:
             line.append("no PTE", "dim")
         lines.append(line)
@@ -101,23 +106,27 @@ def _boxes(row: Row) -> list[Text]:
     lines = []
     for at in range(3):
         line = Text("  ")
-        line.append(left[at]).append(_arrow(row.left, at, "────▶"))
-        line.append(middle[at]).append(_arrow(row.right, at, "◀────")).append(right[at])
+        line.append(left[at]).append(_arrow(row.left, at, "───▶"))
+        line.append(middle[at]).append(_arrow(row.right, at, "◀───")).append(right[at])
         lines.append(line)
     return lines
 
 
 def _arrow(cell: Cell | None, at: int, arrow: str) -> str:
-    return f" {arrow} " if at == 1 and cell and cell.page.present else " " * 7
+    return f" {arrow} " if at == 1 and cell and cell.page.present else " " * 6
 
 
 def _vma(cell: Cell | None, *, mirrored: bool = False) -> list[Text]:
-    """Three lines of 23 cells: the VMA with the page, and its PTE."""
+    """Three lines of 24 cells: the VMA with the page, and its PTE."""
     if cell is None or cell.view.vma is None:
         said = f"{cell.view.process}: no VMA" if cell else ""
-        return [Text(" " * 23), Text(f"{said:^23}", "dim"), Text(" " * 23)]
+        return [Text(" " * 24), Text(f"{said:^24}", "dim"), Text(" " * 24)]
     number = f"page {cell.page.page}"
-    vma = [f"┌─{cell.view.process}'s VMA────┐", f"│ {number:<7}{cell.view.vma.permissions}│", f"└{'─' * 12}┘"]
+    vma = [
+        f"┌─{cell.view.process}'s VMA─────┐",
+        f"│ {number:<8}{cell.view.vma.permissions}│",
+        f"└{'─' * 13}┘",
+    ]
     pte = ["┌─PTE───┐", "│", "└───────┘"]
     state = ("present", PTE) if cell.page.present else (" none  ", "dim")
     lines = []
@@ -133,6 +142,5 @@ def _middle(row: Row) -> list[Text]:
     """Three lines of 14 cells: the frame."""
     if not row.frame:
         return [Text(" " * 14), Text(f"{'no frame':^14}", "dim"), Text(" " * 14)]
-    style = SHARED if row.shared else ALONE
-    edge = Text("┌─frame──────┐", style), Text("└────────────┘", style)
-    return [edge[0], Text(f"│{row.frame:^12}│", style), edge[1]]
+    edge = Text("┌─frame──────┐", row.style), Text("└────────────┘", row.style)
+    return [edge[0], Text(f"│{row.frame:^12}│", row.style), edge[1]]

@@ -41,7 +41,7 @@ def steps(stage: Stage) -> Iterator[Step]:
         "kernel_clone dup_mmap copy_page_range handle_mm_fault do_read_fault filemap_map_pages",
         [
             claim("C has the VMA at the same address", True, before.vma is not None),
-            present(before, expected=False),
+            present(before, expected=False, when="before its touch "),
             faults(load, 1),
             claim("C loads what A stored", "x", load.value),
             same_frame(*views),

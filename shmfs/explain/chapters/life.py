@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from shmfs.explain.actors import MAP_PRIVATE, Failed
-from shmfs.explain.chapters.tools import O_RDWR, SHM, claim, create, faults, present, same_frame
+from shmfs.explain.actors import MAP_PRIVATE
+from shmfs.explain.chapters.tools import O_RDWR, SHM, claim, create, faults, named, present, same_frame
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Stage
 
@@ -108,7 +108,7 @@ class Life:
             "B faults too, but the page cache has the page: B's PTE gets A's frame, nothing is allocated.",
             "do_mmap handle_mm_fault do_read_fault filemap_map_pages set_pte_range",
             [
-                present(before, expected=False),
+                present(before, expected=False, when="before its touch "),
                 faults(touch, 1),
                 same_frame(*views),
                 claim("pages charged", 1, stage.used()),
@@ -163,10 +163,10 @@ class Life:
             "no file.",
             "handle_mm_fault do_wp_page wp_page_copy",
             [
-                same_frame(views[0], before),
+                same_frame(views[0], before, when="before its store "),
                 faults(load, 1),
                 faults(store, 1),
-                same_frame(*views, expected=False),
+                same_frame(*views, expected=False, when="after it "),
                 claim("A still loads", "x", seen.value),
                 claim("pages charged", 1, stage.used()),
             ],
@@ -197,7 +197,7 @@ class Life:
             sentence = "There is nothing to write to: the page cache of a tmpfs is the file."
             functions = "vfs_fsync_range noop_fsync"
         return stage.step(
-            "A calls msync", sentence, functions, claims, views, cache=after, blocks=self.blocks()
+            "A stores, and calls msync", sentence, functions, claims, views, cache=after, blocks=self.blocks()
         )
 
     def truncate(self) -> Step:
@@ -240,7 +240,7 @@ class Life:
             "fuse_do_setattr handle_mm_fault do_read_fault do_shared_fault set_pte_range",
             [
                 faults(load, *((0, 1) if stage.managed else (1, 0))),
-                claim("B loads a zero", "\0", load.value),
+                claim("B loads a zero", True, load.value == "\0"),
                 faults(store, 1),
                 same_frame(*views),
                 claim("pages charged", 1, stage.used()),
@@ -259,18 +259,18 @@ class Life:
         stage.store_byte(self.at_a, 0, "2")
         load = stage.load(self.at_b, 0)
         views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
-        try:
-            stage.a.figures("stat", f"{SHM}/{NAME}")
-            named = "is there"
-        except Failed:
-            named = "is gone"
+        found = named(lambda: stage.a.figures("stat", f"{SHM}/{NAME}"))
         return stage.step(
             "A unlinks the file while both have it mapped",
             "The name goes, and then the descriptors: the two VMAs still hold the file, and share its frame.",
             "vfs_unlink fuse_unlink",
             [
-                claim("the name", "is gone", named),
-                claim("maps says", "(deleted)", _ending(views[0].vma.path if views[0].vma else "")),
+                claim("stat of the name answers", "ENOENT", found),
+                claim(
+                    "the name in maps ends in",
+                    "(deleted)",
+                    _ending(views[0].vma.path if views[0].vma else ""),
+                ),
                 claim("B loads what A stored", "2", load.value),
                 same_frame(*views),
                 claim("pages charged", 1, stage.used()),
@@ -295,9 +295,9 @@ class Life:
             "do_vmi_munmap unmap_vmas evict fuse_evict_inode"
             + ("" if stage.managed else " shmem_evict_inode"),
             [
-                claim("after A's munmap: pages charged", 1, held),
-                present(first),
-                claim("after B's munmap: pages charged", 0, stage.used()),
+                claim("after A's munmap pages charged", 1, held),
+                present(first, when="after A's munmap "),
+                claim("after B's munmap pages charged", 0, stage.used()),
                 claim("VMAs left", 0, sum(view.vma is not None for view in views)),
             ],
             views,

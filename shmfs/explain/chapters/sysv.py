@@ -52,7 +52,7 @@ def steps(stage: Stage) -> Iterator[Step]:
         "do_shmat do_mmap shm_mmap handle_mm_fault shm_fault shmem_fault shmem_get_folio_gfp",
         [
             faults(store, 1),
-            present(before, 0, expected=False),
+            present(before, expected=False, when="before its touch "),
             faults(load, 1),
             claim("B loads what A stored", "x", load.value),
             same_frame(*views),

@@ -23,18 +23,18 @@ def faults(touch: Touch, minor: int, major: int = 0) -> Claim:
     return Claim(text, {"minor": minor, "major": major}, {"minor": touch.minor, "major": touch.major})
 
 
-def present(view: View, number: int = 0, *, expected: bool = True) -> Claim:
-    """A page has a PTE, or none."""
+def present(view: View, number: int = 0, *, expected: bool = True, when: str = "") -> Claim:
+    """A page has a PTE, or none; `when` begins the sentence."""
     found = next(page.present for page in view.pages if page.page == number)
     said = "a" if expected else "no"
-    return Claim(f"{view.process} has {said} PTE for page {number}", expected, found)
+    return Claim(f"{when}{view.process} has {said} PTE for page {number}", expected, found)
 
 
-def same_frame(one: View, other: View, *, expected: bool = True) -> Claim:
+def same_frame(one: View, other: View, *, expected: bool = True, when: str = "") -> Claim:
     """Two processes have the same frame for a page; without frame numbers, both have the file's own page."""
     first, second = one.pages[0], other.pages[0]
     where = "the same frame" if expected else "another frame"
-    text = f"{other.process} has {where} as {one.process}" if expected else f"{other.process} has {where}"
+    text = f"{when}{other.process} has {where}" + (f" as {one.process}" if expected else "")
     if first.frame and second.frame:
         return Claim(text, expected, first.frame == second.frame)
     shared = all(page.present and page.of_file and not page.alone for page in (first, second))
