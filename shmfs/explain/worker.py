@@ -210,9 +210,10 @@ def main(arguments: list[str]) -> None:
     _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     gc.disable()
     worker = Worker((spare_in, spare_out))
-    _answer({"value": os.getpid()})
     try:
-        worker.serve()
+        with contextlib.suppress(BrokenPipeError):  # nobody wants to know any more
+            _answer({"value": os.getpid()})
+            worker.serve()
     finally:
         worker.end()
 
