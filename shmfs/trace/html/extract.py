@@ -32,6 +32,8 @@ LARGE, FINE = 8, (160, 144)
 """Heat maps that are fine: at most so many rows and columns; up to HEATS there are coarser ones."""
 HEATS, COARSE = 24, (80, 96)
 
+CHARGED = "fuse and mm, exact"
+
 NAME = 120
 """Characters of a name."""
 
@@ -69,6 +71,7 @@ class _Extract:
         self.place = {one.segment: i for i, one in enumerate(self.shown) if one.segment is not None}
         self.table = levels.table() if levels else None
         self.inodes = Counter(one.inode for one in a.segments)
+        self.looked = "fuse, seen by looking" if a.store == "native" else ""
         self.processes = _tree(a.processes)
         self.row = {one.process: i for i, (one, _) in enumerate(self.processes)}
         self.compared = sorted((one for one in a.segments if one.shared), key=lambda one: -one.shared)
@@ -83,6 +86,15 @@ class _Extract:
                 pages[segment][process].append(some)
         return pages
 
+    def _busy(self, one: Segment) -> tuple[int, int]:
+        """Return the time of the first touch and of the last; all of it where pages were mapped around."""
+        firsts = [use.first for use in one.used_by if use.first is not None]
+        lasts = [use.last for use in one.used_by if use.last is not None]
+        if one.faults.around or not firsts:
+            return self.start, self.end
+        died = [death.time for death in self.analysis.deaths if death.segment == one.segment]
+        return min(firsts + died), max(lasts + died) + 1
+
     def _heats(self, trace: Trace) -> _Heats:
         plans: list[Plan] = []
         for one in self.shown[:HEATS]:
@@ -90,9 +102,12 @@ class _Extract:
                 continue
             users = sorted(one.used_by, key=lambda use: -use.faults.total - use.faults.around)
             last = max(int(part[-1]) for parts in self.pages[one.segment].values() for part in parts)
+            failed = [death.page or 0 for death in self.analysis.deaths if death.segment == one.segment]
+            last = max([last] + [page for page in failed if page <= last + last // 4 + 16])
             rows, columns = FINE if len(plans) < LARGE else COARSE
             people = [use.process for use in users if use.process in self.pages[one.segment]][:PEOPLE]
-            plans.append(Plan(one.segment, last + 1, rows, people, Axis.of(self.start, self.end, columns)))
+            people.sort(key=lambda process: self.row.get(process, PROCESSES))
+            plans.append(Plan(one.segment, last + 1, rows, people, Axis.of(*self._busy(one), columns)))
         touches = Touches(plans, self.axis)
         for faults in batches(trace.faults()):
             touches.add(faults)
@@ -103,7 +118,7 @@ class _Extract:
         a, report = self.analysis, self.report
         facts = [(label, text.plain) for label, text in report.head() if label not in ("", "cut", "lost")]
         count = a.faults
-        level = None if self.table is None else most(self.table, self.start, self.axis.width, BINS)
+        segments = [self._segment(one) for one in self.shown]
         rest = a.segments[SEGMENTS:]
         others = [one for one in a.processes if one.process not in self.row]
         return model.Page(
@@ -127,12 +142,16 @@ class _Extract:
             number_of_segments=len(a.segments),
             number_of_processes=len(a.processes),
             kinds=self.heats.touches.kinds(),
-            level=level,
-            level_source="fuse, seen by looking" if a.store == "native" else "fuse and mm, exact",
+            level=self._level_of_all(segments),
+            level_source=f"{self.looked}, and between looks the pages touched so far (perf)"
+            if self.looked
+            else CHARGED,
+            peak_source=self.looked or CHARGED,
+            perf=bool(a.faults.total) or any(one.source == "perf" and one.figures for one in a.sources),
             fault_source=report.perf,
             deaths=self._deaths(),
             refusals=[(label, text.plain) for label, text in report.refusals()],
-            segments=[self._segment(one) for one in self.shown],
+            segments=segments,
             rest=model.Rest(len(rest), sum(one.faults.total for one in rest), sum(one.pages for one in rest)),
             processes=[self._process(one, depth) for one, depth in self.processes],
             rest_of_processes=model.Rest(
@@ -150,6 +169,7 @@ class _Extract:
 
     def _segment(self, one: Segment) -> model.Segment:
         touched = one.segment if one.segment in self.heats.planned else None
+        so_far = None if touched is None else self.heats.touches.touched(touched)
         users = [use for use in one.used_by if use.process in self.row]
         return model.Segment(
             name=_name(one.path) or f"(no name, inode {one.inode})",
@@ -173,8 +193,8 @@ class _Extract:
             end=one.end,
             users=[self._user(use) for use in users[:PEOPLE]],
             others=len(one.used_by) - len(users[:PEOPLE]),
-            level=self._level(one),
-            touched=None if touched is None else self.heats.touches.touched(touched),
+            level=self._level(one, so_far),
+            touched=so_far,
             sharing=one.sharing,
             heat=None if touched is None else self._heat(touched),
         )
@@ -189,15 +209,33 @@ class _Extract:
     def _who(self, who: Who | None) -> str:
         return f"{_name(who.command) or 'pid'} {who.pid}" if who else ""
 
-    def _level(self, one: Segment) -> list[int] | None:
-        """Return the pages charged over time; inodes come round again, so it ends with the segment."""
+    def _level(self, one: Segment, so_far: list[int] | None) -> list[int] | None:
+        """Return the pages charged over time; inodes come round again, so it ends with the segment.
+
+        Where they are only looked at now and then, pages that were touched since are charged, too.
+        """
         if self.table is None or one.size is None:
             return None
         mine = self.table[:, 1] == one.inode
         if self.inodes[one.inode] > 1:
             end = one.evicted or self.end
             mine &= (self.table[:, 0] >= one.seen) & (self.table[:, 0] <= end)
-        return most(self.table[mine], self.start, self.axis.width, BINS)
+        level = most(self.table[mine], self.start, self.axis.width, BINS)
+        if not self.looked or so_far is None:
+            return level
+        last = BINS - 1 if one.evicted is None else int((one.evicted - self.start) / self.axis.width)
+        return [
+            max(pair) if at <= last else pair[0] for at, pair in enumerate(zip(level, so_far, strict=True))
+        ]
+
+    def _level_of_all(self, segments: list[model.Segment]) -> list[int] | None:
+        if self.table is None:
+            return None
+        level = most(self.table, self.start, self.axis.width, BINS)
+        if not self.looked:
+            return level
+        shown = [one.level for one in segments if one.level is not None]
+        return [max(all_, sum(some)) for all_, *some in zip(level, *shown, strict=True)]
 
     def _heat(self, segment: int) -> model.Heat:
         heat = self.heats.touches.heat(segment, self.pages[segment])

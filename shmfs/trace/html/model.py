@@ -25,6 +25,10 @@ class Heat(Struct):
     """Pages of a row; the last one may have fewer."""
     columns: int
     """Parts of the time."""
+    start: float
+    """When the first part begins."""
+    seconds: float
+    """How long all of them are."""
     people: list[int]
     """Processes, most touches first; -1 is all others."""
     steps: list[int]
@@ -166,6 +170,9 @@ class Page(Struct):
     level: list[int] | None
     """Pages charged over time, of all segments."""
     level_source: str
+    peak_source: str
+    perf: bool
+    """Whether faults were seen."""
     fault_source: str
     deaths: list[Death]
     refusals: list[Fact]

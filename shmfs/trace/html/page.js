@@ -5,8 +5,10 @@ const root = document.documentElement, main = document.getElementById("main"), t
 const MINOR = 0, MAJOR = 1, FAILED = 2, UNKNOWN = 3;
 const HUES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"]; // Okabe and Ito
 const KINDS = [["minor", "#56b4e9"], ["major", "#e69f00"], ["failed", "#d55e00"], ["of unknown kind", "#999999"]];
-const RAMP = ["#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#fee838"]; // cividis
+const CIVIDIS = ["#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#b0a473", "#c8b866", "#e4cf5b", "#fee838"].map(rgb);
 const state = { segment: 0, process: null, by: "process", only: null };
+
+function rgb(hex) { return [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16)); }
 
 // ---- words
 
@@ -29,7 +31,12 @@ function seconds(s) {
   return size < 100 ? `${+s.toPrecision(3)} s` : `${number(Math.round(s))} s`;
 }
 const at = s => s < 0 ? "before the trace" : seconds(s);
-const part = (i, n) => `${seconds(i * D.seconds / n)} to ${seconds((i + 1) * D.seconds / n)}`;
+function part(i, n, start = 0, length = D.seconds) { // with as many digits as tell the parts from each other
+  const from = start + i * length / n, to = start + (i + 1) * length / n;
+  const [unit, name] = [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]].find(([unit]) => Math.abs(to) >= unit) || [1, "s"];
+  const digits = Math.max(0, Math.min(9, 1 - Math.floor(Math.log10(length / n / unit))));
+  return `${(from / unit).toFixed(digits)} to ${(to / unit).toFixed(digits)} ${name}`;
+}
 const person = i => i < 0 ? "other processes" : D.processes[i].name;
 
 // ---- elements
@@ -64,21 +71,28 @@ function figures(items) {
 // ---- colours
 
 const css = name => getComputedStyle(root).getPropertyValue(name).trim();
-const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 const mix = (a, b, part) => a.map((value, i) => Math.round(value + (b[i] - value) * part));
 const hex = color => "#" + color.map(value => value.toString(16).padStart(2, "0")).join("");
 const ranks = new Map(D.processes.map((_, i) => i).sort((a, b) => D.processes[b].faults - D.processes[a].faults)
   .map((process, rank) => [process, rank]));
-function hue(rank) { // after the first round the same hues come again, lighter, then darker
-  const round = Math.floor(rank / HUES.length), color = rgb(HUES[rank % HUES.length]);
-  return round ? hex(mix(color, round % 2 ? [255, 255, 255] : [0, 0, 0], Math.min(.6, .25 + .1 * (round >> 1)))) : HUES[rank];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function ofProcess(i) { // after the first round the same hues come again, always farther from the ground
+  if (i < 0) return "#999999";
+  const rank = ranks.get(i), far = Math.min(.65, .16 * Math.floor(rank / HUES.length));
+  return hex(mix(rgb(HUES[rank % HUES.length]), dark.matches ? [255, 255, 255] : [0, 0, 0], far));
 }
-const ofProcess = i => i < 0 ? "#999999" : hue(ranks.get(i));
-const ofSegment = i => i < HUES.length ? HUES[i] : "#999999";
-function ramp(share) {
-  const place = share * (RAMP.length - 1), low = Math.min(RAMP.length - 2, Math.floor(place));
-  return mix(rgb(RAMP[low]), rgb(RAMP[low + 1]), place - low);
+function shade(ground, process, n, most) {
+  if (state.only !== null && state.only !== process) return mix(ground, rgb(css("--dim")), .15);
+  return mix(ground, rgb(state.only === process ? css("--accent") : ofProcess(process)), strength(n, most));
 }
+const large = D.segments.map((one, i) => [i, (one.level || one.touched || []).reduce((a, b) => Math.max(a, b), 0)]).filter(([, most]) => most)
+  .sort((a, b) => b[1] - a[1]).map(([i]) => i); // those that are seen in the picture of memory
+const ofSegment = i => HUES[large.indexOf(i)] || "#999999";
+function ramp(share) { // more is what stands out from the ground
+  const place = (dark.matches ? share : 1 - share) * (CIVIDIS.length - 1), low = Math.min(CIVIDIS.length - 2, Math.floor(place));
+  return mix(CIVIDIS[low], CIVIDIS[low + 1], place - low);
+}
+const scale = (least, most) => [h("span", {}, least), h("i", { class: "ramp" }), h("span", {}, most)];
 
 // ---- charts: a canvas of columns × rows of cells, which pointer and arrow keys go through
 
@@ -151,19 +165,19 @@ function say(lines, x, y) {
 function redraw() {
   for (const one of charts) if (one.isConnected) one.redraw(); else { charts.delete(one); observer.unobserve(one); }
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+dark.addEventListener("change", redraw);
 
 function nice(most, steps) {
   const rough = most / steps, power = 10 ** Math.floor(Math.log10(rough));
   return power * [1, 2, 5, 10].find(factor => factor * power >= rough);
 }
-function timeAxis(context, p) {
-  const step = nice(D.seconds, Math.max(2, p.w / 110));
+function timeAxis(context, p, start = 0, length = D.seconds) {
+  const step = nice(length, Math.max(2, p.w / 110));
   context.fillStyle = css("--dim");
   context.textAlign = "center";
   context.textBaseline = "top";
-  for (let s = 0; s <= D.seconds * 1.0001; s += step) {
-    const x = p.x + s / D.seconds * p.w;
+  for (let s = Math.ceil(start / step) * step; s <= start + length * 1.0001; s += step) {
+    const x = p.x + (s - start) / length * p.w;
     context.fillRect(Math.round(x), p.y + p.h, 1, 3);
     const text = seconds(+s.toPrecision(6)), half = context.measureText(text).width / 2;
     if (x + half < p.x + p.w + 20) context.fillText(text, Math.max(half, x), p.y + p.h + 5);
@@ -210,20 +224,21 @@ function head() {
   const bar = h("div", { class: "bar" }, h("i"));
   if (used !== null) bar.firstChild.style.width = `${Math.min(100, 100 * used)}%`;
   const hide = new Set(["ran", "end", "faults"]);
-  document.getElementById("head").append(
+  document.getElementById("head").append(h("div", {},
     h("p", { class: "brand" }, "shmfs report"),
     h("h1", {}, D.title),
     h("div", { class: "tiles" },
-      tile(D.outcome, `after ${seconds(D.seconds)}`, D.bad ? "bad" : "good"),
+      tile(D.outcome, `${D.outcome === "recorded" ? "for" : "after"} ${seconds(D.seconds)}`, D.bad ? "bad" : "good"),
       tile(D.peak === null ? "not known" : bytes(D.peak),
         used === null ? (D.limit ? `peak; the limit is ${bytes(D.limit)}` : "peak; no limit") : `peak, ${Math.round(100 * used)} % of ${bytes(D.limit)}`,
         used >= .9 ? "bad" : null, used === null ? null : bar),
-      tile(number(D.faults), `${D.faults === 1 ? "fault" : "faults"}: ${number(D.minor)} minor, ${number(D.major)} major`),
-      tile(number(D.failed), `failed (SIGBUS)`, D.failed ? "bad" : null),
+      tile(D.perf ? number(D.faults) : "not seen", `${D.faults === 1 ? "fault" : "faults"}${D.perf ? `: ${number(D.minor)} minor, ${number(D.major)} major` : " of pages"}`),
+      tile(D.perf ? number(D.failed) : "not seen", `failed (SIGBUS)`, D.failed ? "bad" : null),
       tile(number(D.number_of_segments), D.number_of_segments === 1 ? "segment" : "segments"),
       tile(number(D.number_of_processes), D.number_of_processes === 1 ? "process" : "processes")),
+    !D.perf && h("p", { class: "warning" }, h("b", {}, "perf"), " page faults were not seen, so nothing is known of who touched which page and when: the sources at the end say why"),
     D.warnings.map(([label, text]) => h("p", { class: "warning" }, h("b", {}, label), ` ${text}`)),
-    facts(D.facts.filter(([label]) => !hide.has(label))));
+    facts(D.facts.filter(([label]) => !hide.has(label)))));
 }
 const tile = (value, what, style, more) => h("div", { class: `tile ${style || ""}` }, h("b", {}, value), h("span", {}, what), more);
 
@@ -240,11 +255,9 @@ function deaths() {
 
 function memory() {
   const known = D.level !== null;
-  const layers = D.segments.map((one, i) => ({ i, name: one.name, values: known ? one.level : one.touched }))
-    .filter(layer => layer.values && highest(layer.values) > 0);
+  const layers = large.map(i => ({ i, name: D.segments[i].name, values: D.segments[i].level || D.segments[i].touched, color: ofSegment(i) }));
   if (!layers.length) return null;
-  layers.sort((a, b) => highest(b.values) - highest(a.values));
-  const own = layers.slice(0, HUES.length).map((layer, place) => ({ ...layer, color: HUES[place] }));
+  const own = layers.slice(0, HUES.length);
   const sum = k => own.reduce((total, layer) => total + layer.values[k], 0);
   const total = known ? D.level : Array.from({ length: D.bins }, (_, k) => layers.reduce((all, layer) => all + layer.values[k], 0));
   const rest = total.map((value, k) => Math.max(0, value - sum(k)));
@@ -304,7 +317,7 @@ function lane(one, i) {
     const from = p.x + place(one.created ?? one.seen) * p.w, to = p.x + (one.evicted === null ? 1 : place(one.evicted)) * p.w;
     context.fillStyle = css("--grid");
     context.fillRect(from, p.y + p.h - 1, Math.max(1, to - from), 1);
-    context.fillStyle = css("--accent");
+    context.fillStyle = ofSegment(i);
     if (most) values.forEach((value, k) => {
       const tall = value / most * (p.h - 3), x = p.x + k / D.bins * p.w;
       if (value && x < to) context.fillRect(x, p.y + p.h - tall, p.w / D.bins + .5, tall);
@@ -328,7 +341,7 @@ function lane(one, i) {
 }
 function segments() {
   if (!D.segments.length) return section("segments", "Segments", "", h("p", { class: "none" }, "No segment was seen."));
-  return section("segments", "Segments", `pages touched, faults: ${D.fault_source}${D.level ? ` · peak: ${D.level_source}` : ""} · bars: ${D.level ? "pages charged" : "pages touched"}, each lane to its own peak`,
+  return section("segments", "Segments", `pages touched, faults: ${D.fault_source}${D.level ? ` · peak: ${D.peak_source}` : ""} · bars: ${D.level ? "pages charged" : "pages touched"}, each lane to its own peak`,
     h("p", { class: "hint" }, "Choose one to see its pages. Full strokes: created, gone; half strokes: unlinked", D.deaths.length ? "; ×: SIGBUS." : "."),
     h("ol", { class: "lanes" }, D.segments.map(lane)),
     D.rest.number > 0 && h("p", { class: "rest" }, `… and ${count(D.rest.number, "segment")} more: ${count(D.rest.faults, "fault")} on ${count(D.rest.pages, "page")}`),
@@ -349,7 +362,7 @@ const rowPages = (heat, r) => {
 };
 function heatMap(one, i, heat) {
   const { counts, who, several } = expand(heat), most = highest(counts), crowd = highest(several);
-  const died = D.deaths.filter(death => death.segment === i && death.page !== null);
+  const died = D.deaths.filter(death => death.segment === i && death.page !== null && death.page < heat.per_row * heat.rows);
   const draw = (context, p) => {
     const ground = rgb(css("--ground"));
     image(context, p, heat.columns, heat.rows, set => {
@@ -358,25 +371,25 @@ function heatMap(one, i, heat) {
         if (counts[cell]) {
           if (state.by === "touches") color = ramp(most > 1 ? Math.log(counts[cell]) / Math.log(most) : 1);
           else if (state.by === "processes") color = ramp(crowd > 1 ? (several[cell] - 1) / (crowd - 1) : 0);
-          else color = mix(ground, rgb(ofProcess(heat.people[who[cell]])), state.only !== null && heat.people[who[cell]] !== state.only ? .1 : strength(counts[cell], most));
+          else color = shade(ground, heat.people[who[cell]], counts[cell], most);
         }
         set(cell, color);
       }
     });
-    for (const death of died) cross(context, p.x + Math.min(1, death.time / D.seconds) * p.w, p.y + Math.min(1, (death.page + .5) / (heat.per_row * heat.rows)) * p.h);
+    for (const death of died) cross(context, p.x + Math.max(0, Math.min(1, (death.time - heat.start) / heat.seconds)) * p.w, p.y + Math.min(1, (death.page + .5) / (heat.per_row * heat.rows)) * p.h);
     pageAxis(context, p, heat);
-    timeAxis(context, p);
+    timeAxis(context, p, heat.start, heat.seconds);
   };
   const tell = (c, r) => {
     const cell = r * heat.columns + c;
-    return [rowPages(heat, r), part(c, heat.columns),
+    return [rowPages(heat, r), part(c, heat.columns, heat.start, heat.seconds),
       counts[cell] ? `${count(counts[cell], "touch")}${several[cell] > 1 ? ` by ${several[cell]} processes, most` : ""} by ${person(heat.people[who[cell]])}` : "not touched then",
       counts[cell] ? D.fault_source : null];
   };
   const act = (c, r) => { const process = heat.people[who[r * heat.columns + c]]; if (process >= 0) location.hash = `process-${process}`; };
-  return chart({ label: `Pages of ${one.name} over time, by process`, columns: heat.columns, rows: heat.rows, height: w => tallness(w, heat), margin: [4, 8, 22, 56], draw, tell, act });
+  return chart({ label: `Pages of ${one.name} over time, by process`, columns: heat.columns, rows: heat.rows, height: () => tallness(innerWidth, heat), margin: [4, 8, 22, 56], draw, tell, act });
 }
-const tallness = (w, heat) => Math.max(60, Math.min(heat.rows * 12, w < 500 ? 260 : 340)) + 26;
+const tallness = (w, heat) => Math.max(60, Math.min(heat.rows * 12, w < 600 ? 260 : 360)) + 26;
 function pageAxis(context, p, heat) {
   context.fillStyle = css("--dim");
   context.textAlign = "right";
@@ -384,32 +397,39 @@ function pageAxis(context, p, heat) {
   const all = heat.per_row * heat.rows, step = Math.max(1, nice(all, Math.max(2, p.h / 50)));
   for (let page = 0; page < heat.pages; page += step) context.fillText(number(page), p.x - 5, p.y + 5 + page / all * p.h);
 }
-function strips(one, heat) {
-  const columns = heat.people.length + 2; // who came first, and a gap
-  const most = highest(heat.strips.map(highest));
+function below(context, p, text) {
+  context.fillStyle = css("--dim");
+  context.textAlign = "left";
+  context.textBaseline = "top";
+  context.fillText(text, p.x, p.y + p.h + 5);
+}
+function first(one, heat) {
   const draw = (context, p) => {
-    const ground = rgb(css("--ground")), surface = rgb(css("--surface"));
+    image(context, p, 1, heat.rows, set => heat.first.forEach((k, r) => set(r, rgb(k < 0 ? css("--ground") : ofProcess(heat.people[k])))));
+    below(context, p, "first");
+  };
+  const tell = (c, r) => [rowPages(heat, r), heat.first[r] < 0 ? "not touched" : `touched first by ${person(heat.people[heat.first[r]])}${heat.per_row > 1 ? " (most of them)" : ""}`, D.fault_source];
+  const act = (c, r) => { const process = heat.people[heat.first[r]]; if (process >= 0) location.hash = `process-${process}`; };
+  return chart({ label: `Who touched pages of ${one.name} first`, columns: 1, rows: heat.rows, height: () => tallness(innerWidth, heat), margin: [4, 0, 22, 0], draw, tell, act });
+}
+function strips(one, heat) {
+  const columns = heat.people.length, most = highest(heat.strips.map(highest)), process = c => heat.people[c];
+  const draw = (context, p) => {
+    const ground = rgb(css("--ground"));
     image(context, p, columns, heat.rows, set => {
       for (let r = 0; r < heat.rows; r++) {
-        set(r * columns, heat.first[r] < 0 ? ground : rgb(ofProcess(heat.people[heat.first[r]])));
-        set(r * columns + 1, surface);
-        heat.people.forEach((process, k) => set(r * columns + 2 + k, heat.strips[k][r] ? mix(ground, rgb(ofProcess(process)), state.only !== null && state.only !== process ? .1 : strength(heat.strips[k][r], most)) : ground));
+        heat.people.forEach((process, c) => set(r * columns + c, heat.strips[c][r] ? shade(ground, process, heat.strips[c][r], most) : ground));
       }
     });
-    context.fillStyle = css("--dim");
-    context.textAlign = "left";
-    context.textBaseline = "top";
-    context.fillText("first", p.x, p.y + p.h + 5);
-    if (p.w > 120) context.fillText(count(heat.people.length, "process"), p.x + Math.max(32, 2 * p.w / columns), p.y + p.h + 5);
+    below(context, p, count(heat.people.length, "process"));
   };
   const tell = (c, r) => {
     const together = heat.strips.filter(strip => strip[r]).length;
-    if (c < 2) return [rowPages(heat, r), heat.first[r] < 0 ? "not touched" : `touched first by ${person(heat.people[heat.first[r]])}${heat.per_row > 1 ? " (most of them)" : ""}`, D.fault_source];
-    return [person(heat.people[c - 2]), rowPages(heat, r), heat.people[c - 2] < 0 ? `${count(heat.strips[c - 2][r], "page")}, summed over them` : `touched ${count(heat.strips[c - 2][r], "page")} of these`,
+    return [person(process(c)), rowPages(heat, r), process(c) < 0 ? `${count(heat.strips[c][r], "page")}, summed over them` : `touched ${count(heat.strips[c][r], "page")} of these`,
       `here ${together === 1 ? "is 1 process" : `are ${together} processes`}; ${D.fault_source}`];
   };
-  const act = c => { if (c > 1 && heat.people[c - 2] >= 0) location.hash = `process-${heat.people[c - 2]}`; };
-  return chart({ label: `Pages of ${one.name} by process`, columns, rows: heat.rows, height: w => tallness(w, heat), margin: [4, 0, 22, 0], draw, tell, act });
+  const act = c => { if (process(c) >= 0) location.hash = `process-${process(c)}`; };
+  return chart({ label: `Pages of ${one.name} by process`, columns, rows: heat.rows, height: () => tallness(innerWidth, heat), margin: [4, 0, 22, 0], draw, tell, act });
 }
 function sharing(one) {
   const by = Object.entries(one.sharing).map(([processes, n]) => [+processes, n]).sort((a, b) => a[0] - b[0]);
@@ -424,14 +444,14 @@ function sharing(one) {
   }));
 }
 function table(headings, rows) {
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, headings.map(text => h("th", { scope: "col" }, text)))),
+  return h("div", { class: "scroll", tabindex: rows.length > 12 ? 0 : null }, h("table", {}, h("thead", {}, h("tr", {}, headings.map(text => h("th", { scope: "col" }, text)))),
     h("tbody", {}, rows.map(row => h("tr", {}, row.map((cell, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, cell)))))));
 }
 const link = i => h("a", { href: `#process-${i}` }, swatch(ofProcess(i)), D.processes[i].name);
 function life(one) {
   const ends = { gone: "gone", linked: "left with its name", held: "without a name, but still open or mapped", unknown: "not known" };
   return facts([
-    ["size", one.size === null ? "not known" : `${bytes(one.size)}${one.peak === null ? "" : `; at most ${pages(one.peak)} charged (${D.level_source})`}`],
+    ["size", one.size === null ? "not known" : `${bytes(one.size)}${one.peak === null ? "" : `; at most ${pages(one.peak)} charged (${D.peak_source})`}`],
     ["touched", `${pages(one.pages)}, ${number(one.shared)} of them by several processes (${D.fault_source})`],
     ["faults", `${number(one.faults)}: ${number(one.minor)} minor, ${number(one.major)} major, ${number(one.failed)} failed${one.around ? `; ${number(one.around)} pages mapped around them` : ""}`],
     one.refused ? ["refused", count(one.refused, "charge")] : null,
@@ -443,7 +463,8 @@ function life(one) {
 function segment(i) {
   const one = D.segments[i], heat = one.heat;
   const choice = ["process", "touches", "processes"].map(by => h("label", {}, h("input", { type: "radio", name: "by", value: by, checked: state.by === by, onchange: () => { state.by = by; redraw(); } }),
-    { process: "process", touches: "number of touches", processes: "number of processes" }[by]));
+    { process: "process (of most touches)", touches: "number of touches", processes: "number of processes" }[by],
+    heat && by !== "process" && h("span", { class: "scale" }, scale("1", number(highest(by === "touches" ? heat.counts : heat.several))))));
   const chips = heat && h("ul", { class: "chips" }, heat.people.map(process => h("li", {}, h("button", { "aria-pressed": String(state.only === process), onclick: event => {
     state.only = state.only === process ? null : process;
     state.by = "process";
@@ -455,10 +476,10 @@ function segment(i) {
     ...(heat ? [
       h("fieldset", {}, h("legend", {}, "Colour by"), choice),
       h("div", { class: "maps" },
-        h("figure", {}, h("figcaption", {}, `Page (index in the file) × time: touches (faults and pages mapped around them); ${heat.rows} rows of ${count(heat.per_row, "page")}, ${heat.columns} parts of ${seconds(D.seconds / heat.columns)}`), heatMap(one, i, heat)),
-        h("figure", {}, h("figcaption", {}, "Page × process, and who touched it first"), strips(one, heat))),
+        h("figure", {}, h("figcaption", {}, `Page (index in the file) × time: touches (faults and pages mapped around them); ${heat.rows} rows of ${count(heat.per_row, "page")}, ${heat.columns} parts of ${seconds(heat.seconds / heat.columns)}, from the first touch to the last`), heatMap(one, i, heat)),
+        h("figure", {}, h("figcaption", {}, "Page × process, and who touched it first: distinct pages"), h("div", { class: "strips" }, first(one, heat), strips(one, heat)))),
       chips,
-      heat.people.length > HUES.length ? h("p", { class: "hint" }, `Colours repeat, lighter or darker, after ${HUES.length} processes: choose one to see it alone.`) : "",
+      heat.people.length > HUES.length ? h("p", { class: "hint" }, `Colours repeat in other shades after ${HUES.length} processes: choose one to see it alone.`) : "",
     ] : [h("p", { class: "none" }, one.pages ? "There are heat maps of the segments with most faults only." : "No page fault was seen on it.")]),
     one.users.length ? table(["Process", "Faults", "Minor", "Major", "Failed", "Mapped around", "Pages touched", "PSS, sampled", "USS, sampled"], one.users.map(use => [link(use.process),
       number(use.faults), number(use.minor), number(use.major), number(use.failed), number(use.around), number(use.pages), use.pss === null ? "–" : bytes(use.pss), use.uss === null ? "–" : bytes(use.uss)])) : "",
@@ -469,13 +490,14 @@ function segment(i) {
 // ---- sharing, faults, processes
 
 function matrix() {
-  if (!D.matrix) return null;
+  if (!D.matrix || D.matrix.people.length < 2) return null;
   const { people, counts } = D.matrix, n = people.length;
   const most = highest(counts.map((row, i) => highest(row.filter((_, k) => k !== i))));
   const draw = (context, p) => {
     const ground = rgb(css("--ground")), grid = rgb(css("--grid"));
     image(context, p, n, n, set => counts.forEach((row, r) => row.forEach((value, c) => set(r * n + c, r === c ? grid : value ? ramp(most > 1 ? Math.log(value) / Math.log(most) : 1) : ground))));
-    if (p.h / n < 11) return;
+    if (p.h / n < 9) return;
+    if (p.h / n < 12) context.font = `9px ${css("--font")}`;
     context.fillStyle = css("--text");
     context.textAlign = "right";
     context.textBaseline = "middle";
@@ -486,9 +508,10 @@ function matrix() {
     });
   };
   const tell = (c, r) => [c === r ? person(people[r]) : `${person(people[r])} and ${person(people[c])}`, `${pages(counts[r][c])} ${c === r ? "touched" : "that both touched, at any time"}`, D.fault_source];
-  return section("sharing", "Sharing", `pages that both of two processes touched, or had mapped around a fault, at any time: ${D.fault_source}`,
-    chart({ label: "Pages shared by each two processes", columns: n, rows: n, height: w => Math.min(w, 620, 40 * n + 20), margin: [4, 8, 4, 130], draw, tell, act: (c, r) => { location.hash = `process-${people[r]}`; } }),
-    h("p", { class: "scale" }, h("span", {}, "1 page"), h("i", { class: "ramp" }), h("span", {}, count(most, "page")), h("span", {}, "(logarithmic; the diagonal is a process with itself)")));
+  const box = chart({ label: "Pages shared by each two processes", columns: n, rows: n, height: w => w - 130, margin: [4, 4, 4, 134], draw, tell, act: (c, r) => { location.hash = `process-${people[r]}`; } });
+  box.style.maxWidth = `${134 + Math.min(600, 44 * n)}px`;
+  return section("sharing", "Sharing", `pages that both of two processes touched, or had mapped around a fault, at any time: ${D.fault_source}`, box,
+    h("p", { class: "scale" }, scale("1 page", count(most, "page")), h("span", {}, "(logarithmic; the diagonal, each process with itself, is grey)")));
 }
 function faults() {
   if (!D.faults) return null;
@@ -515,7 +538,7 @@ function faults() {
 function processes() {
   if (!D.processes.length) return section("processes", "Processes", "", h("p", { class: "none" }, "No process was seen."));
   return section("processes", "Processes", `lives, parents: perf · faults, pages: ${D.fault_source}`,
-    h("ol", { class: "tree" }, D.processes.map((one, i) => {
+    h("ol", { class: "tree", tabindex: D.processes.length > 20 ? 0 : null }, D.processes.map((one, i) => {
       const bar = h("i"), from = Math.max(0, Math.min(1, (one.start ?? 0) / D.seconds)), to = one.end === null ? 1 : Math.max(from, Math.min(1, one.end / D.seconds));
       Object.assign(bar.style, { left: `${100 * from}%`, width: `max(2px, ${100 * (to - from)}%)`, background: ofProcess(i) });
       const name = h("span", { class: "name" }, one.name);
@@ -569,7 +592,7 @@ function choose(scroll) {
 head();
 const sizing = D.sizing.length && section("sizing", "The size it needed", "", facts(D.sizing));
 main.replaceChildren(...[deaths(), memory(), segments(), matrix(), faults(), processes(), lives(), sizing,
-  section("sources", "Sources and losses", "where the figures come from", facts(D.sources), D.warnings.length ? "" : h("p", {}, "No loss was reported."),
+  section("sources", "Sources and losses", "where the figures come from", facts(D.sources), D.warnings.length ? "" : h("p", { class: "hint" }, "No loss was reported."),
     h("ul", { class: "notes" }, D.notes.map(text => h("li", {}, text))))].filter(Boolean));
 if (D.segments.length) segment(0);
 addEventListener("hashchange", () => choose(true));

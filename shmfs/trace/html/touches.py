@@ -71,12 +71,12 @@ class _Map:
         known = self._sorted[near] == processes
         return np.where(known, self._order[near], self.width - 1)
 
-    def add(self, faults: NDArray[Any]) -> None:
-        plan, column = self.plan, self.column(faults["process"])
-        row = (faults["page"] // np.uint64(plan.per_row)).astype(np.int64)
-        cell = np.minimum(row, plan.height - 1) * plan.axis.bins + plan.axis.parts(faults["time"])
+    def add(self, processes: NDArray[Any], pages: U64, times: U64) -> None:
+        plan, column = self.plan, self.column(processes)
+        row = (pages // np.uint64(plan.per_row)).astype(np.int64)
+        cell = np.minimum(row, plan.height - 1) * plan.axis.bins + plan.axis.parts(times)
         np.add.at(self.counts.reshape(-1), cell * self.width + column, 1)
-        self.first.add(faults["page"], faults["time"], column)
+        self.first.add(pages, times, column)
 
 
 class First:
@@ -129,9 +129,13 @@ class Touches:
         if not self._maps:
             return
         at = np.minimum(np.searchsorted(self._ids, faults["segment"]), len(self._ids) - 1)
-        wanted = (self._ids[at] == faults["segment"]) & ((kind != FAILED) | ~perf)
-        for number in np.unique(at[wanted]).tolist():
-            self._maps[number].add(faults[wanted & (at == number)])
+        wanted = np.flatnonzero((self._ids[at] == faults["segment"]) & ((kind != FAILED) | ~perf))
+        wanted = wanted[np.argsort(at[wanted], kind="stable")]
+        ends = np.cumsum(np.bincount(at[wanted], minlength=len(self._maps)))
+        columns = [faults[name][wanted] for name in ("process", "page", "time")]
+        for one, start, end in zip(self._maps, [0, *ends], ends, strict=False):
+            if start < end:
+                one.add(*(column[start:end] for column in columns))
 
     def kinds(self) -> list[list[int]]:
         """Return the faults over time: minor, major, failed, unknown."""
@@ -165,6 +169,8 @@ class Touches:
             rows=plan.height,
             per_row=plan.per_row,
             columns=plan.axis.bins,
+            start=(plan.axis.start - self._axis.start) / 1e9,
+            seconds=plan.axis.width * plan.axis.bins / 1e9,
             people=[*plan.people, OTHERS][:used],
             steps=np.diff(cells, prepend=0).tolist(),
             counts=total[cells].tolist(),
