@@ -60,12 +60,7 @@ class _Extract:
     def __init__(self, trace: Trace, analysis: Analysis, tally: Tally, levels: Levels) -> None:
         self.analysis = a = analysis
         self.report = Report(a, 200)
-        self.start = min([a.started, a.timeline.start] if a.started and a.timeline.counts
-                         else [a.started or a.timeline.start])  # fmt: skip
-        ends = [a.started + round((a.duration or 0) * 1e9), a.ended or 0]
-        if a.timeline.counts and not a.ended:
-            ends.append(a.timeline.start + a.timeline.width * len(a.timeline.counts))
-        self.end = max(self.start + 1, *ends)
+        self.start, self.end = _span(a)
         self.axis = Axis.of(self.start, self.end, BINS)
         self.shown = a.segments[:SEGMENTS]
         self.place = {one.segment: i for i, one in enumerate(self.shown) if one.segment is not None}
@@ -130,6 +125,7 @@ class _Extract:
             warnings=[(label, text.plain) for label, text in report.missing()],
             start=self.start,
             seconds=(self.end - self.start) / 1e9,
+            duration=a.duration,
             bins=BINS,
             page_size=a.page_size,
             limit=a.size_limit,
@@ -307,6 +303,18 @@ class _Extract:
              "counted together"),
         ]  # fmt: skip
         return [text for true, text in said if true]
+
+
+def _span(a: Analysis) -> tuple[int, int]:
+    """Return the time of the first and of the last thing known; the clock may have been set meanwhile."""
+    starts = [a.started, a.timeline.start if a.timeline.counts else 0]
+    start = min((time for time in starts if time), default=0)
+    ends = [a.started + round((a.duration or 0) * 1e9)]
+    ends += [one.ended or 0 for one in a.processes] + [one.time for one in a.deaths]
+    for segment in a.segments:
+        ends += [segment.created or 0, segment.unlinked or 0, segment.evicted or 0]
+        ends += [use.last or 0 for use in segment.used_by]
+    return start, max(start + 1, *ends)
 
 
 def _name(text: str) -> str:

@@ -153,6 +153,9 @@ class Page(Struct):
     start: int
     """Nanoseconds since the epoch."""
     seconds: float
+    """From the beginning to the last thing that is known."""
+    duration: float | None
+    """As recorded; None is not known."""
     bins: int
     page_size: int
     limit: int

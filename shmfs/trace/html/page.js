@@ -13,7 +13,7 @@ function rgb(hex) { return [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16))
 // ---- words
 
 const number = n => n.toLocaleString("en");
-const count = (n, word) => `${number(n)} ${word}${n === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
+const count = (n, word) => `${number(n)} ${word}${n === 1 ? "" : /(s|ch)$/.test(word) ? "es" : "s"}`;
 function bytes(n) {
   if (n === null || n === undefined) return "not known";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -78,7 +78,7 @@ const ranks = new Map(D.processes.map((_, i) => i).sort((a, b) => D.processes[b]
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function ofProcess(i) { // after the first round the same hues come again, always farther from the ground
   if (i < 0) return "#999999";
-  const rank = ranks.get(i), far = Math.min(.65, .16 * Math.floor(rank / HUES.length));
+  const rank = ranks.get(i), far = [0, .28, .5][Math.floor(rank / HUES.length) % 3];
   return hex(mix(rgb(HUES[rank % HUES.length]), dark.matches ? [255, 255, 255] : [0, 0, 0], far));
 }
 function shade(ground, process, n, most) {
@@ -228,7 +228,7 @@ function head() {
     h("p", { class: "brand" }, "shmfs report"),
     h("h1", {}, D.title),
     h("div", { class: "tiles" },
-      tile(D.outcome, `${D.outcome === "recorded" ? "for" : "after"} ${seconds(D.seconds)}`, D.bad ? "bad" : "good"),
+      tile(D.outcome, `${D.outcome === "recorded" ? "for" : "after"} ${seconds(D.duration ?? D.seconds)}`, D.bad ? "bad" : "good"),
       tile(D.peak === null ? "not known" : bytes(D.peak),
         used === null ? (D.limit ? `peak; the limit is ${bytes(D.limit)}` : "peak; no limit") : `peak, ${Math.round(100 * used)} % of ${bytes(D.limit)}`,
         used >= .9 ? "bad" : null, used === null ? null : bar),
@@ -302,7 +302,7 @@ function memory() {
   };
   return section("memory", "Memory over time",
     known ? `pages charged: ${D.level_source}; the most in each of ${D.bins} parts of the time` : `distinct pages touched so far: ${D.fault_source}; what is charged is not seen here`,
-    chart({ label: "Memory over time by segment", columns: D.bins, height: w => w < 500 ? 180 : 240, margin: [8, 8, 22, 64], draw, tell, act }),
+    chart({ label: "Memory over time by segment", columns: D.bins, height: w => w < 500 ? 180 : 240, margin: [8, 18, 22, 64], draw, tell, act }),
     legend([...own.map(layer => [layer.name, layer.color]), ...(D.deaths.length ? [["× SIGBUS", css("--bad")]] : [])]));
 }
 
@@ -387,7 +387,7 @@ function heatMap(one, i, heat) {
       counts[cell] ? D.fault_source : null];
   };
   const act = (c, r) => { const process = heat.people[who[r * heat.columns + c]]; if (process >= 0) location.hash = `process-${process}`; };
-  return chart({ label: `Pages of ${one.name} over time, by process`, columns: heat.columns, rows: heat.rows, height: () => tallness(innerWidth, heat), margin: [4, 8, 22, 56], draw, tell, act });
+  return chart({ label: `Pages of ${one.name} over time, by process`, columns: heat.columns, rows: heat.rows, height: () => tallness(innerWidth, heat), margin: [4, 18, 22, 56], draw, tell, act });
 }
 const tallness = (w, heat) => Math.max(60, Math.min(heat.rows * 12, w < 600 ? 260 : 360)) + 26;
 function pageAxis(context, p, heat) {
@@ -532,7 +532,7 @@ function faults() {
   };
   const tell = k => [part(k, D.bins), `${count(total[k], "fault")} (${number(Math.round(total[k] / (D.seconds / D.bins)))} a second)`, ...order.filter(kind => D.kinds[kind][k]).map(kind => `${number(D.kinds[kind][k])} ${KINDS[kind][0]}`), D.fault_source];
   return section("faults", "Faults over time", `faults in each ${seconds(D.seconds / D.bins)}: ${D.fault_source}`,
-    chart({ label: "Faults over time", columns: D.bins, height: 170, margin: [8, 8, 22, 64], draw, tell }),
+    chart({ label: "Faults over time", columns: D.bins, height: 170, margin: [8, 18, 22, 64], draw, tell }),
     legend(KINDS.map(([name, color], kind) => [`${name}: ${number(D.kinds[kind].reduce((a, b) => a + b, 0))}`, color]).filter((_, kind) => kind < UNKNOWN || highest(D.kinds[UNKNOWN]))));
 }
 function processes() {
