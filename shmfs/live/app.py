@@ -5,6 +5,7 @@ import time
 from typing import Any, ClassVar
 
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -83,7 +84,7 @@ class Help(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter,space", "dismiss")]
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Table) -> None:
         self._text = text
         super().__init__()
 
@@ -105,7 +106,9 @@ class Top(App[None]):
     #filter:focus { border: none; }
     Help { align: center middle; }
     Help VerticalScroll { width: 90%; max-width: 78; height: 90%; max-height: 34; padding: 1 2;
-                          background: $panel; }
+                          border: round $primary; background: $background;
+                          scrollbar-size-vertical: 1; scrollbar-color: $primary;
+                          scrollbar-background: $panel; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c", "quit", priority=False),
@@ -200,14 +203,17 @@ class Top(App[None]):
         )
         low = self.size.height < 16
         lines = summary.head(seen, self._trends, state, width, low=low)
+        lines += [[]] if self.size.height >= 24 else []
         head.update(Text("\n").join(self._text(line) for line in lines))
-        self.query_one("#tabs", Static).update(self._text(summary.tabs(seen, state, width)))
         table = self._list(seen)
+        lines = summary.tabs(seen, state, table.title, width)
+        self.query_one("#tabs", Static).update(Text("\n").join(self._text(line) for line in lines))
         foot = self.query_one("#foot", Static)
-        lines = summary.foot(seen, width)
+        lines = summary.foot(seen, width, 1 if self.size.height < 24 else 3)
         if self.view.place == "segment":
             length = next((one.size for one in seen.segments if one.inode == self.view.subject), 0)
-            lines.insert(0, views.legend(self.matrix, length, self.query_one(Listing).flexible))
+            cells = self.query_one(Listing).flexible
+            lines.insert(0, summary.fit(views.legend(self.matrix, length, cells), width))
         foot.update(Text("\n").join(self._text(line) for line in lines))
         self.query_one("#keys", Static).update(self._text(summary.keys(state, width, bool(table.rows))))
 
@@ -335,5 +341,9 @@ class Top(App[None]):
 
     def action_help(self) -> None:
         """Explain keys and figures."""
-        lines = summary.help_text(self.snapshot)
-        self.push_screen(Help(Text("\n").join(self._text(line) for line in lines)))
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(max_width=18)
+        grid.add_column()
+        for left, right in summary.help_rows(self.snapshot):
+            grid.add_row(Text(left[0], self._styles[left[1]]), Text(right[0], self._styles[right[1]]))
+        self.push_screen(Help(grid))

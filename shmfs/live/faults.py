@@ -16,6 +16,8 @@ from shmfs.trace.processes import read_file
 from shmfs.trace.recorder import Recorder
 
 _KIND = {1: "minor", 2: "major", 3: "failed"}
+ALL = 15
+"""Of so many looks one is at every process, to find out who has been missed."""
 Found = dict[tuple[int, int], Rates]
 """By pid and inode."""
 
@@ -29,6 +31,9 @@ class Meter(Protocol):
     @property
     def lost(self) -> int:
         """Faults that nobody had room to tell of."""
+
+    def mapping(self) -> set[int] | None:
+        """Who maps something, or did; None where only a look at every process tells."""
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call, `seconds` ago; `pids` are who maps something."""
@@ -56,6 +61,12 @@ class _Tally:
             self._gone = []
         return counts
 
+    def pids(self) -> set[int]:
+        """Who was seen to map a segment, and has not ended."""
+        with self._lock:
+            gone = set(self._gone)
+            return {pid for process, pid in self._pids.items() if process not in gone}
+
     # ---- the recorder's thread
 
     def faults(self, faults: Rows) -> None:
@@ -70,7 +81,8 @@ class _Tally:
         if event == "segment":
             self._inodes[fields["segment"]] = fields["inode"]
         elif event == "process":
-            self._pids[fields["process"]] = fields["pid"]
+            with self._lock:
+                self._pids[fields["process"]] = fields["pid"]
         elif event == "exit":
             with self._lock:
                 self._gone.append(fields["process"])
@@ -93,15 +105,23 @@ class PerfMeter:
         major, minor = (int(part) for part in device.split(":"))
         self._recorder = Recorder(self._tally, self._perf, (major, minor), root, everybody=True)
         self._recorder.start()
+        self._looks = 0
+        self._missed = 0
 
     @property
     def lost(self) -> int:
         """Faults that the rings had no room for."""
         return self._recorder.lost
 
-    def rates(self, seconds: float, pids: Iterable[int]) -> Found:
-        """Faults since the last call."""
+    def mapping(self) -> set[int] | None:
+        """The kernel tells of each mapping; all are looked at now and then, and if something was lost."""
         self._recorder.catch_up(1.0)
+        lost, self._missed = self.lost - self._missed, self.lost
+        self._looks += 1
+        return None if lost or self._looks % ALL == 1 else self._tally.pids()
+
+    def rates(self, seconds: float, pids: Iterable[int]) -> Found:
+        """Faults since the last call; right after `mapping`."""
         if self._recorder.failure:
             raise ShmfsError(self._recorder.failure)
         counts: dict[tuple[int, int], dict[str, float]] = {}
@@ -125,6 +145,10 @@ class StatMeter:
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[int, int, int]] = {}
+
+    def mapping(self) -> set[int] | None:
+        """Nobody tells."""
+        return None
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call; none of a process that was not known then."""

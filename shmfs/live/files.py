@@ -47,13 +47,15 @@ class Daemon:
         self.mount, self.device = printable(entry.mountpoint), entry.device
         self.store = entry.statistics.store
         self._mount = mounts.Mount(entry.mountpoint, entry.device, mounts.FSTYPE, "", "")
-        exact = self.store == "managed"
-        self.sources = [
-            Source("size, peak, creator, refused, limits", "fuse, mm", exact=True),
-            Source("resident", "mm" if exact else "mm, looked at", exact=exact),
-        ]
-        if exact:
-            self.sources.append(Source("page-ins", "fuse", exact=True))
+        self._managed = self.store == "managed"
+        if self._managed:
+            figures = "size, resident, page-ins, refused, peak, creator, limits"
+            self.sources = [Source(figures, "fuse, mm", exact=True)]
+        else:
+            self.sources = [
+                Source("size, resident, creator, limits", "fuse, mm", exact=True),
+                Source("peak", "mm", exact=False),
+            ]
 
     def list(self) -> Listed:
         """Ask the daemon."""
@@ -70,22 +72,22 @@ class Daemon:
                 resident=one.resident,
                 unlinked=not one.nlink,
                 created_by=f"{maker.command or 'pid'} {maker.pid}" if maker else "",
-                refused=one.refused,
+                refused=one.refused if self._managed else None,
                 page_ins=None,
             )
-            if one.page_ins is not None:
+            if one.page_ins is not None and self._managed:
                 page_ins[one.inode] = one.page_ins
-        return Listed(_limits(known), segments, page_ins if self.store == "managed" else None)
+        return Listed(_limits(known, self._managed), segments, page_ins if self._managed else None)
 
 
-def _limits(known: Statistics) -> Limits:
+def _limits(known: Statistics, managed: bool) -> Limits:
     return Limits(
         used=known.used,
         size=known.size_limit,
         peak=known.peak,
         inodes_used=known.inodes_used,
         inodes=known.inode_limit,
-        refused=known.refused,
+        refused=known.refused if managed else None,  # where the kernel refuses, nobody counts
     )
 
 

@@ -19,7 +19,10 @@ MARK = "▌"
 class Listing(ScrollView, can_focus=True):
     """Rows below a heading, with a cursor that follows what it stands on."""
 
-    DEFAULT_CSS = "Listing { height: 1fr; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }"
+    DEFAULT_CSS = """
+    Listing { height: 1fr; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
+              scrollbar-color: $primary; scrollbar-background: $panel; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)"),
         Binding("down,j", "move(1)"),
@@ -99,7 +102,7 @@ class Listing(ScrollView, can_focus=True):
         self._fit()
 
     def _fit(self) -> None:
-        room = self.size.width - len(MARK)
+        room = self.size.width - 2 * len(MARK)
         self._fitting = fitting(self._columns, room) if self._columns and room > 0 else []
         self.virtual_size = Size(self.size.width, len(self.rows) + 1)
         self._keep_in_sight()
@@ -161,7 +164,7 @@ class Listing(ScrollView, can_focus=True):
         for column in self._fitting:
             style, text = self._style("heading"), column.heading
             if column.heading == self._sorted:
-                style, text = self._style("sorted"), text + ("▲" if self._reverse else "▼")
+                style, text = self._style("sorted"), text + ("▲" if column.rising != self._reverse else "▼")
             segments += [Segment(_headline(text, column), style), Segment(" " * GAP, self._style(""))]
         return segments
 

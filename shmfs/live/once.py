@@ -30,7 +30,7 @@ def render(snapshot: Snapshot, console: Console) -> list[RenderableType]:
     ):
         if ones:
             what += ["", *_table(columns, ones, console.width)]  # type: ignore[arg-type]
-    what += ["", Text(rows.footer(snapshot), "dim")]
+    what += ["", Text(" · ".join(rows.footer(snapshot)), "dim")]
     return what
 
 

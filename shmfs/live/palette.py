@@ -21,6 +21,7 @@ _DARK = {
     "heading": "bold #a8a8a8",
     "sorted": "bold #ffffff",
     "key": "bold #e69f00",
+    "here": "bold underline #ffffff",
 }
 _LIGHT = {
     "": "#202020",
@@ -37,6 +38,7 @@ _LIGHT = {
     "heading": "bold #505050",
     "sorted": "bold #000000",
     "key": "bold #8f5600",
+    "here": "bold underline #000000",
 }
 _GROUND = {"dark": ("#121212", "#303030"), "light": ("#ffffff", "#dadada")}
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot
 from shmfs.trace.pagemap import PAGE
-from shmfs.trace.text import LEVELS, clean, clip, size
+from shmfs.trace.text import LEVELS, clean, clip, plural, size
 
 Row = TypeVar("Row")
 Cell = tuple[str, str]
@@ -35,6 +35,8 @@ class Column(NamedTuple, Generic[Row]):
     """What is sorted by."""
     cell: Callable[[Row], Cell]
     left: bool = False
+    rising: bool = False
+    """Whether its own order begins with the least."""
     rank: int = 0
     """The higher, the sooner it is left out."""
     drawn: Callable[[Row, int], Sequence[Cell]] | None = None
@@ -112,10 +114,10 @@ def _faults(rates: Rates | None) -> Cell:
 def segments(snapshot: Snapshot) -> list[Column[Segment]]:
     """Columns of the table of segments."""
     columns: list[Column[Segment]] = [
-        Column("SEGMENT", 0, lambda one: one.path, _name, left=True),
+        Column("SEGMENT", 0, lambda one: one.path, _name, left=True, rising=True),
         Column("SIZE", 9, lambda one: -one.size, lambda one: amount(one.size), rank=3),
         Column("RESIDENT", 9, lambda one: -(one.resident or 0), _resident),
-        Column("FILLED", 8, _emptiness, _filled, left=True, rank=7),
+        Column("FILLED", 8, _emptiness, _filled, left=True, rank=8),
         Column("SHARED", 9, lambda one: -one.shared, lambda one: _shared(one.shared), rank=2),
         Column("PROCS", 6, lambda one: -one.processes, lambda one: count(one.processes), rank=4),
         Column("FAULTS/S", 9, lambda one: -_all(one.faults), lambda one: _faults(one.faults), rank=1),
@@ -126,13 +128,16 @@ def segments(snapshot: Snapshot) -> list[Column[Segment]]:
                 "PAGE-INS/S", 11, lambda one: -(one.page_ins or 0), lambda one: rate(one.page_ins), rank=5
             ),
         ]
-    if snapshot.limits.refused is not None:
-        columns += [
+    if snapshot.limits.refused:
+        columns.append(
             Column(
-                "REFUSED", 8, lambda one: -(one.refused or 0), lambda one: count(one.refused, "bad"), rank=8
-            ),
-            Column("CREATED BY", 16, lambda one: one.created_by, _maker, left=True, rank=6),
-        ]
+                "REFUSED", 8, lambda one: -(one.refused or 0), lambda one: count(one.refused, "bad"), rank=4
+            )
+        )
+    if any(one.created_by for one in snapshot.segments):
+        columns.append(
+            Column("CREATED BY", 14, lambda one: one.created_by, _maker, left=True, rising=True, rank=7)
+        )
     return columns
 
 
@@ -155,7 +160,7 @@ def _shared(pages: int) -> Cell:
 def processes(snapshot: Snapshot) -> list[Column[Process]]:
     """Columns of the table of processes."""
     return [
-        Column("PROCESS", 0, lambda one: one.command, _process, left=True),
+        Column("PROCESS", 0, lambda one: one.command, _process, left=True, rising=True),
         Column("SEGMENTS", 9, lambda one: -one.segments, lambda one: count(one.segments), rank=5),
         Column("MAPPED", 9, lambda one: -one.mapped, lambda one: amount(one.mapped), rank=4),
         Column("PRESENT", 9, lambda one: -one.pages, lambda one: amount(one.pages * PAGE), rank=2),
@@ -177,7 +182,7 @@ def _major(process: Process) -> Cell:
 def shares(names: Callable[[Share], str], heading: str) -> list[Column[Share]]:
     """Columns of who has what of a segment, or of what a process has."""
     return [
-        Column(heading, 0, names, lambda one: (names(one), "name"), left=True),
+        Column(heading, 0, names, lambda one: (names(one), "name"), left=True, rising=True),
         Column("MAPPED", 9, lambda one: -one.mapped, lambda one: amount(one.mapped), rank=3),
         Column("PRESENT", 9, lambda one: -one.pages, lambda one: amount(one.pages * PAGE)),
         Column("PSS", 9, lambda one: -one.pss, lambda one: amount(one.pss), rank=2),
@@ -213,13 +218,13 @@ def trend(history: History, cells: int, most: float = 0.0) -> str:
     )
 
 
-def footer(snapshot: Snapshot) -> str:
+def footer(snapshot: Snapshot) -> list[str]:
     """Where the figures come from."""
     parts = [
         f"{one.figures}: {'exact' if one.exact else 'sampled'} ({one.source})" for one in snapshot.sources
     ]
     if snapshot.hidden:
-        parts.append(f"{snapshot.hidden} processes may not be looked at")
+        parts.append(f"{plural(snapshot.hidden, 'process')} may not be looked at")
     if snapshot.lost:
-        parts.append(f"{snapshot.lost} faults lost, for the machine was too busy")
-    return " · ".join([*parts, *snapshot.notes])
+        parts.append(f"{plural(snapshot.lost, 'fault')} lost, for the machine was too busy")
+    return [*parts, *snapshot.notes]

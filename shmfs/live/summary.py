@@ -31,9 +31,9 @@ class State(NamedTuple):
 
 def head(seen: Snapshot, trends: Trends, state: State, width: int, *, low: bool) -> list[Line]:
     """What is watched, room, rates and trouble; on a low terminal less."""
-    lines = [_first(seen, state, width), _fit(_room(seen.limits, width), width)]
+    lines = [_first(seen, state, width), fit(_room(seen.limits, width), width)]
     if not low or not seen.trouble:
-        lines.append(_fit(_rates(seen, trends, width), width))
+        lines.append(fit(_rates(seen, trends, width), width))
     if seen.trouble:
         lines.append([("! ", "bad"), (clip(f"{clean(seen.trouble)}; still trying", width - 2), "bad")])
     return lines
@@ -41,7 +41,7 @@ def head(seen: Snapshot, trends: Trends, state: State, width: int, *, low: bool)
 
 def _first(seen: Snapshot, state: State, width: int) -> Line:
     right = "paused" if state.paused else f"every {max(state.interval, seen.seconds):.2g} s"
-    load = f"  own CPU {100 * seen.cost / seen.seconds:.0f} %" if seen.seconds and width > 90 else ""
+    load = f"  own CPU {100 * seen.cost / seen.seconds:.0f} %" if seen.seconds and width > 70 else ""
     clock = time.strftime("%H:%M:%S", time.localtime(seen.time))
     end = f"{right}{load}  {clock}" if width > 60 else right
     left: Line = [("shmfs top  ", "title")] if width > 50 else []
@@ -90,34 +90,38 @@ def _rates(seen: Snapshot, trends: Trends, width: int) -> Line:
     return line
 
 
-def tabs(seen: Snapshot, state: State, width: int) -> Line:
+def tabs(seen: Snapshot, state: State, title: Line, width: int) -> list[Line]:
     """Where one is."""
-    subject = {"segments": "segments", "segment": "segments", "pages": "segments"}
-    where = subject.get(state.view.place, "processes")
-    line: Line = []
-    for number, (name, count) in enumerate(
-        {"segments": len(seen.segments), "processes": len(seen.processes)}.items(), 1
-    ):
-        style = "sorted" if name == where else "dim"
-        line += [(f"{number} ", "key"), (f"{name} {count}   ", style)]
-    return _fit(line, width)
+    view = state.view
+    if view.place == "process":
+        return [fit(title, width)]
+    if view.place in ("segment", "pages"):
+        line = _tab("", "processes", view.place == "segment") + _tab("", "pages", view.place == "pages")
+        return [fit(title, width), fit(line, width)]
+    line = _tab("1 ", f"segments {len(seen.segments)}", view.place == "segments")
+    line += _tab("2 ", f"processes {len(seen.processes)}", view.place == "processes")
+    return [fit(line, width)]
 
 
-def foot(seen: Snapshot, width: int) -> list[Line]:
-    """Sources: in full where two lines are enough, else by name; help has them in full."""
-    full = rows.footer(seen)
-    if cell_len(full) <= width:
-        return [[(full, "dim")]]
-    parts = full.split(" · ")
-    first = ""
-    while parts and cell_len(first) + cell_len(parts[0]) + 3 <= width:
-        first += (" · " if first else "") + parts.pop(0)
-    second = " · ".join(parts)
-    if first and cell_len(second) <= width:
-        return [[(first, "dim")], [(second, "dim")]]
-    exact = ", ".join(dict.fromkeys(one.source for one in seen.sources if one.exact))
-    sampled = ", ".join(dict.fromkeys(one.source.split(",")[0] for one in seen.sources if not one.exact))
-    return [_fit([(f"exact: {exact}", "dim")], width), _fit([(f"sampled: {sampled}", "dim")], width)]
+def _tab(key: str, name: str, here: bool) -> Line:
+    return [(key, "key"), (name, "here" if here else "dim"), ("   ", "")]
+
+
+def foot(seen: Snapshot, width: int, most: int) -> list[Line]:
+    """Sources: in full where `most` lines are enough, else by name; help has them in full."""
+    lines: list[str] = []
+    for part in rows.footer(seen):
+        if lines and cell_len(lines[-1]) + 3 + cell_len(part) <= width:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    if len(lines) <= most and all(cell_len(line) <= width for line in lines):
+        return [[(line, "dim")] for line in lines]
+    exact = ", ".join(one.source for one in seen.sources if one.exact)
+    sampled = ", ".join(one.source.split(",")[0] for one in seen.sources if not one.exact)
+    if width > 48:
+        return [fit([(f"exact: {exact}", "dim"), (f" · sampled: {sampled}", "dim")], width)]
+    return [fit([(f"exact: {exact}", "dim")], width), fit([(f"sampled: {sampled}", "dim")], width)]
 
 
 def keys(state: State, width: int, rows_there: bool) -> Line:
@@ -166,19 +170,21 @@ _WORDS = {
 }
 
 
-def help_text(seen: Snapshot | None) -> list[Line]:
-    """Everything."""
-    lines: list[Line] = [[("Keys", "title")]]
-    lines += [[(f"  {key:15}", "key"), (text, "")] for key, text in _KEYS.items()]
-    lines += [[], [("Figures", "title")]]
-    lines += [[(f"  {word:12}", "heading"), (text, "")] for word, text in _WORDS.items()]
+def help_rows(seen: Snapshot | None) -> list[tuple[Cell, Cell]]:
+    """Everything, in two columns."""
+    found: list[tuple[Cell, Cell]] = [(("Keys", "title"), ("", ""))]
+    found += [((f"  {key}", "key"), (text, "")) for key, text in _KEYS.items()]
+    found += [(("", ""), ("", "")), (("Figures", "title"), ("", ""))]
+    found += [((f"  {word}", "heading"), (text, "")) for word, text in _WORDS.items()]
     if seen is not None:
-        lines += [[], [("Sources", "title")]]
-        lines += [[(f"  {part}", "dim")] for part in rows.footer(seen).split(" · ")]
-    return lines
+        found += [(("", ""), ("", "")), (("Sources", "title"), ("", ""))]
+        for part in rows.footer(seen):
+            figures, colon, source = part.rpartition(": ")
+            found.append(((f"  {source if colon else 'note'}", "heading"), (figures if colon else part, "")))
+    return found
 
 
-def _fit(line: Line, width: int) -> Line:
+def fit(line: Line, width: int) -> Line:
     """As much of a line as there is room for, cut between its parts."""
     kept: Line = []
     room = width

@@ -28,6 +28,8 @@ MEANINGS = {
     Kind.COPY: "own copy",
     Kind.ABSENT: "not present",
 }
+TREND = 10
+"""Cells of the line of a segment."""
 KEPT = 60
 """Looks whose rates are remembered."""
 
@@ -119,14 +121,14 @@ def table(view: View, snapshot: Snapshot, matrix: Matrix | None, trends: Trends)
 
 def _segments(snapshot: Snapshot, trends: Trends) -> Table:
     columns = rows.segments(snapshot)
-    most = trends.most(12)
+    most = trends.most(TREND)
     columns.append(
         Column(
             "TREND",
-            12,
+            TREND,
             lambda one: -sum(trends.of(one.inode)),
-            lambda one: (rows.trend(trends.of(one.inode), 12, most).rjust(12), "faults"),
-            rank=7,
+            lambda one: (rows.trend(trends.of(one.inode), TREND, most).rjust(TREND), "faults"),
+            rank=6,
         )
     )
     return Table(
@@ -185,13 +187,15 @@ def _about(inode: int, segment: Segment | None, matrix: Matrix) -> list[Cell]:
     if segment is None:
         name = clean(matrix.path) or f"inode {inode}"
         return [(name, "title"), ("  is gone", "warn")]
-    pages = -(-segment.size // PAGE)
-    text = f"  {size(segment.size)}, {plural(pages, 'page')}"
-    if segment.resident is not None:
-        text += f", {segment.resident} resident"
-    title = [(rows.name_of(segment), "title"), (f"{text}, ", "")]
     shared = len(matrix.shared())
-    title.append((f"{shared} shared", "shared" if shared else "dim"))
+    title = [
+        (rows.name_of(segment), "title"),
+        (f"  {plural(-(-segment.size // PAGE), 'page')}", ""),
+        (f", {shared} shared", "shared" if shared else "dim"),
+    ]
+    if segment.resident is not None:
+        title.append((f", {segment.resident} resident", ""))
+    title.append((f", {size(segment.size)}", ""))
     if segment.unlinked:
         title.append((", unlinked", "warn"))
     if segment.refused:
@@ -236,12 +240,15 @@ def _strip(matrix: Matrix, length: int, share: Share, cells: int) -> list[Cell]:
 
 def legend(matrix: Matrix | None, length: int, cells: int) -> list[Cell]:
     """What the cells of a strip stand for."""
-    parts: list[Cell] = []
+    if matrix is None or not matrix.processes:
+        return []
+    picture = draw(matrix, length, cells)
+    used = {Kind(kind) for strip in picture.strips for kind in np.unique(strip).tolist()}
+    parts: list[Cell] = [(f"a cell: {plural(picture.per_cell, 'page')}", "dim")]
     for kind, meaning in MEANINGS.items():
-        parts += [GLYPHS[kind], (f" {meaning}  ", "dim")]
-    if matrix is not None:
-        each = draw(matrix, length, cells).per_cell
-        parts.append((f"a cell: {plural(each, 'page')}" + (", the most shared" if each > 1 else ""), "dim"))
+        if kind in used:
+            glyph, style = GLYPHS[kind]
+            parts.append((f"  {glyph} {meaning}", style))
     return parts
 
 
@@ -262,7 +269,7 @@ def _pages(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matr
         return str(one.first) if one.first == one.last else f"{one.first}–{one.last}"  # noqa: RUF001
 
     columns: list[Column[Range]] = [
-        Column("PAGES", 17, lambda one: one.first, lambda one: (span(one), "name")),
+        Column("PAGES", 17, lambda one: one.first, lambda one: (span(one), "name"), rising=True),
         Column(
             "COUNT",
             8,

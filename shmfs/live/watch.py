@@ -44,6 +44,7 @@ class Watch:
         self._last: Snapshot | None = None
         self._page_ins: dict[int, int] | None = None
         self._looked = self._cpu = 0.0
+        self._refused = 0
 
     def look(self) -> Snapshot:
         """Look once."""
@@ -90,7 +91,10 @@ class Watch:
 
     def _look(self) -> Snapshot:
         listed = self._files.list()
-        found = pagemap.processes_mapping(self._files.device)
+        pids = self._meter.mapping()
+        found = pagemap.processes_mapping(self._files.device, pids)
+        if pids is None:
+            self._refused = found.refused
         now, cpu = time.monotonic(), time.process_time()
         seconds = now - self._looked if self._looked else 0.0
         rates = self._meter.rates(seconds or 1.0, found.mappings)
@@ -116,7 +120,7 @@ class Watch:
             processes=self._group(shares, rates if seconds else None),
             shares=shares,
             sources=self._sources(seconds),
-            hidden=found.refused + unread,
+            hidden=self._refused + unread,
             lost=self._meter.lost,
             notes=self._notes,
         )
