@@ -59,11 +59,17 @@ def quantity(number: float) -> str:
     """A number in at most five characters: "0.2", "7", "1204", "12.5k", "3.1M"."""
     if number < 10 and number != int(number):
         return f"{number:.1f}"
-    for unit in ("", "k", "M"):
-        if number < (10_000 if not unit else 1000):
-            return f"{number:.0f}{unit}" if not unit or number >= 100 else f"{number:.1f}{unit}"
-        number /= 1000 if unit or number >= 10_000 else 1
-    return f"{number:.1f}G"
+    if round(number) < 10_000:
+        return f"{number:.0f}"
+    units = iter("kMGT")
+    while round(number) >= 1000:
+        number, unit = number / 1000, next(units)
+    return f"{number:.0f}{unit}" if number >= 99.95 else f"{number:.1f}{unit}"
+
+
+def seconds(number: float) -> str:
+    """A time, as in "0.5 s" or "12 s"."""
+    return f"{number:.0f} s" if number >= 9.95 else f"{number:.1f} s".replace(".0 ", " ")
 
 
 def count(number: int | None, style: str = "") -> Cell:

@@ -40,7 +40,7 @@ def head(seen: Snapshot, trends: Trends, state: State, width: int, *, low: bool)
 
 
 def _first(seen: Snapshot, state: State, width: int) -> Line:
-    right = "paused" if state.paused else f"every {max(state.interval, seen.seconds):.2g} s"
+    right = "paused" if state.paused else f"every {rows.seconds(max(state.interval, seen.seconds))}"
     load = f"  own CPU {100 * seen.cost / seen.seconds:.0f} %" if seen.seconds and width > 70 else ""
     clock = time.strftime("%H:%M:%S", time.localtime(seen.time))
     end = f"{right}{load}  {clock}" if width > 60 else right

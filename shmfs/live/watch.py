@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from shmfs.errors import ShmfsError
-from shmfs.live import faults, files
+from shmfs.live import faults, files, rows
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot, Source
 from shmfs.trace import pagemap
 from shmfs.trace.names import printable
@@ -129,7 +129,7 @@ class Watch:
         return snapshot
 
     def _sources(self, seconds: float) -> list[Source]:
-        every = f"pagemap, every {seconds:.2g} s" if seconds else "pagemap, once"
+        every = f"pagemap, every {rows.seconds(seconds)}" if seconds else "pagemap, once"
         told = Source("mapped, present, shared, PSS, USS", every, exact=False)
         if self._meter.by_segment:
             counted = Source("faults", "perf", exact=True)
