@@ -43,15 +43,18 @@ def top(interval: float, once: bool, as_json: bool, target: str | None) -> None:
 
     Keys are shown at the bottom; ? explains them.
     """
+    import math
     import sys
 
     from shmfs.live.watch import Watch
 
+    if math.isnan(interval):
+        raise click.BadParameter("'nan' is no number of seconds.", param_hint="'--interval'")
     watch = Watch(target)
     try:
         if as_json:
             _print_json(watch, interval, once=once)
-        elif once or not sys.stdout.isatty() or not sys.stdin.isatty():
+        elif once or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
             _print_once(watch, interval)
         else:
             from shmfs.live.app import Top

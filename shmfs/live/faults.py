@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -18,6 +19,10 @@ from shmfs.trace.recorder import Recorder
 _KIND = {1: "minor", 2: "major", 3: "failed"}
 ALL = 15
 """Of so many looks one is at every process, to find out who has been missed."""
+DEAR = 0.4
+"""The part of a processor that following faults may take."""
+PATIENCE = 3
+"""Looks for which it may take more."""
 Found = dict[tuple[int, int], Rates]
 """By pid and inode."""
 
@@ -37,6 +42,9 @@ class Meter(Protocol):
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call, `seconds` ago; `pids` are who maps something."""
+
+    def too_much(self) -> str:
+        """Why counting costs more than it may, a sentence; "" while it does not."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -106,6 +114,8 @@ class PerfMeter:
         self._recorder = Recorder(self._tally, self._perf, (major, minor), root, everybody=True)
         self._recorder.start()
         self._looks = 0
+        self._cpu = self._since = 0.0
+        self._dear = 0
         self._missed = 0
 
     @property
@@ -115,10 +125,10 @@ class PerfMeter:
 
     def mapping(self) -> set[int] | None:
         """The kernel tells of each mapping; all are looked at now and then, and if something was lost."""
-        self._recorder.catch_up(1.0)
+        late = not self._recorder.catch_up(1.0)
         lost, self._missed = self.lost - self._missed, self.lost
         self._looks += 1
-        return None if lost or self._looks % ALL == 1 else self._tally.pids()
+        return None if late or lost or self._looks % ALL == 1 else self._tally.pids()
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call; right after `mapping`."""
@@ -131,10 +141,26 @@ class PerfMeter:
             one[name] = one.get(name, 0.0) + count / seconds
         return {key: Rates(**one) for key, one in counts.items()}
 
+    def too_much(self) -> str:
+        """The faults of all processes come in here; a machine may have more than we want to spend on."""
+        cpu, now = self._recorder.cpu(), time.monotonic()
+        part = (cpu - self._cpu) / (now - self._since) if self._since else 0.0
+        self._cpu, self._since = cpu, now
+        self._dear = self._dear + 1 if part > DEAR else 0
+        if self._dear < PATIENCE:
+            return ""
+        return f"following every page fault of this machine took {100 * part:.0f} % of a processor"
+
     def close(self) -> None:
-        """Stop."""
-        self._recorder.stop(5.0)
-        self._perf.close()
+        """Stop; what still waits to be read is not waited for."""
+
+        def stop() -> None:
+            self._recorder.stop()
+            self._perf.close()
+
+        ending = threading.Thread(target=stop, name="shmfs-top-end", daemon=True)
+        ending.start()
+        ending.join(1.0)
 
 
 class StatMeter:
@@ -168,6 +194,10 @@ class StatMeter:
         self._before = now
         return found
 
+    def too_much(self) -> str:
+        """It never is."""
+        return ""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -180,4 +210,9 @@ def meter(device: str, root: str) -> tuple[Meter, str]:
         why = "faults of every process on a segment take root"
     except ShmfsError as failure:
         why = str(failure)
-    return StatMeter(), f"faults are of the whole process, on all of its memory: {why}"
+    return StatMeter(), coarse(why)
+
+
+def coarse(why: str) -> str:
+    """Say why faults are not by segment."""
+    return f"faults are of the whole process, on all of its memory: {why}"

@@ -13,6 +13,8 @@ from shmfs.trace.pagemap import PAGE
 from shmfs.trace.records import Statistics
 
 TMPFS = ("tmpfs", "devtmpfs")
+NAMED = 5
+"""Mounts that are named where one must be."""
 DEFAULT = "/dev/shm"  # noqa: S108
 
 
@@ -37,6 +39,9 @@ class Files(Protocol):
     def list(self) -> Listed:
         """What there is now; raises ShmfsError or OSError where nobody answers."""
 
+    def again(self) -> "Files":
+        """What is in the same place now; raises ShmfsError with the reason why nothing is."""
+
 
 class Daemon:
     """A mount of shmfs; the mount itself is not touched, so one that hangs does no harm."""
@@ -45,6 +50,7 @@ class Daemon:
         if entry.statistics is None:
             raise ShmfsError(f"{entry.mountpoint}: {entry.reason}")
         self.mount, self.device = printable(entry.mountpoint), entry.device
+        self._sandbox = entry.sandbox
         self.store = entry.statistics.store
         self._mount = mounts.Mount(entry.mountpoint, entry.device, mounts.FSTYPE, "", "")
         self._managed = self.store == "managed"
@@ -78,6 +84,15 @@ class Daemon:
             if one.page_ins is not None and self._managed:
                 page_ins[one.inode] = one.page_ins
         return Listed(_limits(known, self._managed), segments, page_ins if self._managed else None)
+
+    def again(self) -> Files:
+        """A new mount in its place."""
+        if self._sandbox:
+            raise ShmfsError(f"nobody serves {self.mount} any more: the sandbox has ended")
+        mount = mounts.find(self._mount.mountpoint)
+        if mount is None or mount.fstype != mounts.FSTYPE:
+            raise ShmfsError(f"{self.mount} is not mounted any more")
+        return Daemon(inventory.find(mount.mountpoint))
 
 
 def _limits(known: Statistics, managed: bool) -> Limits:
@@ -126,6 +141,13 @@ class Tmpfs:
         )
         return Listed(limits, segments, None)
 
+    def again(self) -> Files:
+        """A new mount in its place."""
+        mount = mounts.find(self._root)
+        if mount is None or mount.fstype not in TMPFS:
+            raise ShmfsError(f"{self.mount} is not mounted any more")
+        return Tmpfs(mount)
+
 
 def _regular(root: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file below `root` that may be seen; what is mounted there is left out."""
@@ -149,10 +171,14 @@ def find(target: str | None) -> Files:
     Without it the only mount of shmfs there is, or /dev/shm.
     """
     if target is None:
-        serving = [entry for entry in inventory.entries() if entry.state == "serving"]
+        known = [entry for entry in inventory.entries() if entry.state == "serving"]
+        serving = [entry for entry in known if not entry.sandbox] or known
         if len(serving) > 1:
-            names = ", ".join(entry.device if entry.sandbox else entry.mountpoint for entry in serving)
-            raise ShmfsError(f"there are {len(serving)} mounts of shmfs; name one of {names}, or another DIR")
+            names = [entry.device if entry.sandbox else entry.mountpoint for entry in serving[:NAMED]]
+            more = ", …" if len(serving) > NAMED else ""
+            raise ShmfsError(
+                f"there are {len(serving)} mounts of shmfs; name one of them: {', '.join(names)}{more}"
+            )
         if serving:
             return Daemon(serving[0])
         target = DEFAULT

@@ -67,20 +67,22 @@ class Watch:
     def _failed(self, why: str) -> Snapshot:
         """What was seen last, and why there is nothing newer; a new mount in the same place is taken over."""
         last = self._last or Snapshot(time.time(), self._files.mount, self._files.device, self._files.store)
+        self._looked, self._page_ins = 0.0, None  # rates begin anew
         try:
-            found = files.find(self._files.mount)
-        except (ShmfsError, OSError):
-            found = None
-        if found is not None and type(found) is type(self._files) and found.device != self._files.device:
-            self._meter.close()
-            self._files, self._page_ins = found, None
-            self._meter, note = faults.meter(found.device, found.mount)
-            self._notes = [note] if note else []
+            found = self._files.again()
+        except (ShmfsError, OSError) as failure:
+            why = str(failure)  # says more: dead, or only silent
+        else:
+            if found.device != self._files.device:
+                self._meter.close()
+                self._files = found
+                self._meter, note = faults.meter(found.device, found.mount)
+                self._notes = [note] if note else []
         return Snapshot(
-            time.time(),
-            last.mount,
-            last.device,
-            last.store,
+            time=time.time(),
+            mount=last.mount,
+            device=last.device,
+            store=last.store,
             limits=last.limits,
             segments=last.segments,
             processes=last.processes,
@@ -124,6 +126,9 @@ class Watch:
             lost=self._meter.lost,
             notes=self._notes,
         )
+        if why := self._meter.too_much():
+            self._meter.close()
+            self._meter, self._notes = faults.StatMeter(), [faults.coarse(why)]
         self._looked, self._cpu = now, cpu
         self._page_ins = listed.page_ins
         return snapshot

@@ -128,11 +128,17 @@ class Recorder:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def catch_up(self, timeout: float = 5.0) -> None:
-        """Return when everything is written that happened before, where it happens no more."""
+    def cpu(self) -> float:
+        """CPU seconds that its thread has taken; 0 where it has ended."""
+        if self._thread.ident is None or not self._thread.is_alive():
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+
+    def catch_up(self, timeout: float = 5.0) -> bool:
+        """Return when all is written that happened before; false if `timeout` seconds are too short."""
         self._caught_up.clear()
         os.write(self._wake_write, b"c")
-        self._caught_up.wait(timeout)
+        return self._caught_up.wait(timeout)
 
     def event(self, **fields: Any) -> None:
         """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
