@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Mremap, Samples
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Mremap, Samples, grouped
 from shmfs.trace.perf import Event
 
 PAGE_SHIFT = 12
-ELSEWHERE = -1
-"""The segment of what is mapped but is none."""
+ELSEWHERE, UNMAPPED = -1, -2
+"""The segment of what is mapped but is none, and of addresses where nothing is known to be mapped."""
 
 UNKNOWN, MINOR, MAJOR, FAILED = range(4)
 PENDING = 255
@@ -87,9 +87,9 @@ class Space:
             self.put(piece._replace(start=start, end=new + new_length if piece is pieces[-1] else end))
 
     def find(self, addresses: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Segment (ELSEWHERE, or -2 where nothing is known) and page of each address."""
+        """Segment (or ELSEWHERE or UNMAPPED) and page of each address."""
         if not self.areas:
-            return np.full(len(addresses), -2), np.zeros(len(addresses), np.uint64)
+            return np.full(len(addresses), UNMAPPED), np.zeros(len(addresses), np.uint64)
         if self._arrays is None:
             columns = zip(*(area[:4] for area in self.areas), strict=True)
             starts, ends, pages, segments = (np.array(column) for column in columns)
@@ -100,11 +100,21 @@ class Space:
         at = np.searchsorted(starts, addresses, "right").astype(np.int64) - 1
         inside = (at >= 0) & (addresses < ends[at])
         page = pages[at] + ((addresses - starts[at]) >> np.uint64(PAGE_SHIFT))
-        return np.where(inside, segments[at], -2), page
+        return np.where(inside, segments[at], UNMAPPED), page
 
 
 def _page(area: Area, address: int) -> int:
     return area.page + ((address - area.start) >> PAGE_SHIFT)
+
+
+class Found:
+    """Where samples are: a segment (negative: none), a page of it, and the id of a process each."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.segment = np.full(samples.rows, ELSEWHERE, np.int64)
+        self.page = np.zeros(samples.rows, np.uint64)
+        self.process = np.zeros(samples.rows, np.uint32)
 
 
 class Attribution:
@@ -133,21 +143,18 @@ class Attribution:
         self.spaces: dict[int, Space] = {}
         self._moving: dict[int, Mremap] = {}
         self._threads: dict[int, int] = {}
-        self._pending: dict[int, Samples] = {}
+        self._pending: dict[int, NDArray[np.intp]] = {}
+        """Indexes of the samples of each process that are not found yet."""
 
-    def feed(self, samples: Samples, changes: list[Change]) -> list[Samples]:
-        """Faults of segments among `samples`, with the columns `segment` and `page` beside them.
+    def feed(self, samples: Samples, changes: list[Change]) -> Found:
+        """Find the segments and pages of samples.
 
-        Changes in order of time. All that happened before the last of both must have been fed.
+        Both in order of time. All that happened before the last of both must have been fed.
         """
-        found: list[Samples] = []
-        ordered = samples[np.lexsort((samples["time"], samples["pid"]))]
-        pids, firsts = np.unique(ordered["pid"], return_index=True)
-        ends = [*firsts[1:].tolist(), len(ordered)] if len(ordered) else []
-        self._pending = {
-            int(pid): ordered[first:end]
-            for pid, first, end in zip(pids.tolist(), firsts.tolist(), ends, strict=True)
-        }
+        found = Found(samples)
+        order, firsts = grouped(samples.pid)
+        pids = samples.pid[order[firsts]].tolist()
+        self._pending = dict(zip(pids, np.split(order, firsts[1:]), strict=True)) if pids else {}
         for change in changes:
             self._before(change.pid, change.time, found)
             self._apply(change)
@@ -155,34 +162,32 @@ class Attribution:
             self._before(pid, None, found)
         return found
 
-    def _before(self, pid: int, time: int | None, found: list[Samples]) -> None:
-        """Resolve the faults of a process up to a time."""
+    def _before(self, pid: int, time: int | None, found: Found) -> None:
+        """Resolve the samples of a process up to a time."""
         pending = self._pending.get(pid)
         if pending is None:
             return
-        count = len(pending) if time is None else int(np.searchsorted(pending["time"], time))
+        times = found.samples.time
+        count = len(pending) if time is None else int(np.searchsorted(times[pending], time))
         if count:
-            found.extend(self._resolve(pid, pending[:count]))
+            self._resolve(pid, pending[:count], found)
         if count == len(pending):
             del self._pending[pid]
         else:
             self._pending[pid] = pending[count:]
 
-    def _resolve(self, pid: int, samples: Samples) -> Iterable[Samples]:
+    def _resolve(self, pid: int, which: NDArray[np.intp], found: Found) -> None:
         space = self.spaces.get(pid)
         if space is None or not space.mapped:
             return
-        segments, pages = space.find(samples["address"])
-        if self._look and (segments == -2).any() and self._look_again(pid, space, int(samples["time"][-1])):
-            segments, pages = space.find(samples["address"])
-        ours = segments >= 0
-        if ours.any():
-            resolved = np.zeros(int(ours.sum()), RESOLVED)
-            for name in SAMPLE.names or ():
-                resolved[name] = samples[name][ours]
-            resolved["segment"], resolved["page"] = segments[ours], pages[ours]
-            resolved["process"] = self._process(pid)
-            yield resolved
+        addresses = found.samples.address[which]
+        segments, pages = space.find(addresses)
+        unknown = self._look is not None and bool((segments == UNMAPPED).any())
+        if unknown and self._look_again(pid, space, int(found.samples.time[which[-1]])):
+            segments, pages = space.find(addresses)
+        if (segments >= 0).any():
+            found.segment[which], found.page[which] = segments, pages
+            found.process[which] = self._process(pid)
 
     def _look_again(self, pid: int, space: Space, time: int) -> bool:
         """Add what /proc says is mapped where nothing was known; not more than some times a second."""
@@ -251,15 +256,6 @@ class Attribution:
                 space.put(piece._replace(end=old + new_length))
 
 
-RESOLVED = np.dtype(
-    [
-        *((name, SAMPLE[name]) for name in SAMPLE.names or ()),
-        ("segment", "<u4"),
-        ("page", "<u8"),
-        ("process", "<u4"),
-    ]
-)
-"""A sample with its segment and page, and the id of its process."""
 LOOK_INTERVAL = 50_000_000
 _MAX_ADDRESS = 1 << 63
 
@@ -275,26 +271,22 @@ class Outcomes:
         self.default = FAILED if ends_told else MINOR
         """What became of a fault after which its thread was never heard of again."""
 
-    def of(self, samples: Samples) -> tuple[Samples, dict[int, int]]:
-        """The faults, with MINOR, MAJOR or FAILED in the column `event`, PENDING where that is not known yet.
+    def of(self, samples: Samples) -> tuple[NDArray[np.uint8], dict[int, int]]:
+        """MINOR, MAJOR or FAILED for each fault, PENDING where that is not known yet.
 
-        And by thread what became of the one that was pending.
+        And by thread what became of the one that was pending. What is no fault has a value without meaning.
         """
-        ordered = samples[np.lexsort((samples["time"], samples["tid"]))]
-        faults = ordered["event"] == Event.FAULT
-        tids = ordered["tid"]
-        first = np.ones(len(ordered), bool)
-        first[1:] = tids[1:] != tids[:-1]
-        last = np.roll(first, -1)  # the one behind is another thread's first
-        following = np.roll(ordered["event"], -1)
-        outcome = _OUTCOME[following]
-        outcome[outcome == UNKNOWN] = self.default
-        outcome[last] = PENDING
-        opening = ordered[first]
-        ended = _OUTCOME[opening["event"]]
+        order, firsts = grouped(samples.tid)
+        if not len(order):
+            return np.zeros(0, np.uint8), {}
+        ended = _OUTCOME[samples.event[order]]
         ended[ended == UNKNOWN] = self.default
-        ordered["event"] = outcome
-        return ordered[faults], dict(zip(opening["tid"].tolist(), ended.tolist(), strict=True))
+        outcome = np.empty_like(ended)
+        ends = np.empty_like(ended)
+        ends[:-1] = ended[1:]
+        ends[firsts - 1] = PENDING  # the one behind is another thread's first
+        outcome[order] = ends
+        return outcome, dict(zip(samples.tid[order[firsts]].tolist(), ended[firsts].tolist(), strict=True))
 
 
 _OUTCOME = np.zeros(len(Event), np.uint8)

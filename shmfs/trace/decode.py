@@ -7,7 +7,7 @@ Samples of one event have one size and one header word, and mostly come in long 
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from shmfs.trace.perf import Event
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
 _MISC_COMM_EXEC = 1 << 13
 _HEADER = np.uint64(0xFFFF_0000_FFFF_FFFF)  # without misc, which says user or kernel
-_SAMPLE_WORD = np.uint64(_SAMPLE)
 
 _SOFTWARE_SAMPLE = np.dtype(
     {
@@ -37,20 +36,55 @@ _FAULT_SAMPLE = np.dtype(
     }
 )
 
-SAMPLE = np.dtype(
-    [
-        ("time", "<u8"),
-        ("address", "<u8"),
-        ("ip", "<u8"),
-        ("pid", "<u4"),
-        ("tid", "<u4"),
-        ("event", "u1"),
-        ("access", "u1"),
-        ("cpu", "u1"),
-    ]
-)
-"""A fault, or its end; times are those of CLOCK_MONOTONIC in nanoseconds."""
-Samples = NDArray[np.void]
+
+Column = NDArray[Any]
+
+
+class Samples(NamedTuple):
+    """Faults, or their ends: a column each. Times are those of CLOCK_MONOTONIC in nanoseconds."""
+
+    time: Column
+    address: Column
+    ip: Column
+    pid: Column
+    tid: Column
+    event: Column
+    access: Column
+    cpu: Column
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.time)
+
+    def take(self, which: Column | slice) -> "Samples":
+        """Some of them."""
+        return Samples(*(column[which] for column in self))
+
+
+def in_order(parts: list[Samples]) -> Samples:
+    """Put several together, by time."""
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else _NONE
+    samples = Samples(*columns)
+    times = samples.time
+    return samples if (times[1:] >= times[:-1]).all() else samples.take(np.argsort(times, kind="stable"))
+
+
+def grouped(keys: NDArray[np.uint32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The indexes of equal keys beside each other, in order, and where in them each key begins.
+
+    For pids and tids: two bytes mostly tell them apart, and sort much faster.
+    """
+    if not len(keys):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    low = keys.min()
+    near = int(keys.max()) - int(low) < 1 << 16
+    order = np.argsort((keys - low).astype(np.uint16) if near else keys, kind="stable")
+    known = keys[order]
+    return order, np.flatnonzero(np.concatenate(([True], known[1:] != known[:-1])))
+
+
+_NONE = [np.zeros(0, kind) for kind in ("<u8", "<u8", "<u8", "<u4", "<u4", "u1", "u1", "u1")]
 
 READ, WRITE, EXECUTE = 1, 2, 3
 _PF_WRITE, _PF_INSTR = 2, 16  # arch/x86/include/asm/trap_pf.h
@@ -123,18 +157,21 @@ def decode(data: bytes, events: Mapping[int, Event], cpu: int) -> Decoded:
     """Decode whole records; `events` says what the identifiers in samples stand for."""
     found = Decoded()
     words = np.frombuffer(data, "<u8")
+    view = memoryview(data)
+    runs: dict[int, list[memoryview]] = {}
     place = 0
     while place < len(words):
-        header = words[place]
-        size = int(header >> np.uint64(48)) // 8
-        if (header & np.uint64(0xFFFF_FFFF)) != _SAMPLE_WORD:
-            _other(data[place * 8 : (place + size) * 8], int(header), found)
+        header = int(words[place])
+        size = header >> 51
+        if (header & 0xFFFF_FFFF) != _SAMPLE:
+            _other(data[place * 8 : (place + size) * 8], header, found)
             place += size
             continue
-        rows = _run(words, place, size)
-        chunk = data[place * 8 : (place + rows * size) * 8]
-        _samples(chunk, size * 8, events, cpu, found)
-        place += rows * size
+        end = place + _run(words, place, size) * size
+        runs.setdefault(size * 8, []).append(view[place * 8 : end * 8])
+        place = end
+    for size, several in runs.items():
+        _samples(several[0] if len(several) == 1 else b"".join(several), size, events, cpu, found)
     return found
 
 
@@ -150,28 +187,41 @@ def _run(words: NDArray[np.uint64], place: int, size: int) -> int:
     return rows
 
 
-def _samples(chunk: bytes, size: int, events: Mapping[int, Event], cpu: int, found: Decoded) -> None:
-    identifiers = np.frombuffer(chunk, "<u8").reshape(-1, size // 8)[:, 1]
-    for identifier in np.unique(identifiers):
+def _samples(
+    chunk: bytes | memoryview, size: int, events: Mapping[int, Event], cpu: int, found: Decoded
+) -> None:
+    """Sort samples of one size by what they are of: mostly all of one event."""
+    software = size == _SOFTWARE_SAMPLE.itemsize
+    raw = np.frombuffer(chunk, _SOFTWARE_SAMPLE if software else _fitting(_FAULT_SAMPLE, size))
+    while len(raw):
+        identifier = raw["id"][0]
+        same = raw["id"] == identifier
+        rows, raw = (raw, raw[:0]) if same.all() else (raw[same], raw[~same])
         event = events.get(int(identifier))
-        if event is None:
-            continue
-        ours = identifiers == identifier
-        rows = np.frombuffer(chunk, np.dtype((np.void, size)))[ours]
         if event is Event.MREMAP:
             found.changes.extend(_mremap(row.tobytes()) for row in rows)
-            continue
-        software = size == _SOFTWARE_SAMPLE.itemsize
-        raw = rows.view(_SOFTWARE_SAMPLE if software else _fitting(_FAULT_SAMPLE, size))
-        samples = np.zeros(len(raw), SAMPLE)
-        for name in ("time", "pid", "tid"):
-            samples[name] = raw[name]
-        samples["event"], samples["cpu"] = event, min(cpu, 255)
-        if event is not Event.SIGBUS:
-            samples["address"], samples["ip"] = raw["address"], raw["ip"]
-            if not software:
-                samples["access"] = _access(raw["error"])
-        found.samples.append(samples)
+        elif event is not None:
+            found.samples.append(_columns(rows, event, cpu, software=software))
+
+
+def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -> Samples:
+    def column(name: str) -> Column:
+        return np.ascontiguousarray(raw[name])
+
+    def same(value: int) -> Column:
+        return np.full(len(raw), value, np.uint8)
+
+    nowhere = np.zeros(len(raw) if event is Event.SIGBUS else 0, "<u8")
+    return Samples(
+        column("time"),
+        nowhere if event is Event.SIGBUS else column("address"),
+        nowhere if event is Event.SIGBUS else column("ip"),
+        column("pid"),
+        column("tid"),
+        same(event),
+        same(0) if software or event is Event.SIGBUS else _access(column("error")),
+        same(min(cpu, 255)),
+    )
 
 
 def _fitting(kind: np.dtype[np.void], size: int) -> np.dtype[np.void]:
@@ -188,9 +238,14 @@ def _fitting(kind: np.dtype[np.void], size: int) -> np.dtype[np.void]:
     )
 
 
-def _access(errors: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    kinds = np.where(errors & np.uint64(_PF_WRITE), WRITE, READ)
-    return np.where(errors & np.uint64(_PF_INSTR), EXECUTE, kinds).astype(np.uint8)
+def _access(errors: Column) -> Column:
+    bits = errors.astype(np.uint8) & (_PF_WRITE | _PF_INSTR)
+    return np.take(_ACCESS, bits)
+
+
+_ACCESS = np.full(32, READ, np.uint8)
+_ACCESS[_PF_WRITE] = WRITE
+_ACCESS[[_PF_INSTR, _PF_INSTR | _PF_WRITE]] = EXECUTE
 
 
 _TP = struct.Struct("<8xQIIQ")  # header, identifier, pid, tid, time

@@ -133,7 +133,9 @@ def encode(faults: Faults) -> bytes:
         if name == "time":
             column[1:] -= column[:-1].copy()
         width = column.itemsize
-        parts.append(column.view("u1").reshape(-1, width).T.tobytes())
+        filled = -(-int(column.max(initial=0)).bit_length() // 8)  # planes: the others are 0 throughout
+        parts.append(column.view("u1").reshape(-1, width)[:, :filled].T.tobytes())
+        parts.append(bytes((width - filled) * len(faults)))
     return b"".join(parts)
 
 

@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from shmfs.trace import attribution
-from shmfs.trace.attribution import ELSEWHERE, PENDING, RESOLVED, Area, Attribution, Outcomes
+from shmfs.trace.attribution import ELSEWHERE, PENDING, Area, Attribution, Found, Outcomes
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import SAMPLE, Change, Exec, Exit, Fork, Mmap, Samples, decode
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.names import printable
-from shmfs.trace.perf import Perf
+from shmfs.trace.perf import Event, Perf
 from shmfs.trace.processes import Processes, read_file
 from shmfs.trace.writer import AGE
 
@@ -95,7 +96,8 @@ class Recorder:
             self._segment, None if moves_seen else self._look, self._process, self._tell
         )
         self._outcomes = Outcomes(ends_told=perf is not None and not perf.tracepoints)
-        self._waiting: dict[int, Samples] = {}
+        self._waiting: dict[int, tuple[Faults, int]] = {}
+        """By thread the fault, one row, whose outcome is not known yet, and its pid."""
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
@@ -191,7 +193,7 @@ class Recorder:
                     self.event(event="lost", source="perf", of="perf", count=decoded.lost)
         horizon, self._horizon = self._horizon, before
         samples, changes = self._until(None if everything else horizon)
-        if len(samples) or changes:
+        if samples.rows or changes:
             self._work(samples, changes)
         if last:
             self._settle()
@@ -213,51 +215,62 @@ class Recorder:
             self._writer.event(**event)
 
     def _until(self, horizon: int | None) -> tuple[Samples, list[Change]]:
-        samples = np.concatenate(self._samples) if self._samples else np.zeros(0, SAMPLE)
+        """Take the samples and changes before `horizon`, by time."""
+        samples = in_order(self._samples)
         changes = sorted(self._changes, key=lambda change: change.time)
         if horizon is None:
             self._samples, self._changes = [], []
             return samples, changes
-        early = samples["time"] < horizon
-        self._samples = [samples[~early]]
+        early = int(np.searchsorted(samples.time, horizon))
+        self._samples = [samples.take(slice(early, None))] if early < samples.rows else []
         self._changes = [change for change in changes if change.time >= horizon]
-        return samples[early], [change for change in changes if change.time < horizon]
+        return samples.take(slice(early)), [change for change in changes if change.time < horizon]
 
     def _work(self, samples: Samples, changes: list[Change]) -> None:
-        faults, ended = self._outcomes.of(samples)
-        resolved = self._attribution.feed(faults, changes)
-        closed = [self._waiting.pop(tid) for tid in list(self._waiting) if tid in ended]
-        for row in closed:
-            row["event"] = ended[int(row["tid"][0])]
-        done = closed
-        for part in resolved:
-            pending = part["event"] == PENDING
-            for row in part[pending]:
-                self._waiting[int(row["tid"])] = np.array([row], RESOLVED)
-            done.append(part[~pending])
-        self._write(done)
+        outcomes, ended = self._outcomes.of(samples)
+        if not (begun := samples.event == Event.FAULT).all():
+            samples, outcomes = samples.take(begun), outcomes[begun]
+        found = self._attribution.feed(samples, changes)
+        ours = found.segment >= 0
+        self._close(ended)
+        waits = outcomes == PENDING
+        rows, pids = self._rows(found, outcomes, np.flatnonzero(ours & waits))
+        for row, pid in zip(np.split(rows, len(rows)) if len(rows) else (), pids.tolist(), strict=True):
+            self._waiting[int(row["tid"][0])] = row, pid
+        self._write(*self._rows(found, outcomes, np.flatnonzero(ours & ~waits)))
+
+    def _rows(
+        self, found: Found, outcomes: NDArray[np.uint8], which: NDArray[np.intp]
+    ) -> tuple[Faults, NDArray[np.uint32]]:
+        """Some faults as they are written, and their pids."""
+        samples = found.samples.take(which)
+        rows = np.zeros(len(which), FAULT)
+        for name in ("ip", "tid", "access", "cpu"):
+            rows[name] = getattr(samples, name)
+        rows["time"] = samples.time + np.uint64(self._offset)
+        rows["page"], rows["kind"] = found.page[which], outcomes[which]
+        rows["segment"], rows["process"] = found.segment[which], found.process[which]
+        return rows, samples.pid
+
+    def _close(self, ended: dict[int, int]) -> None:
+        """Write the faults whose outcome is known now."""
+        for tid in [tid for tid in self._waiting if tid in ended]:
+            row, pid = self._waiting.pop(tid)
+            row["kind"] = ended[tid]
+            self._write(row, np.array([pid]))
 
     def _settle(self) -> None:
         """Nothing more comes: what was pending stays as it is."""
-        for row in self._waiting.values():
-            row["event"] = self._outcomes.default
-        self._write(list(self._waiting.values()))
-        self._waiting.clear()
+        self._close(dict.fromkeys(self._waiting, self._outcomes.default))
 
-    def _write(self, parts: list[Samples]) -> None:
-        if not parts or not (rows := sum(len(part) for part in parts)):
+    def _write(self, faults: Faults, pids: NDArray[Any]) -> None:
+        if not len(faults):
             return
-        resolved = np.concatenate(parts)
-        faults = np.zeros(rows, FAULT)
-        for name in ("page", "ip", "segment", "process", "tid", "access", "cpu"):
-            faults[name] = resolved[name]
-        faults["time"] = resolved["time"] + np.uint64(self._offset)
-        faults["kind"] = resolved["event"]
-        self._writer.faults(faults[np.argsort(faults["time"], kind="stable")])
-        self.faults += rows
+        self._writer.faults(faults)
+        self.faults += len(faults)
         self.kinds += np.bincount(faults["kind"], minlength=len(KINDS))
-        if self.deaths is not None and (failed := resolved["event"] == attribution.FAILED).any():
-            for fault, pid in zip(faults[failed], resolved["pid"][failed].tolist(), strict=True):
+        if self.deaths is not None and (failed := faults["kind"] == attribution.FAILED).any():
+            for fault, pid in zip(faults[failed], pids[failed].tolist(), strict=True):
                 self.deaths.failed(self._touched(fault, pid))
 
     def _touched(self, fault: np.void, pid: int) -> Touched:

@@ -316,7 +316,7 @@ def test_what_does_not_fit_into_the_ring_is_counted(directory: Path, monkeypatch
     finally:
         watch.close()
     # The kernel tells of what was lost with the next record that fits.
-    assert sum(len(part) for one in decoded for part in one.samples) < 9000
+    assert sum(part.rows for one in decoded for part in one.samples) < 9000
     assert len(decoded) == len(perf._online())
 
 
