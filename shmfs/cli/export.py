@@ -10,6 +10,8 @@ from shmfs.errors import ShmfsError
 if TYPE_CHECKING:
     from shmfs.trace.stream import Trace
 
+BINARY = {"parquet": "Parquet", "perfetto": "A Perfetto trace"}
+
 LONG = 16
 """Chunks of a trace, of up to 65536 faults each, from which on a bar shows how far it is."""
 
@@ -18,23 +20,27 @@ JSON lines are everything in the trace, one event a line, and a fault is
   {"event": "fault", "time": …, "pid": …, "path": …, "page": …, …}
 CSV and Parquet are the faults, a row each. All say host and boot_id, so
 that the traces of many machines can be put together. Times are
-nanoseconds since the epoch.
+nanoseconds since the epoch. Perfetto is a picture of all of it, for
+https://ui.perfetto.dev.
 
 \b
 Examples:
   shmfs export run.shmtrace | jq 'select(.event == "fault")'
   shmfs export -f csv run.shmtrace > faults.csv
   shmfs export -f parquet -o faults.parquet run.shmtrace
+  shmfs export -f perfetto -o run.pftrace run.shmtrace
   duckdb -c "select path, pid, count(*) from 'faults.parquet' group by all"
 """
 
 
-@click.command("export", epilog=_EPILOG, short_help="Write a trace as JSON lines, CSV or Parquet.")
+@click.command(
+    "export", epilog=_EPILOG, short_help="Write a trace as JSON lines, CSV, Parquet or for Perfetto."
+)
 @click.option(
     "-f",
     "--format",
     "form",
-    type=click.Choice(["jsonl", "csv", "parquet"]),
+    type=click.Choice(["jsonl", "csv", "parquet", "perfetto"]),
     default="jsonl",
     show_default=True,
     help="What to write.",
@@ -52,14 +58,16 @@ def export(form: str, out: str | None, file: str) -> None:
     import sys
 
     from shmfs.trace import export as formats
-    from shmfs.trace import stream
+    from shmfs.trace import perfetto, stream
 
     if form == "parquet":
         formats.import_arrow()
+    elif form == "perfetto":
+        perfetto.import_perfetto()
     with stream.open(file) as trace:
         if out is None:
-            if form == "parquet" and sys.stdout.isatty():
-                raise ShmfsError("Parquet is no text for a terminal: name a file with -o", 2)
+            if form in BINARY and sys.stdout.isatty():
+                raise ShmfsError(f"{BINARY[form]} is no text for a terminal: name a file with -o", 2)
             _write(trace, form, sys.stdout.buffer, bar=not sys.stdout.isatty())
         elif os.path.exists(out) and os.path.samefile(out, file):
             raise ShmfsError(f"{out} is the trace itself: name another file with -o", 2)
@@ -70,8 +78,14 @@ def export(form: str, out: str | None, file: str) -> None:
 
 def _write(trace: "Trace", form: str, file: IO[bytes], *, bar: bool = True) -> None:
     from shmfs.trace import export as formats
+    from shmfs.trace import perfetto
 
-    write = {"jsonl": formats.jsonl, "csv": formats.csv, "parquet": formats.parquet}[form]
+    write = {
+        "jsonl": formats.jsonl,
+        "csv": formats.csv,
+        "parquet": formats.parquet,
+        "perfetto": perfetto.write,
+    }[form]
     if bar and trace.count >= LONG:
         from rich.progress import track
 
@@ -86,7 +100,8 @@ def _write(trace: "Trace", form: str, file: IO[bytes], *, bar: bool = True) -> N
         )
     else:
         parts = trace.chunks()
-    write(trace, parts, file)
+    for note in write(trace, parts, file) or ():
+        output.complain(f"note: {note}")
     file.flush()
 
 

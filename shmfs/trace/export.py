@@ -62,7 +62,7 @@ class _Rows:
             yield table, np.minimum(faults[field], len(rows))
         how = (faults["kind"].astype("u4") << 16) + (faults["access"].astype("u4") << 8) + faults["source"]
         found, index = np.unique(how, return_inverse=True)
-        yield [_how(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()], index
+        yield [describe_fault(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()], index
 
     def texts(self, faults: Faults, encode: Callable[[Event], str]) -> Iterator[tuple[Any, ...]]:
         """Yield what a line of text needs for each fault: PLAIN, and WHO, WHERE and HOW by `encode`.
@@ -104,7 +104,8 @@ def _row(rows: list[Event], number: Any) -> Event:
     return rows[number] if isinstance(number, int) and 0 <= number < len(rows) else {}
 
 
-def _how(kind: int, access: int, source: int) -> Event:
+def describe_fault(kind: int, access: int, source: int) -> Event:
+    """Return HOW it was in words; None where that is not known."""
     names: tuple[Sequence[str | None], ...] = ((None, *KINDS[1:]), ACCESSES, SOURCES)
     return {
         field: words[number] if number < len(words) else None

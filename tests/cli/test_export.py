@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
+from shmfs.cli.export import BINARY
 from shmfs.trace.stream import FAULT, Writer
 from tests.cli.conftest import SHMFS, Cli
 
@@ -46,7 +48,7 @@ def test_a_file(cli: Cli, trace: Path, tmp_path: Path) -> None:
     assert pyarrow.parquet.read_table(tmp_path / "parquet")["page"].to_pylist() == list(range(200_000))
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "perfetto"])
 def test_whoever_reads_has_enough(trace: Path, form: str) -> None:
     command = [*SHMFS, "export", "-f", form, str(trace)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -58,7 +60,7 @@ def test_whoever_reads_has_enough(trace: Path, form: str) -> None:
         assert process.wait(60) in (0, 1)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "perfetto"])
 def test_a_full_disk(cli: Cli, trace: Path, form: str) -> None:
     result = cli("export", "-f", form, "-o", "/dev/full", trace)
     assert (result.returncode, result.stderr) == (
@@ -101,10 +103,30 @@ def test_without_pyarrow(cli: Cli, trace: Path, tmp_path: Path) -> None:
     assert cli("export", "-f", "csv", trace, env={"PYTHONPATH": str(tmp_path)}).returncode == 0
 
 
-def test_parquet_on_a_terminal(cli: Cli, trace: Path) -> None:
+def test_without_perfetto(cli: Cli, trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "perfetto.py").write_text("raise ImportError")
+    result = cli("export", "-f", "perfetto", trace, env={"PYTHONPATH": str(tmp_path)})
+    sentence = "Perfetto needs the package perfetto, which is not installed: pip install 'shmfs[perfetto]'\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", f"shmfs: {sentence}")
+
+
+def test_perfetto(cli: Cli, trace: Path, tmp_path: Path) -> None:
+    result = cli("export", "-f", "perfetto", "-o", tmp_path / "pftrace", trace)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    decoded = Trace()
+    decoded.ParseFromString((tmp_path / "pftrace").read_bytes())
+    tracks = [packet.track_descriptor for packet in decoded.packet]
+    (thread,) = [track.uuid for track in tracks if track.name == "thread 0"]
+    events = [packet.track_event for packet in decoded.packet]
+    pages = [event.debug_annotations[0].uint_value for event in events if event.track_uuid == thread]
+    assert pages == list(range(200_000))
+
+
+@pytest.mark.parametrize("form", ["parquet", "perfetto"])
+def test_bytes_on_a_terminal(trace: Path, form: str) -> None:
     ours, theirs = pty.openpty()
     try:
-        command = [*SHMFS, "export", "-f", "parquet", str(trace)]
+        command = [*SHMFS, "export", "-f", form, str(trace)]
         done = subprocess.run(
             command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
@@ -113,7 +135,7 @@ def test_parquet_on_a_terminal(cli: Cli, trace: Path) -> None:
         os.close(theirs)
     assert (done.returncode, done.stderr) == (
         2,
-        "shmfs: Parquet is no text for a terminal: name a file with -o\n",
+        f"shmfs: {BINARY[form]} is no text for a terminal: name a file with -o\n",
     )
 
 
