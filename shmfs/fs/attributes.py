@@ -3,12 +3,13 @@
 Compare mm/shmem.c:shmem_setattr and fs/attr.c:setattr_copy.
 """
 
+import errno
 import stat
 from typing import NamedTuple
 
 from shmfs.fs import acl, file, flags
-from shmfs.fs.inode import Inode
-from shmfs.fs.superblock import Credentials, Superblock
+from shmfs.fs.inode import Inode, is_fixed
+from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.fs.xattr import change_mode, remove
 
 _CAPABILITY = b"security.capability"
@@ -37,9 +38,11 @@ _ROOT = Credentials()
 
 
 def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credentials = _ROOT) -> None:
-    """Change attributes; raises what `file.resize` raises, and then has changed nothing."""
+    """Change attributes; raises what `file.resize` raises or EPERM, and then has changed nothing."""
     now = sb.clock()
     flags.refuse(inode, flags.FS_IMMUTABLE_FL)
+    if is_fixed(inode) and changes[:4] != (None, None, None, None):
+        raise error(errno.EPERM)
     if (
         changes.mode is not None
         or changes.uid is not None

@@ -64,6 +64,10 @@ def _check_tree(sb: Superblock) -> list[str]:
             wrong.append(f"directory {directory.ino}: readdir does not list its names")
         if directory.nlink and directory.nlink != 2 + children:
             wrong.append(f"directory {directory.ino}: nlink {directory.nlink}, {children} subdirectories")
+        for name, inode in (directory.hidden or {}).items():
+            links[inode.ino] = min(1, inode.nlink)
+            if sb.inodes.get(inode.ino) is not inode:
+                wrong.append(f"{name!r} hidden in inode {directory.ino} names a freed inode")
     wrong += [_link_error(inode, links) for inode in sb.inodes.values() if _link_error(inode, links)]
     return wrong
 
@@ -86,6 +90,8 @@ def _check_inode_space(sb: Superblock) -> list[str]:
     charged = 0
     for inode in sb.inodes.values():
         extra_links = 0 if isinstance(inode, Directory) else max(0, inode.nlink - 1)
+        if isinstance(inode, Directory) and inode.hidden is not None and inode is not sb.root:
+            continue  # nobody made it
         charged += INODE_SIZE * (1 + extra_links) + xattr_space(inode)
     if sb.inode_space.used != charged:
         return [f"{sb.inode_space.used} bytes of inode space charged, {charged} used"]

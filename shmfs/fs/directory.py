@@ -28,7 +28,7 @@ class Directory(Inode):
     resume from whatever comes and goes, and a growing directory ends.
     """
 
-    __slots__ = ("_by_cookie", "_cookies", "_entries", "_next")
+    __slots__ = ("_by_cookie", "_cookies", "_entries", "_next", "hidden")
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, parent: "Directory | None") -> None:
         super().__init__(ino, stat.S_IFDIR | mode, uid, gid, now)
@@ -38,6 +38,8 @@ class Directory(Inode):
         self._by_cookie: dict[int, Dentry] = {}
         self._cookies = array("Q")  # ascending, with those of removed names until `_compact`
         self._next = _FIRST
+        self.hidden: dict[bytes, Inode] | None = None
+        """Names that are found, but not listed and not counted."""
 
     @property
     def size(self) -> int:
@@ -53,7 +55,16 @@ class Directory(Inode):
     def get(self, name: bytes) -> Inode | None:
         """What `name` names here, or None."""
         dentry = self._entries.get(name)
-        return dentry.inode if dentry else None
+        if dentry:
+            return dentry.inode
+        return self.hidden.get(name) if self.hidden else None
+
+    def hide(self, name: bytes, inode: Inode) -> None:
+        """Enter a name that is found only by who knows it, and that nobody can take away."""
+        if self.hidden is None:
+            self.hidden = {}
+        self.hidden[name] = inode
+        inode.parent, inode.name = self, name
 
     def add(self, name: bytes, inode: Inode) -> None:
         """Enter a name, or give an existing one another inode in its place."""

@@ -5,7 +5,7 @@ import os
 
 from shmfs.fs import flags as file_flags
 from shmfs.fs.directory import Directory
-from shmfs.fs.inode import Inode, RegularFile
+from shmfs.fs.inode import Inode, RegularFile, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Superblock, error
 from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent, syscalls
@@ -71,11 +71,16 @@ def read(sb: Superblock, inode: RegularFile, offset: int, size: int) -> bytes:
 
 
 def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryview) -> int:
-    """Store; returns the bytes stored, fewer at the limit, or raises ENOSPC for none, EFBIG past the end."""
+    """Store; returns the bytes stored, fewer at the limit.
+
+    Raises ENOSPC for none, EFBIG past the end, EPERM past that of a file of fixed size.
+    """
     if not data:
         return 0
     if offset + len(data) > MAX_SIZE:
         raise error(errno.EFBIG)
+    if is_fixed(inode) and offset + len(data) > inode.size:
+        raise error(errno.EPERM)
     inode.touch(sb.clock())  # also where there is no room (file_update_time comes first)
     if offset > inode.size and sb.options.reserve != "lazy":
         _reserve(sb, inode, offset + 1)  # with the first page of the write, which can then not fail
@@ -108,6 +113,13 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     inode.touch(sb.clock())
 
 
+def lay_out(sb: Superblock, inode: RegularFile, size: int, *, reserve: bool) -> None:
+    """Give a new file its size, and where asked charge it wholly, as reserve=strict does; raises ENOSPC."""
+    if reserve:
+        _reserve(sb, inode, size)
+    inode.size = size
+
+
 def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
     """Charge all that lies between the end of the file and `size`, so that no touch of it can fail."""
     old = inode.size
@@ -128,7 +140,7 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
 def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length: int) -> None:
     """Allocate or punch. Compare shmem_fallocate: it rolls back wholly on failure.
 
-    Raises EINVAL, EFBIG, EOPNOTSUPP for modes that tmpfs does not have, ENOSPC.
+    Raises EINVAL, EFBIG, EOPNOTSUPP for modes that tmpfs does not have, ENOSPC, EPERM past a fixed size.
     """
     if offset < 0 or length <= 0:
         raise error(errno.EINVAL)
@@ -138,6 +150,8 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
     if end > MAX_SIZE:
         raise error(errno.EFBIG)
     file_flags.refuse(inode, file_flags.FS_IMMUTABLE_FL)
+    if is_fixed(inode) and not mode & FALLOC_FL_PUNCH_HOLE and end > inode.size:
+        raise error(errno.EPERM)
     if mode & ~FALLOC_FL_KEEP_SIZE:
         file_flags.refuse(inode, file_flags.FS_APPEND_FL)
     if isinstance(inode, NativeFile):

@@ -5,12 +5,24 @@ epoch.
 """
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.mm import AddressSpace
 
 if TYPE_CHECKING:
     from shmfs.fs.directory import Directory
+
+
+class Door(NamedTuple):
+    """By which door a file came that was not opened by a name (System V, shared anonymous), and its name."""
+
+    kind: str
+    path: str
+    """What it is shown as."""
+    fixed: bool = False
+    """Size, owner and permissions are not for the file system's requests to change."""
+    key: int = 0
+    id: int = 0
 
 
 class Inode:
@@ -94,7 +106,7 @@ class Inode:
 class RegularFile(Inode):
     """A file with pages; seen as shared memory, a segment."""
 
-    __slots__ = ("_size", "attributes_cached", "holes_cached", "opens", "pages", "writers")
+    __slots__ = ("_size", "attributes_cached", "door", "holes_cached", "opens", "pages", "writers")
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: AddressSpace) -> None:
         super().__init__(ino, mode, uid, gid, now)
@@ -108,6 +120,12 @@ class RegularFile(Inode):
         """The kernel may hold zero pages for holes that were not charged."""
         self.attributes_cached = False
         """The kernel may hold attributes for good."""
+        self.door: Door | None = None
+        """None for what was opened by its name."""
+
+    def path(self) -> str:
+        """Path from the mount's root, or what it is shown as if it came by another door."""
+        return super().path() if self.door is None else self.door.path
 
     @property
     def size(self) -> int:
@@ -127,6 +145,11 @@ class RegularFile(Inode):
         """Always: what faults and write-back change is changed by requests, which see `attributes_cached`."""
         self.attributes_cached = True
         return True
+
+
+def is_fixed(inode: Inode) -> bool:
+    """Whether size, owner and permissions are not for the file system's requests to change."""
+    return isinstance(inode, RegularFile) and inode.door is not None and inode.door.fixed
 
 
 class Symlink(Inode):

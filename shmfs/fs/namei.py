@@ -9,7 +9,7 @@ import stat
 
 from shmfs.fs import flags
 from shmfs.fs.directory import Directory
-from shmfs.fs.inode import Inode
+from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock, error
 from shmfs.fs.xattr import inherit_acl
 from shmfs.mm import PAGE_SIZE
@@ -81,7 +81,7 @@ def link(sb: Superblock, inode: Inode, directory: Inode, name: bytes) -> None:
     """
     parent = _directory(directory)
     _check_new(parent, name)
-    if isinstance(inode, Directory):
+    if isinstance(inode, Directory) or is_fixed(inode):
         raise error(errno.EPERM)
     if not inode.nlink and inode.parent is not None:
         raise error(errno.ENOENT)

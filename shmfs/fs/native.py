@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from shmfs.fs.inode import RegularFile
+from shmfs.fs.inode import RegularFile, is_fixed
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import BIG, NativePages, NativeStore
 from shmfs.mm.reservation import Reservation
@@ -129,7 +129,7 @@ class NativeFile(RegularFile):
         Of an empty file that is only MADV_REMOVE of what was allocated behind its end.
         """
         self.refresh()
-        return not (self.was_written and (self._size or self._allocated))
+        return is_fixed(self) or not (self.was_written and (self._size or self._allocated))
 
     @property
     def size(self) -> int:

@@ -24,6 +24,11 @@ MOUNT_OPTIONS = frozenset(
 )
 """Options that are for mount(8), fstab(5) or the FUSE mount."""
 
+SYSV_LIMITS = frozenset({"shmmax", "shmall", "shmmni"})
+"""The limits of System V shared memory, as in /proc/sys/kernel."""
+_ULONG_MAX = 0xFFFF_FFFF_FFFF_FFFF
+_IPCMNI = 32768
+
 _SUFFIXES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 _NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)([kmgtpe]?)", re.IGNORECASE)
 
@@ -62,6 +67,12 @@ class MountOptions:
     """Pages that the kernel may read ahead; above 0, pages are charged before they are touched."""
     poll: int = 100
     """Microseconds that the daemon looks for a next request before it sleeps; less where that is in vain."""
+    shmmax: int = _ULONG_MAX - (1 << 24)
+    """Bytes of a System V segment at most."""
+    shmall: int = _ULONG_MAX - (1 << 24)
+    """Pages of all of them together."""
+    shmmni: int = 4096
+    """How many there may be."""
     native: dict[str, str | None] = field(default_factory=dict)
     """Options for the native store's tmpfs: huge, noswap, mpol."""
     vfs: frozenset[str] = frozenset()
@@ -143,6 +154,9 @@ def _apply(options: MountOptions, name: str, value: str | None) -> MountOptions:
         "pages": lambda v: {"pages": _choice("pages", v, ("auto", "native", "managed"))},
         "readahead": lambda v: {"readahead": _up_to("readahead", v, READAHEAD_MAX, "pages")},
         "poll": lambda v: {"poll": _up_to("poll", v, POLL_MAX, "microseconds")},
+        "shmmax": lambda v: {"shmmax": _at_most("shmmax", v, _ULONG_MAX, "bytes")},
+        "shmall": lambda v: {"shmall": _at_most("shmall", v, _ULONG_MAX, "pages")},
+        "shmmni": lambda v: {"shmmni": _at_most("shmmni", v, _IPCMNI, "segments")},
     }
     if name not in handlers:
         raise OptionError(f"unknown mount option {name!r}; see `shmfs mount --help` for the list")
@@ -163,6 +177,9 @@ _EXAMPLES = {
     "readahead": "32",
     "poll": "100",
     "pages": "native",
+    "shmmax": "64m",
+    "shmall": "16k",
+    "shmmni": "4096",
 }
 
 
@@ -201,6 +218,13 @@ def _size(text: str) -> int:
 
 def _number(name: str, text: str) -> int:
     return _bounded(name, text, _memparse(name, text))
+
+
+def _at_most(name: str, text: str, most: int, unit: str) -> int:
+    value = _memparse(name, text)
+    if value > most:
+        raise OptionError(f"value {text!r} for option {name!r} is more than the {most} {unit} there can be")
+    return value
 
 
 def _bounded(name: str, text: str, value: int) -> int:

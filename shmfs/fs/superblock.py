@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from shmfs.fs.directory import Directory
+from shmfs.fs.flags import FS_IMMUTABLE_FL
 from shmfs.fs.inode import Inode, RegularFile, Symlink
 from shmfs.fs.native import NativeBlocks, NativeFile
-from shmfs.fs.options import MountOptions
+from shmfs.fs.options import SYSV_LIMITS, MountOptions
 from shmfs.mm import PAGE_SIZE, AddressSpace, ManagedStore, Reservation
 from shmfs.mm.native import NativePages, NativeStore
 from shmfs.trace.instruments import Instruments
@@ -73,6 +74,8 @@ class Superblock:
         self.store = ManagedStore(self.blocks, self.instruments)
         self.inodes: dict[int, Inode] = {}
         self.deferred: tuple[Callable[[], None], Callable[[], None]] | None = None
+        self.unused: dict[int, Callable[[], None]] = {}
+        """By inode: called when the kernel refers to it no more, before it is freed if no name does."""
         self._last_ino = 0
         self.inode_space.charge(INODE_SIZE)
         uid = owner.uid if self.options.uid is None else self.options.uid
@@ -142,6 +145,15 @@ class Superblock:
         """
         self.deferred = (work, undo)
 
+    def hide(self, name: bytes, mode: int) -> Directory:
+        """A directory of the root's that only those find who know it; it takes no inode of the limit."""
+        hidden = Directory(self._next_ino(), mode, self.root.uid, self.root.gid, self.clock(), self.root)
+        hidden.flags = FS_IMMUTABLE_FL
+        hidden.hidden = {}
+        self.inodes[hidden.ino] = hidden
+        self.root.hide(name, hidden)
+        return hidden
+
     def inode(self, ino: int) -> Inode:
         """The inode with that number; raises ESTALE."""
         try:
@@ -158,9 +170,14 @@ class Superblock:
 
     def drop_if_unused(self, inode: Inode) -> None:
         """Free an inode that neither a name nor the kernel knows (shmem_evict_inode)."""
-        if inode.nlink > 0 or inode.nlookup > 0 or inode is self.root:
+        if inode.nlookup > 0:
+            return
+        if inode.ino in self.unused:
+            self.unused[inode.ino]()
+        if inode.nlink > 0 or inode is self.root:
             return
         del self.inodes[inode.ino]
+        self.unused.pop(inode.ino, None)
         if isinstance(inode, NativeFile):
             self.tell_usage(inode)
             if inode.allocated:
@@ -212,6 +229,8 @@ class Superblock:
             )
             self.inode_space.limit = limit
             self.options = replace(self.options, inodes=options.inodes)
+        for name in options.seen & SYSV_LIMITS:
+            self.options = replace(self.options, **{name: getattr(options, name)})
         if options.seen & {"size", "nr_blocks"}:
             self.blocks.limit = options.blocks
             self.options = replace(self.options, blocks=options.blocks)

@@ -5,7 +5,7 @@ import stat
 
 from shmfs.fs import acl
 from shmfs.fs import flags as file_flags
-from shmfs.fs.inode import Inode
+from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.superblock import Superblock, attribute_space, error
 
 XATTR_CREATE = 1
@@ -38,6 +38,8 @@ def put(sb: Superblock, inode: Inode, name: bytes, value: bytes, flags: int = 0)
     """
     _check_name(inode, name)
     file_flags.refuse(inode)
+    if is_fixed(inode):
+        raise error(errno.EPERM)
     if name in (acl.ACCESS, acl.DEFAULT):
         _check_flags(inode, name, flags)
         _put_acl(inode, name, value)

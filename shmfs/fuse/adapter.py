@@ -120,7 +120,7 @@ class Adapter(pyfuse3.Operations):
     def _attributes(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
         entry.st_ino = InodeT(inode.ino)
-        entry.entry_timeout = FOREVER
+        entry.entry_timeout = self.operations.entry_timeout(inode)
         entry.attr_timeout = self.operations.attribute_timeout(inode)
         entry.st_mode = ModeT(inode.mode)
         entry.st_nlink = inode.nlink

@@ -32,6 +32,7 @@ from shmfs.fuse.adapter import Adapter
 from shmfs.fuse.backing import Backings
 from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
+from shmfs.fuse.notify import Notifier
 from shmfs.fuse.operations import Operations
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import NativeStore
@@ -163,6 +164,11 @@ class Daemon:
                 self.failure = "native pages need the C extension, which is missing; mount with pages=managed"
             return
         operations = self.adapter.operations
+        operations.ipc.device = self.device
+        operations.ipc.process_of = self.history.process_of
+        notifier = Notifier(session.device())
+        operations.ipc.drop_name = notifier.drop_name
+        operations.ipc.names_dropped = lambda: notifier.wait if notifier.pending else None
         self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
         session.serve_lane(self.lane, self.options)
 
@@ -331,7 +337,7 @@ class Daemon:
     def remount(self, request: dict[str, Any]) -> None:
         """Take new limits: `options` as after -o."""
         options = mount_options.parse(str(request["options"]))
-        changed = options.seen - {"size", "nr_blocks", "nr_inodes"}
+        changed = options.seen - {"size", "nr_blocks", "nr_inodes", *mount_options.SYSV_LIMITS}
         fixed = {"reserve", "readahead", "pages", "mode", "uid", "gid", "inode32", "inode64"} & changed
         given = mount_options.parse(self.configuration.options)
         for name in sorted(fixed | set(options.native)):

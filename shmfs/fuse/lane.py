@@ -13,17 +13,20 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from shmfs.fs.attributes import Changes
-from shmfs.fs.inode import Inode
+from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse.backing import Backings
 from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.ipc import protocol
 from shmfs.mm import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
 Reply = bytes | int | tuple[bytes, ...] | None
+Later = Callable[[], Reply]
+"""Makes the answer when what was deferred is done."""
 Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
 _FOREVER = int(FOREVER)
@@ -55,7 +58,7 @@ class Lane:
         names = {code: code.name.lower() for code in p.Opcode}
         names |= {p.Opcode.RENAME2: "rename2", p.Opcode.BATCH_FORGET: "batch_forget"}
         # A body is bytes, except that of WRITE, which is a view of the buffer it was read into.
-        self._handlers: dict[int, Callable[[Credentials, int, Any], Reply]] = {
+        self._handlers: dict[int, Callable[[Credentials, int, Any], Reply | Later]] = {
             int(code): getattr(self, name) for code, name in names.items() if hasattr(self, name)
         }
 
@@ -81,9 +84,9 @@ class Lane:
         if self._superblock.deferred is not None:
             self._finish_later(unique, node, result)
             return None
-        return result
+        return cast("Reply", result)
 
-    def _finish_later(self, unique: int, node: int, result: Reply) -> None:
+    def _finish_later(self, unique: int, node: int, result: Reply | Later) -> None:
         """Leave long work to a thread; the request is answered when it is done."""
         deferred, self._superblock.deferred = self._superblock.deferred, None
         if deferred is None:
@@ -94,6 +97,8 @@ class Lane:
             if failure is not None:
                 undo()
                 return failure.errno or errno.EIO
+            if callable(result):
+                return self._answered(result)
             if isinstance(result, bytes) and len(result) == p.ATTR_OUT.size:
                 inode = self.operations.getattr(node)
                 if isinstance(inode, NativeFile):
@@ -102,6 +107,13 @@ class Lane:
             return result
 
         self._spawn(unique, work, finish)
+
+    @staticmethod
+    def _answered(later: Later) -> Reply:
+        try:
+            return later()
+        except OSError as failure:
+            return failure.errno or errno.EIO
 
     def _masked(self, cred: Credentials, umask: int) -> Credentials:
         """The credentials with a umask; made anew only for another caller."""
@@ -114,7 +126,7 @@ class Lane:
 
     @staticmethod
     def _entry(inode: Inode) -> bytes:
-        return p.entry(inode, _FOREVER, _FOREVER if inode.told() else 0)
+        return p.entry(inode, 0 if is_fixed(inode) else _FOREVER, _FOREVER if inode.told() else 0)
 
     @staticmethod
     def _attributes(inode: Inode) -> bytes:
@@ -125,10 +137,11 @@ class Lane:
 
         The kernel refuses to mix the two on one inode, and every open of an inode needs the same backing id.
         """
-        if self._backings is None:
-            return p.OPEN_OUT.pack(handle, p.FOPEN_KEEP_CACHE if keep_cache else 0, 0)
         inode = cast("NativeFile", self._superblock.inodes[handle >> 2])
-        how = p.FOPEN_PASSTHROUGH
+        if self._backings is None:
+            how = p.FOPEN_KEEP_CACHE if keep_cache else 0
+            return p.OPEN_OUT.pack(handle, how | (p.FOPEN_NOFLUSH if is_fixed(inode) else 0), 0)
+        how = p.FOPEN_PASSTHROUGH | (p.FOPEN_DIRECT_IO if is_fixed(inode) else 0)
         privileged = inode.mode & (stat.S_ISUID | stat.S_ISGID)
         if privileged and cred.uid and flags & os.O_ACCMODE:
             how |= p.FOPEN_DIRECT_IO  # its writes come here, where they clear the set-id bits
@@ -264,7 +277,7 @@ class Lane:
         inode = self.operations.getattr(node)
         return p.statx(inode, _FOREVER if inode.told() else 0)
 
-    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Reply | Later:
         """FUSE_IOCTL: the flags of chattr(1)."""
         _, _, command, *_ = p.IOCTL_IN.unpack_from(body)
         if command == p.FS_IOC_GETFLAGS:
@@ -283,6 +296,9 @@ class Lane:
             flags = sum(flag for flag, xflag in p.XFLAGS.items() if xflags & xflag)
             self.operations.setflags(node, flags)
             return p.IOCTL_OUT.pack(0, 0, 0, 0)
+        if command == protocol.COMMAND:
+            answer = self.operations.shm(node, bytes(body[p.IOCTL_IN.size :]), cred)
+            return (lambda: _ioctl(*answer())) if callable(answer) else _ioctl(*answer)
         return errno.ENOTTY
 
     def statfs(self, cred: Credentials, node: int, body: bytes) -> Reply:
@@ -399,6 +415,10 @@ class Lane:
     def destroy(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_DESTROY."""
         return 0
+
+
+def _ioctl(result: int, data: bytes) -> bytes:
+    return p.IOCTL_OUT.pack(result, 0, 0, 0) + data
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:

@@ -17,9 +17,11 @@ from shmfs.fs import acl, attributes, file, namei, xattr
 from shmfs.fs import flags as file_flags
 from shmfs.fs.attributes import Changes
 from shmfs.fs.directory import Dentry, Directory
-from shmfs.fs.inode import Inode, RegularFile, Symlink
+from shmfs.fs.inode import Inode, RegularFile, Symlink, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
+from shmfs.ipc import protocol
+from shmfs.ipc.sysv import ANONYMOUS, Registry
 
 _COPY_CHUNK = 8 << 20
 """Bytes that one COPY_FILE_RANGE copies at most, so that it delays nobody; the caller asks again."""
@@ -32,12 +34,17 @@ class Operations:
 
     def __init__(self, superblock: Superblock) -> None:
         self.superblock = superblock
+        self.ipc = Registry(superblock)
         self.handle_killpriv = False
         """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
 
     # ---- replies
+
+    def entry_timeout(self, inode: Inode) -> float:
+        """Seconds that a name may be cached: names change by requests only, but for those of segments."""
+        return 0.0 if is_fixed(inode) else FOREVER
 
     def attribute_timeout(self, inode: Inode) -> float:
         """Seconds that the attributes, which are told now, may be cached."""
@@ -52,6 +59,10 @@ class Operations:
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         """FUSE_LOOKUP; None for a missing name, which may be cached like an entry."""
         inode = namei.find(self.superblock.inode(parent), name)
+        if inode is None and parent == self.ipc.directory.ino:  # whose names come without a request
+            raise error(errno.ENOENT)
+        if inode is not None and is_fixed(inode):
+            self.ipc.found(inode)
         return None if inode is None else self._entry(inode)
 
     def forget(self, forgets: Iterable[tuple[int, int]]) -> None:
@@ -90,7 +101,11 @@ class Operations:
     def tmpfile(self, parent: int, mode: int, flags: int, cred: Credentials) -> tuple[Inode, int]:
         """FUSE_TMPFILE: entry and file handle of a file without a name."""
         inode = namei.tmpfile(self.superblock, self.superblock.inode(parent), mode, cred)
+        if parent == self.ipc.directory.ino and isinstance(inode, RegularFile):
+            inode.door = ANONYMOUS
         self._created(inode, cred)
+        if parent == self.ipc.directory.ino:
+            self.superblock.instruments.call("door", inode.ino, ANONYMOUS.kind, 0, 0)
         try:
             return inode, self.open(inode.ino, flags, cred)[0]
         except OSError:
@@ -217,9 +232,19 @@ class Operations:
     def setflags(self, ino: int, flags: int) -> None:
         """FUSE_IOCTL with FS_IOC_SETFLAGS."""
         inode = self.superblock.inode(ino)
+        if is_fixed(inode) or inode is self.ipc.directory:
+            raise error(errno.EPERM)
         file_flags.put(inode, flags)
         inode.ctime = self.superblock.clock()
         self.attributes_changed(ino)  # which the kernel does not expect of an ioctl
+
+    def shm(
+        self, ino: int, request: bytes, cred: Credentials
+    ) -> protocol.Answer | Callable[[], protocol.Answer]:
+        """FUSE_IOCTL of the preloaded library; raises ENOTTY elsewhere than in the hidden directory."""
+        if ino != self.ipc.directory.ino:
+            raise error(errno.ENOTTY)
+        return protocol.answer(self.ipc, request, cred)
 
     # ---- extended attributes
 
@@ -251,6 +276,8 @@ class Operations:
         inode = file.regular(self.superblock.inode(ino))
         if inode.flags:
             file_flags.check_open(inode, flags)
+        if is_fixed(inode):
+            self.ipc.attach(inode, flags, cred)
         if flags & os.O_TRUNC:
             self.setattr(ino, Changes(size=0, through_descriptor=True), cred)
             if cred.uid:  # the kernel leaves this truncation wholly to us (FUSE_ATOMIC_O_TRUNC)

@@ -71,6 +71,11 @@ class Segment(Struct):
     """Its last name; "" when it never had one."""
     seen: int
     """When it appeared in the trace."""
+    kind: str = "posix"
+    """By which door it came: posix, sysv or anon."""
+    key: int | None = None
+    """Of System V, and its id."""
+    id: int | None = None
     size: int | None = None
     """Source of this and of the next ones: fuse and mm."""
     resident: int | None = None

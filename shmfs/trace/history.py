@@ -30,12 +30,17 @@ MAX_OPENERS = 1000
 """Processes that are kept in `Segment.opened_by`."""
 
 
+_NAMED = ("posix", None, None)
+"""Kind, key and id of a file that was made by its name."""
+
+
 class _Live:
     """A segment as long as it lives: small, for there may be 100,000 empty ones."""
 
     __slots__ = (
         "created",
         "created_by",
+        "door",
         "nlink",
         "open_handles",
         "openers",
@@ -53,6 +58,7 @@ class _Live:
         self.nlink = nlink
         self.size = self.resident = self.peak = self.page_ins = self.refused = 0
         self.open_handles = self.opens_dropped = 0
+        self.door: tuple[str, int | None, int | None] = _NAMED
         self.openers: Process | dict[Process, None] | None = None  # mostly one: a dict would cost 200 bytes
 
     def opened(self, process: Process) -> None:
@@ -91,6 +97,9 @@ class _Live:
             evicted=evicted,
             refused=self.refused,
             opens_dropped=self.opens_dropped,
+            kind=self.door[0],
+            key=self.door[1],
+            id=self.door[2],
         )
 
 
@@ -147,6 +156,11 @@ class History:
         """Return every segment: the live ones, then the ended ones from the oldest to the newest."""
         live = [live.segment(inode, self._names.get(inode), False) for inode, live in self._live.items()]
         return live + [one.segment(inode, path, True) for inode, path, one in self._ended]
+
+    def process_of(self, tid: int) -> int:
+        """Return the pid of the process that a thread belongs to; 0 if it is not known."""
+        process = self._processes.get(tid)
+        return process.pid if process else 0
 
     def page_ins(self) -> int:
         """Return the page-ins of all segments, also of those that were forgotten."""
@@ -210,6 +224,13 @@ class History:
             self._names.create(inode, path, mode)
         elif stat.S_ISDIR(mode):
             self._names.create(inode, path, mode)
+
+    def door(self, inode: int, kind: str, key: int, identifier: int) -> None:
+        """Learn that it is System V shared memory, or a shared anonymous mapping, which never has a name."""
+        live = self._live.get(inode)
+        if live is not None:
+            live.door = (kind, key, identifier) if kind == "sysv" else (kind, None, None)
+            live.nlink = 1 if kind == "sysv" else 0
 
     def open(self, inode: int, flags: int, pid: int) -> None:
         """Remember who opened it."""

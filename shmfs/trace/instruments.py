@@ -28,6 +28,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "usage": ("inode", "size", "pages"),
     # Sources in fuse.
     "create": ("inode", "path", "mode", "pid"),
+    # After `create`, of what did not come by a name: "sysv" or "anon", and its System V key and id.
+    "door": ("inode", "kind", "key", "id"),
     "open": ("inode", "flags", "pid"),
     "release": ("inode", "flags"),
     "link": ("inode", "path", "pid"),

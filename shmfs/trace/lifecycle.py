@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 KINDS = (
     {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "sigbus", "statistics"}
-    | {"create", "open", "link", "unlink", "rename", "evict", "resize"}
+    | {"create", "door", "open", "link", "unlink", "rename", "evict", "resize"}
     | {"page_in", "allocate", "free", "usage", "refuse"}
 )
 """Events that say something here; `Lifecycle` has a method for each."""
@@ -29,8 +29,10 @@ FREQUENT = {"page_in", "allocate", "free"}
 
 FIELDS = (
     dict.fromkeys(("time", "process", "pid", "parent", "segment", "inode", "pages", "page", "length"), int)
-    | dict.fromkeys(("count", "pss", "uss", "size", "mode", "nlink", "status", "start_time"), int)
-    | dict.fromkeys(("source", "command", "path", "old_path", "of"), str)
+    | dict.fromkeys(
+        ("count", "pss", "uss", "size", "mode", "nlink", "status", "start_time", "key", "id"), int
+    )
+    | dict.fromkeys(("source", "command", "path", "old_path", "of", "kind"), str)
 )
 """Types of fields, whatever the event."""
 
@@ -204,6 +206,15 @@ class Lifecycle:
         life.nlink = 1 if path else 0
         life.segment.created = event["time"]
 
+    def _door(self, event: Event) -> None:
+        life = self._told(event)
+        if life:
+            life.segment.kind = event["kind"]
+            if event["kind"] == "sysv":
+                life.segment.key, life.segment.id = event["key"], event["id"]
+            else:
+                life.nlink = 0
+
     def _open(self, event: Event) -> None:
         life = self._told(event)
         if life:
@@ -336,6 +347,7 @@ class Lifecycle:
             segment.path, segment.size, segment.created = known.path, known.size, known.created
             segment.resident, segment.peak_resident = known.resident, known.peak_resident
             segment.page_ins, segment.refused = known.page_ins, known.refused
+            segment.kind, segment.key, segment.id = known.kind, known.key, known.id
             segment.end = "gone" if known.evicted else "linked" if known.nlink else "held"
             if known.created_by:
                 segment.created_by = self._known(known.created_by, known.created)

@@ -40,6 +40,12 @@ class Segment(Struct):
     """Gone: the last name and the last reference of the kernel (descriptors, mappings) are."""
     refused: int
     """Charges that a limit refused."""
+    kind: str = "posix"
+    """By which door it came: posix (a name), sysv (shmget) or anon (a shared anonymous mapping)."""
+    key: int | None = None
+    """Of System V, as it was made with; None for other kinds."""
+    id: int | None = None
+    """Of System V; None for other kinds."""
     opens_dropped: int = 0
     """Opens by further processes than `opened_by` has room for."""
 

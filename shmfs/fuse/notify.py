@@ -1,0 +1,57 @@
+"""Notifications to the kernel that wait for locks which a client of the mount may hold: sent by a thread."""
+
+import logging
+import os
+import queue
+import struct
+import threading
+
+log = logging.getLogger(__name__)
+
+_HEADER = struct.Struct("<IiQ")
+_INVAL_ENTRY = 3
+_INVAL_ENTRY_OUT = struct.Struct("<QII")
+
+
+class Notifier:
+    """Has the kernel drop names from its cache; a name that it does not have is none to drop."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._asked = self._done = 0
+        self._progress = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def drop_name(self, parent: int, name: bytes) -> None:
+        """FUSE_NOTIFY_INVAL_ENTRY, soon. It waits for the lookups that are under way in the directory."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="shmfs-notify", daemon=True)
+            self._thread.start()
+        body = _INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+        self._asked += 1
+        self._queue.put(_HEADER.pack(_HEADER.size + len(body), _INVAL_ENTRY, 0) + body)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is still to be sent."""
+        return self._done != self._asked
+
+    def wait(self) -> None:
+        """Return when what was asked so far is done; not for the thread that serves requests."""
+        asked = self._asked
+        with self._progress:
+            self._progress.wait_for(lambda: self._done >= asked)
+
+    def _run(self) -> None:
+        while True:
+            message = self._queue.get()
+            try:
+                os.write(self._device, message)
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # it does not have the name, or no longer the directory
+            except OSError as failure:
+                log.debug("a notification failed: %s", failure)
+            with self._progress:
+                self._done += 1
+                self._progress.notify_all()

@@ -1,0 +1,156 @@
+"""What the preloaded library asks: one ioctl(2) on the hidden directory, a struct in and out."""
+
+import errno
+import struct
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+from shmfs.fs.superblock import Credentials, error
+from shmfs.ipc.sysv import (
+    IPC_INFO,
+    IPC_RMID,
+    IPC_SET,
+    IPC_STAT,
+    SHM_DEST,
+    SHM_INFO,
+    SHM_LOCK,
+    SHM_STAT,
+    SHM_STAT_ANY,
+    SHM_UNLOCK,
+    Registry,
+    Segment,
+)
+
+VERSION = 1
+SHMGET, SHMCTL, DETACH, _ANON, NAME, NOTE = range(1, 7)
+_STRUCT = struct.Struct("<IIiiiIQIIIIIIiiqqqQ5Q")
+COMMAND = 3 << 30 | _STRUCT.size << 16 | ord("M") << 8 | 0x53
+"""_IOWR('M', 0x53, struct shmfs_ipc)."""
+
+
+@dataclass(slots=True)
+class Request:
+    """Struct shmfs_ipc: the request, and with what is known of the segment filled in its answer."""
+
+    version: int
+    op: int
+    id: int
+    cmd: int
+    key: int
+    flags: int
+    size: int
+    uid: int
+    gid: int
+    cuid: int
+    cgid: int
+    mode: int
+    seq: int
+    cpid: int
+    lpid: int
+    atime: int
+    dtime: int
+    ctime: int
+    nattch: int
+    info: tuple[int, ...] = (0, 0, 0, 0, 0)
+
+    def pack(self) -> bytes:
+        """The struct."""
+        *head, info = astuple(self)
+        return _STRUCT.pack(*head, *info)
+
+    def tell(self, segment: Segment) -> None:
+        """Fill in what struct shmid_ds says, but for the attaches."""
+        self.id, self.key, self.size = segment.id, segment.key, segment.size
+        self.uid, self.gid, self.cuid, self.cgid = segment.uid, segment.gid, segment.cuid, segment.cgid
+        self.mode, self.seq = segment.mode, segment.seq
+        self.cpid, self.lpid = segment.cpid, segment.lpid
+        self.atime, self.dtime, self.ctime = segment.atime, segment.dtime, segment.ctime
+
+
+def unpack(data: bytes) -> Request:
+    """Read a request; raises EINVAL for another size and EPROTO for another version."""
+    if len(data) != _STRUCT.size:
+        raise error(errno.EINVAL)
+    fields = _STRUCT.unpack(data)
+    if fields[0] != VERSION:
+        raise error(errno.EPROTO)
+    return Request(*fields[:-5])
+
+
+Answer = tuple[int, bytes]
+"""What ioctl(2) returns, and the struct."""
+
+
+def answer(registry: Registry, data: bytes, cred: Credentials) -> Answer | Callable[[], Answer]:
+    """Carry out a request; a function gives the answer when what was deferred is done.
+
+    Raises what ipc/shm.c returns, EINVAL, EPROTO, and ENOSYS for an unknown operation.
+    """
+    request = unpack(data)
+    if request.op == SHMGET:
+        segment = registry.shmget(request.key, request.size, request.flags, cred)
+        request.tell(segment)
+        return segment.id, request.pack()
+    if request.op == SHMCTL:
+        return _control(registry, request, cred)
+    if request.op == DETACH:
+        request.tell(registry.detach(request.id, cred))
+    elif request.op == NAME:
+        return _name(registry, request)
+    elif request.op == NOTE:
+        registry.note(request.cmd)
+    else:
+        raise error(errno.ENOSYS)
+    return 0, request.pack()
+
+
+def _control(registry: Registry, request: Request, cred: Credentials) -> Answer | Callable[[], Answer]:
+    """Shmctl(2). Compare ksys_shmctl."""
+    cmd, shmid, result = request.cmd, request.id, 0
+    if cmd < 0 or shmid < 0:
+        raise error(errno.EINVAL)
+    if cmd in (IPC_STAT, SHM_STAT, SHM_STAT_ANY):
+        segment = registry.stat(shmid, cmd, cred)
+        return _with_attaches(registry, request, segment, 0 if cmd == IPC_STAT else segment.id)
+    if cmd == IPC_INFO:
+        result, request.info = registry.ipc_info()
+    elif cmd == SHM_INFO:
+        result, request.info = registry.shm_info()
+    elif cmd == IPC_SET:
+        registry.set_permissions(shmid, request.uid, request.gid, request.mode, cred)
+    elif cmd == IPC_RMID:
+        registry.remove(shmid, cred)
+    elif cmd in (SHM_LOCK, SHM_UNLOCK):
+        registry.lock(shmid, cmd == SHM_LOCK, cred)
+    else:
+        raise error(errno.EINVAL)
+    return result, request.pack()
+
+
+def _name(registry: Registry, request: Request) -> Answer | Callable[[], Answer]:
+    """Say under which name a segment is found, which is the one it got when it was made."""
+    segment = registry.find(request.id)
+    count = registry.count_later(segment) if segment.mode & SHM_DEST else None
+
+    def tell() -> Answer:
+        if count:
+            count()
+        request.tell(segment)
+        request.key = segment.name_key
+        return 0, request.pack()
+
+    return tell if registry.superblock.deferred else tell()
+
+
+def _with_attaches(
+    registry: Registry, request: Request, segment: Segment, result: int
+) -> Answer | Callable[[], Answer]:
+    """Tell of a segment, once it was counted who has it attached."""
+    count = registry.count_later(segment)
+
+    def tell() -> Answer:
+        request.nattch = count()
+        request.tell(segment)
+        return result, request.pack()
+
+    return tell if registry.superblock.deferred else tell()
