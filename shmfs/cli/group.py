@@ -13,12 +13,14 @@ from shmfs.cli import (
     doctor,
     explain,
     export,
+    gc,
     helper,
     mount,
     output,
     ps,
     record,
     report,
+    rm,
     run,
     top,
     umount,
@@ -28,6 +30,7 @@ from shmfs.cli import map as map_module
 GROUPS = {
     "Mount": ("run", "mount", "umount"),
     "Look": ("ps", "map", "top", "explain"),
+    "Clear away": ("rm", "gc"),
     "Record": ("record", "report", "export"),
     "Check": ("doctor", "conform"),
 }
@@ -111,6 +114,7 @@ def main() -> None:
 for _command in (
     *(run.run, mount.mount, umount.umount),
     *(ps.ps, map_module.map_, top.top, explain.explain),
+    *(rm.rm, gc.gc),
     *(record.record, report.report, export.export),
     *(doctor.doctor, conform.conform),
 ):

@@ -121,6 +121,7 @@ def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
         row = msgspec.to_builtins(segment)
         row["mapped_by"] = msgspec.to_builtins(one.mapped_by) if one else []
         row["shared"] = one.shared if one else 0
+        row["attaches"] = one.attaches if one else 0
         rows.append(row)
     output.print_json(_mount_json(entry) | {"refused": seen.refused, "segments": rows})
 
@@ -141,9 +142,10 @@ def _print_segments(
     output.emit(console, Text(clean(head), "bold"))
     if not segments:
         return
-    headings = ["SEGMENT", "SIZE", "PAGES", "PAGE-INS", "CREATED BY", "MAPPED BY", "SHARED"]
+    headings = ["SEGMENT", "KIND", "SIZE", "PAGES", "PAGE-INS"]
+    headings += ["CREATED BY", "MAPPED BY", "ATTACHES", "SHARED"]
     rows = [_row(segment, seen.get(segment.inode)) for segment in segments]
-    output.listing(console, headings, rows, right=["SIZE", "PAGES", "PAGE-INS", "SHARED"])
+    output.listing(console, headings, rows, right=["SIZE", "PAGES", "PAGE-INS", "ATTACHES", "SHARED"])
     output.tell_refused(refused)
 
 
@@ -160,11 +162,13 @@ def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
         Text.assemble(
             (name, "dim" if segment.evicted else "cyan"), (f" ({state})" if state else "", "yellow")
         ),
+        Text(segment.kind, "dim" if segment.kind == "posix" else "magenta"),
         Text(size(segment.size)),
         Text(str(segment.resident)),
         Text("-" if segment.page_ins is None else str(segment.page_ins)),
         Text(_who(segment.created_by)),
         Text(mapped, "dim" if mapped == "-" else ""),
+        Text(str(seen.attaches if seen else 0), "" if seen else "dim"),
         Text(str(shared), "bold green" if shared else "dim"),
     ]
 

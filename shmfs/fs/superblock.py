@@ -174,7 +174,7 @@ class Superblock:
             return
         if inode.ino in self.unused:
             self.unused[inode.ino]()
-        if inode.nlink > 0 or inode is self.root:
+        if inode.nlink > 0 or inode is self.root or inode.ino not in self.inodes:
             return
         del self.inodes[inode.ino]
         self.unused.pop(inode.ino, None)

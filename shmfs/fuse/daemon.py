@@ -26,7 +26,7 @@ from shmfs.fs import options as mount_options
 from shmfs.fs.native import NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
-from shmfs.fuse import control, mounts, namespaces, session
+from shmfs.fuse import control, mounts, namespaces, orphans, session
 from shmfs.fuse import protocol as p
 from shmfs.fuse.adapter import Adapter
 from shmfs.fuse.backing import Backings
@@ -34,6 +34,7 @@ from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.notify import Notifier
 from shmfs.fuse.operations import Operations
+from shmfs.ipc import notes
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import NativeStore
 from shmfs.trace import processes
@@ -270,6 +271,7 @@ class Daemon:
             "remount": self.remount,
             "shutdown": self.shutdown,
             "events": follow.append,
+            **orphans.handlers(self.adapter.operations, self.history),
         }
         stream = trio.SocketStream(connection)
         line = bytearray()
@@ -327,7 +329,7 @@ class Daemon:
             pid=os.getpid(),
             started=self.started,
             lost_records=self.log.lost if self.log else 0,
-            notes=self.notes,
+            notes=[*self.notes, *map(notes.sentence, sorted(self.adapter.operations.ipc.notes))],
             segments=segments,
             segments_dropped=self.history.segments_dropped,
             refused=self.history.refused,

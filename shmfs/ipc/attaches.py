@@ -7,10 +7,12 @@ serves the mount, but in a thread of its own.
 import ctypes
 import os
 import re
+from collections import Counter
 from typing import NamedTuple
 
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
 _KCMP_VM = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Attaches(NamedTuple):
@@ -27,9 +29,16 @@ def count(device: str, inode: int, proc: str = "/proc") -> Attaches:
 
     A mapping is a VMA, as shm_open and shm_close count them: a hole unmapped in the middle makes two of one.
     """
-    major, minor = (int(part) for part in device.split(":"))
-    file = b" %02x:%02x %d " % (major, minor, inode)
-    line = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ...s [0-9a-f]+" + re.escape(file), re.MULTILINE)
+    found, refused = mappings(device, inode, proc=proc)
+    return Attaches(found[inode], refused)
+
+
+def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> tuple["Counter[int]", int]:
+    """Count the shared mappings of each inode, or of one, and the processes that may not be looked at."""
+    file = b" %02x:%02x " % tuple(int(part) for part in device.split(":"))
+    file += b"" if inode is None else b"%d " % inode
+    which = rb"(\d+) " if inode is None else b""
+    line = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ...s [0-9a-f]+" + re.escape(file) + which, re.MULTILINE)
     refused = 0
     found: dict[tuple[bytes, ...], list[int]] = {}
     for name in os.listdir(proc):
@@ -43,9 +52,14 @@ def count(device: str, inode: int, proc: str = "/proc") -> Attaches:
             continue
         except OSError:
             continue  # it is gone
-        if file in data and (mappings := tuple(line.findall(data))):
-            found.setdefault(mappings, []).append(int(name))
-    return Attaches(sum(len(one) * _address_spaces(pids) for one, pids in found.items()), refused)
+        if file in data and (seen := tuple(match[0] for match in line.finditer(data))):
+            found.setdefault(seen, []).append(int(name))
+    total: Counter[int] = Counter()
+    for seen, pids in found.items():
+        spaces = _address_spaces(pids)
+        for one in seen:
+            total[int(one.split()[-1])] += spaces
+    return total, refused
 
 
 def _address_spaces(pids: list[int]) -> int:
@@ -59,6 +73,3 @@ def _address_spaces(pids: list[int]) -> int:
 
 def _same_memory(one: int, other: int) -> bool:
     return _SYS_KCMP > 0 and _libc.syscall(_SYS_KCMP, one, other, _KCMP_VM, 0, 0) == 0
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

@@ -59,10 +59,10 @@ class Ids(Generic[T]):
         return found[1]
 
     def get(self, identifier: int) -> T:
-        """The object with that id; raises EINVAL, or EIDRM where another object has its index by now."""
+        """The object with that id; raises EINVAL, also where another has its index (ipc_checkid)."""
         one = self.at(identifier)
         if self._objects[identifier % IPCMNI][0] != identifier:
-            raise error(errno.EIDRM)
+            raise error(errno.EINVAL)
         return one
 
     def highest(self) -> int:

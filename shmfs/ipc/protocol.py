@@ -53,6 +53,14 @@ class Request:
     nattch: int
     info: tuple[int, ...] = (0, 0, 0, 0, 0)
 
+    @classmethod
+    def of(cls, **fields: int) -> "Request":
+        """A request of this version, with zeros where nothing is said."""
+        request = unpack(_STRUCT.pack(VERSION, *bytes(23)))
+        for name, value in fields.items():
+            setattr(request, name, value)
+        return request
+
     def pack(self) -> bytes:
         """The struct."""
         *head, info = astuple(self)
@@ -74,7 +82,9 @@ def unpack(data: bytes) -> Request:
     fields = _STRUCT.unpack(data)
     if fields[0] != VERSION:
         raise error(errno.EPROTO)
-    return Request(*fields[:-5])
+    request = Request(*fields[:-5])
+    request.info = fields[-5:]
+    return request
 
 
 Answer = tuple[int, bytes]

@@ -125,7 +125,7 @@ class Registry:
             raise error(errno.EINVAL)
         if self._total + pages > limits.shmall:
             raise error(errno.ENOSPC)
-        if flags & SHM_HUGETLB:
+        if flags & SHM_HUGETLB or size > file.MAX_SIZE:
             raise error(errno.EINVAL)
         if not flags & SHM_NORESERVE and not self._has_room(pages):
             raise error(errno.ENOMEM)
@@ -220,7 +220,7 @@ class Registry:
             self._destroy(segment)
 
     def remove(self, shmid: int, cred: Credentials) -> None:
-        """IPC_RMID: it goes at once, or with its last attach. Raises EINVAL, EIDRM, EPERM."""
+        """IPC_RMID: it goes at once, or with its last attach. Raises EINVAL, EPERM."""
         segment = self._owned(shmid, cred)
         segment.mode |= SHM_DEST
         self._hide_key(segment)
@@ -250,7 +250,7 @@ class Registry:
         segment.lpid = self.process_of(cred.pid)
 
     def detach(self, shmid: int, cred: Credentials) -> Segment:
-        """Note a shmdt(2); raises EINVAL, EIDRM for a segment that went with it."""
+        """Note a shmdt(2); raises EINVAL, also for a segment that went with it."""
         segment = self._ids.get(shmid)
         segment.dtime = self._now()
         segment.lpid = self.process_of(cred.pid)
@@ -292,7 +292,7 @@ class Registry:
     # ---- shmctl
 
     def find(self, shmid: int) -> Segment:
-        """The segment with that id; raises EINVAL, EIDRM."""
+        """The segment with that id; raises EINVAL."""
         if shmid < 0:
             raise error(errno.EINVAL)
         return self._ids.get(shmid)
@@ -300,7 +300,7 @@ class Registry:
     def stat(self, shmid: int, cmd: int, cred: Credentials) -> Segment:
         """IPC_STAT, SHM_STAT and SHM_STAT_ANY, of which the last two take an index.
 
-        Raises EINVAL, EIDRM, EACCES. Compare shmctl_stat.
+        Raises EINVAL, EACCES. Compare shmctl_stat.
         """
         segment = self._ids.get(shmid) if cmd == IPC_STAT else self._ids.at(shmid)
         if cmd != SHM_STAT_ANY:
@@ -308,7 +308,7 @@ class Registry:
         return segment
 
     def set_permissions(self, shmid: int, uid: int, gid: int, mode: int, cred: Credentials) -> None:
-        """IPC_SET; raises EINVAL, EIDRM, EPERM. Compare ipc_update_perm."""
+        """IPC_SET; raises EINVAL, EPERM. Compare ipc_update_perm."""
         segment = self._owned(shmid, cred)
         if _NOBODY in (uid, gid):
             raise error(errno.EINVAL)
@@ -321,7 +321,7 @@ class Registry:
         inode.mode = stat.S_IFREG | (0o777 if foreign else mode & 0o777)
 
     def lock(self, shmid: int, locked: bool, cred: Credentials) -> None:
-        """SHM_LOCK and SHM_UNLOCK, of which only the bit is kept; raises EINVAL, EIDRM, EPERM."""
+        """SHM_LOCK and SHM_UNLOCK, of which only the bit is kept; raises EINVAL, EPERM."""
         segment = self._ids.get(shmid)
         if cred.uid not in (0, segment.uid, segment.cuid):
             raise error(errno.EPERM)

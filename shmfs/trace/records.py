@@ -50,6 +50,23 @@ class Segment(Struct):
     """Opens by further processes than `opened_by` has room for."""
 
 
+class Orphan(Struct, frozen=True):
+    """A segment that nobody is left to remove. Source: fuse and mm, exact."""
+
+    inode: int
+    path: str
+    kind: str
+    key: int | None
+    id: int | None
+    uid: int
+    """Of its owner."""
+    size: int
+    bytes: int
+    """Charged for it."""
+    created: int
+    created_by: Process
+
+
 class Statistics(Struct):
     """What the daemon knows of its mount. Source: fuse and mm, exact."""
 
@@ -103,6 +120,8 @@ class Observation(Struct):
     """Most pages that two or more processes had present in the same sample."""
     samples: int
     """Samples in which somebody had it mapped."""
+    attaches: int = 0
+    """Most shared mappings (VMAs, as nattch counts them) of it in one sample."""
 
 
 class Observations(Struct):

@@ -7,6 +7,7 @@ the command, never in the daemon. What happens between two samples is not seen; 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -34,6 +35,7 @@ class _Seen:
         self.mapped_by: dict[tuple[int, int], Mapped] = {}
         self.shared = 0
         self.samples = 0
+        self.attaches = 0
 
 
 class Sampler:
@@ -75,7 +77,14 @@ class Sampler:
                 interval=(self._last - self._first) / (self._samples - 1) if self._samples > 1 else 0.0,
                 refused=len(self._refused),
                 segments=[
-                    Observation(inode, seen.path, list(seen.mapped_by.values()), seen.shared, seen.samples)
+                    Observation(
+                        inode,
+                        seen.path,
+                        list(seen.mapped_by.values()),
+                        seen.shared,
+                        seen.samples,
+                        seen.attaches,
+                    )
                     for inode, seen in self._seen.items()
                 ],
             )
@@ -84,6 +93,7 @@ class Sampler:
         """Look once."""
         pages: dict[int, list[pagemap.Pages]] = {}
         paths: dict[int, str] = {}
+        attaches: Counter[int] = Counter()
         mapped: list[tuple[int, Process, int, int]] = []
         refused = set()
         for pid in self._pids():
@@ -101,6 +111,7 @@ class Sampler:
             for inode, several in vmas.items():
                 pages.setdefault(inode, []).append(present[inode])
                 paths[inode] = several[-1].path
+                attaches[inode] += sum(vma.permissions.endswith("s") for vma in several)
                 size = sum(vma.end - vma.start for vma in several)
                 mapped.append((inode, process, len(present[inode]), size))
         shared = {inode: len(pagemap.shared_pages(several)) for inode, several in pages.items()}
@@ -109,6 +120,8 @@ class Sampler:
         with self._lock:
             self._refused |= refused
             self._note(paths, shared, mapped)
+            for inode, number in attaches.items():
+                self._seen[inode].attaches = max(self._seen[inode].attaches, number)
 
     def _tell_all(
         self, pages: dict[int, list[pagemap.Pages]], mapped: list[tuple[int, Process, int, int]]

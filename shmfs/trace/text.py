@@ -117,6 +117,15 @@ def size(number: int) -> str:
     return f"{value:.{digits}f} {units[0]}"
 
 
+def age(nanoseconds: int) -> str:
+    """Return how long ago something was, in the largest unit that fits: "5 s", "3 h", "12 d"."""
+    seconds = max(0, nanoseconds) // 1_000_000_000
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
 def plural(number: int, word: str) -> str:
     """Return "1 page" or "2 pages"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"

@@ -99,8 +99,8 @@ def test_ps_of_segments(cli: Cli, shmfs: PrivateMount, mapper: Map) -> None:
     for target in (shmfs.path, shmfs.path / "seg", shmfs.server.device):
         head, names, line = cli("ps", target).stdout.splitlines()
         assert head.startswith(f"{shmfs.path}: 32 KiB of 64 MiB, 1 segment, device {shmfs.server.device}, ")
-        assert "  ".join(names.split()[:4]) == "SEGMENT  SIZE  PAGES  PAGE-INS"
-        assert line.split()[:5] == ["/seg", "32", "KiB", "8", "8"]
+        assert names.split()[:5] == ["SEGMENT", "KIND", "SIZE", "PAGES", "PAGE-INS"]
+        assert line.split()[:6] == ["/seg", "posix", "32", "KiB", "8", "8"]
         assert line.split()[-1] == "2"
         assert all(f"python3 {pid}" in line or str(pid) in line for pid in pids)
 

@@ -1,0 +1,70 @@
+"""Segments are removed by who may: by their names, or with System V's ids and keys."""
+
+import errno
+import fcntl
+import os
+import stat
+
+from shmfs.errors import ShmfsError
+from shmfs.fuse import mounts
+from shmfs.ipc import protocol, sysv
+
+
+def remove(paths: list[str], ids: list[int], keys: list[int], mountpoint: str | None) -> None:
+    """Remove files, and the segments of one mount; raises ShmfsError at the first that cannot be removed."""
+    for path in paths:
+        _unlink(path)
+    if not (ids or keys):
+        return
+    where = mountpoint or _only_mount()
+    try:
+        directory = os.open(f"{where}/{sysv.NAME.decode()}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as failure:
+        raise ShmfsError(f"{where} has no System V segments that you may reach: {failure.strerror}") from None
+    try:
+        for shmid in ids:
+            _remove(directory, f"id {shmid}", shmid)
+        for key in keys:
+            what = f"key {key & 0xFFFF_FFFF:#x}"
+            _remove(directory, what, _ask(directory, what, op=protocol.SHMGET, key=key))
+    finally:
+        os.close(directory)
+
+
+def _unlink(path: str) -> None:
+    mount = mounts.containing(path)
+    if mount is None or mount.fstype != mounts.FSTYPE:
+        raise ShmfsError(f"{path} is not on a shmfs mount; use rm(1) for it")
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ShmfsError(f"{path} is not a regular file, so it is no segment")
+        os.unlink(path)
+    except OSError as failure:
+        raise ShmfsError(f"cannot remove {path}: {failure.strerror}") from None
+
+
+def _only_mount() -> str:
+    found = [mount.mountpoint for mount in mounts.shmfs_mounts()]
+    if "/dev/shm" in found:  # noqa: S108
+        return "/dev/shm"  # noqa: S108
+    if len(found) == 1:
+        return found[0]
+    raise ShmfsError(
+        f"there are {len(found)} mounts; say which one with --mount DIR" if found else "nothing is mounted"
+    )
+
+
+def _remove(directory: int, what: str, shmid: int) -> None:
+    _ask(directory, what, op=protocol.SHMCTL, id=shmid, cmd=sysv.IPC_RMID)
+
+
+def _ask(directory: int, what: str, **fields: int) -> int:
+    request = protocol.Request.of(**fields)
+    try:
+        return int(fcntl.ioctl(directory, protocol.COMMAND, bytearray(request.pack())))
+    except OSError as failure:
+        gone = failure.errno in (errno.ENOENT, errno.EINVAL, errno.EIDRM)
+        why = "there is no such segment" if gone else failure.strerror
+        raise ShmfsError(f"cannot remove the segment with {what}: {why}") from None
+    except OverflowError:
+        raise ShmfsError(f"cannot remove the segment with {what}: there is no such segment") from None
