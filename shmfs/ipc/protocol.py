@@ -94,7 +94,7 @@ Answer = tuple[int, bytes]
 def answer(registry: Registry, data: bytes, cred: Credentials) -> Answer | Callable[[], Answer]:
     """Carry out a request; a function gives the answer when what was deferred is done.
 
-    Raises what ipc/shm.c returns, EINVAL, EPROTO, and ENOSYS for an unknown operation.
+    Raises what ipc/shm.c returns, EINVAL, EPROTO, and EOPNOTSUPP for an unknown operation.
     """
     request = unpack(data)
     if request.op == SHMGET:
@@ -110,7 +110,7 @@ def answer(registry: Registry, data: bytes, cred: Credentials) -> Answer | Calla
     elif request.op == NOTE:
         registry.note(request.cmd)
     else:
-        raise error(errno.ENOSYS)
+        raise error(errno.EOPNOTSUPP)  # ENOSYS would have the kernel ask no more
     return 0, request.pack()
 
 

@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -89,6 +90,8 @@ class Registry:
         self._ids: Ids[Segment] = Ids()
         self._keys: dict[int, Segment] = {}
         self._by_inode: dict[int, Segment] = {}
+        self._charging = threading.Lock()
+        """One at a time: two that do not both fit would each leave no room for the other."""
         self._total = 0
         """Pages of all sizes (shm_tot)."""
 
@@ -179,7 +182,8 @@ class Registry:
 
         def charge() -> None:
             try:
-                work()
+                with self._charging:
+                    work()
             except OSError as failure:
                 raise _no_memory(failure) from None
 
