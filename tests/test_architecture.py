@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "ipc": {"fs"},
     "fuse": {"fs", "ipc", "mm", "trace"},
     "trace": set(),
-    "sandbox": {"fuse", "trace"},
+    "sandbox": {"fuse", "ipc", "trace"},
     "live": {"fuse", "trace"},
     "explain": {"fuse", "trace", "sandbox", "mm.syscalls"},
     "testing": ROOMS - {"live", "explain"},

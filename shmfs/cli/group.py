@@ -11,6 +11,7 @@ import shmfs
 from shmfs.cli import (
     conform,
     doctor,
+    env,
     explain,
     export,
     gc,
@@ -28,7 +29,7 @@ from shmfs.cli import (
 from shmfs.cli import map as map_module
 
 GROUPS = {
-    "Mount": ("run", "mount", "umount"),
+    "Mount": ("run", "mount", "umount", "env"),
     "Look": ("ps", "map", "top", "explain"),
     "Clear away": ("rm", "gc"),
     "Record": ("record", "report", "export"),
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run.run, mount.mount, umount.umount),
+    *(run.run, mount.mount, umount.umount, env.env),
     *(ps.ps, map_module.map_, top.top, explain.explain),
     *(rm.rm, gc.gc),
     *(record.record, report.report, export.export),

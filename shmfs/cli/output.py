@@ -102,6 +102,31 @@ def trace_options(function: Command) -> Command:
     return trace(limit(function))
 
 
+def _doors(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str, ...]:
+    """Turn "sysv,anon" into words; raises a usage error."""
+    from shmfs.ipc.library import DOORS
+
+    words = tuple(filter(None, text.split(",")))
+    for word in words:
+        if word not in DOORS:
+            raise click.BadParameter(f"there is no {word!r}: name some of {', '.join(DOORS)}", ctx, param)
+    return words
+
+
+def preload_option(function: Command) -> Command:
+    """Add --preload, a tuple of words as `doors`."""
+    option = click.option(
+        "--preload",
+        "doors",
+        metavar="WORDS",
+        default="sysv,anon",
+        show_default=True,
+        callback=_doors,
+        help="Serve System V shared memory (sysv), shared anonymous mappings (anon), by a preloaded library.",
+    )
+    return option(function)
+
+
 def amount(text: str | None) -> int:
     """Bytes of "100m", 0 for none; raises a usage error."""
     from shmfs.fs.options import OptionError, parse

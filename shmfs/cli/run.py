@@ -79,6 +79,8 @@ def _budgets(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
     callback=_budgets,
     help="Exit with 1 if this comes true, see below: leak, 'faults.major>100' … May be repeated.",
 )
+@output.preload_option
+@click.option("--no-preload", is_flag=True, help="Preload nothing: only what has a name is shared on shmfs.")
 @click.option("-q", "--quiet", is_flag=True, help="Make no report.")
 @output.json_option("the report")
 @click.argument("command", metavar="[--] COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -88,6 +90,8 @@ def run(
     max_size: str | None,
     report_file: IO[str] | None,
     budgets: "list[Budget]",
+    doors: tuple[str, ...],
+    no_preload: bool,
     quiet: bool,
     as_json: bool,
     command: tuple[str, ...],
@@ -108,7 +112,13 @@ def run(
                 trace or "", output.amount(max_size), output.complain, exact=bool(budgets)
             )
         observe = bool(budgets) or not quiet
-        result = observed.run(list(command), ",".join(options), trace=wanted, observe=observe)
+        result = observed.run(
+            list(command),
+            ",".join(options),
+            trace=wanted,
+            observe=observe,
+            doors=() if no_preload else doors,
+        )
         if result.report is not None and not quiet:
             _print(result.report, report_file, as_json=as_json)
     if result.failure:

@@ -1,5 +1,6 @@
 """Start a daemon, wait until its mount can be used, and end it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ def start(
         bufsize=0,
         pass_fds=() if log is None else (log,),
         start_new_session=True,
+        env=os.environ | {"SHMFS_PRELOAD": ""},  # a shell that `shmfs env` set up: never on its own mount
     )
     try:
         line = _converse(process, msgspec.json.encode(configuration) + b"\n", meanwhile)

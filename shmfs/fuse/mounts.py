@@ -89,6 +89,18 @@ def is_dead(mount: Mount) -> bool:
     return outcome in ([errno.ENOTCONN], [errno.ECONNABORTED])
 
 
+def served(path: str) -> Mount:
+    """The mount on `path`, which is a shmfs and answers; raises ShmfsError."""
+    mount = find(path)
+    if mount is None or mount.fstype != FSTYPE:
+        raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
+    if is_dead(mount):
+        raise ShmfsError(
+            f"{path} is a dead mount, whose daemon has ended; `shmfs umount {path}` clears it away"
+        )
+    return mount
+
+
 def check_mountpoint(path: str) -> str:
     """The absolute path to mount on; a dead shmfs there is cleared away. Raises ShmfsError."""
     if not path.isprintable():

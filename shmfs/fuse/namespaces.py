@@ -15,6 +15,7 @@ import time
 from shmfs.errors import ShmfsError
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 MS_REC = 0x4000
 MS_SLAVE = 1 << 19
@@ -96,6 +97,18 @@ def join(pid: int) -> None:
     _return_to(path, directory)
     for descriptor in (*namespaces, directory):
         os.close(descriptor)
+
+
+def leave_ipc() -> None:
+    """Move this process into an empty IPC namespace of its own: System V objects and POSIX message queues.
+
+    Raises ShmfsError where that is refused.
+    """
+    try:
+        _unshare(CLONE_NEWIPC)
+    except OSError as error:
+        message = f"cannot make a private IPC namespace ({error.strerror}): leave it out with --preload=anon"
+        raise ShmfsError(message) from None
 
 
 def kill_namespace(device: str | None = None, timeout: float = 2.0) -> int:

@@ -9,14 +9,16 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
+from shmfs.ipc import library
 
 NOT_RUNNABLE = 126
 NOT_FOUND = 127
+SHM = "/dev/shm"  # noqa: S108  # the name is the point
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,20 +49,28 @@ def resolve(command: list[str]) -> str:
 
 
 def start(
-    command: list[str], server: int, parent: int, dispositions: Dispositions, mask: Iterable[int]
+    command: list[str],
+    server: int,
+    parent: int,
+    dispositions: Dispositions,
+    mask: Iterable[int],
+    doors: Sequence[str] = (),
 ) -> NoReturn:
     """Become `command` in the namespaces of process `server`; never returns. The child's side of a fork.
 
-    `mask` is the user's signal mask. Dies with `parent`.
+    `mask` is the user's signal mask, `doors` what the preloaded library is to serve. Dies with `parent`.
     Raises ShmfsError when the namespaces cannot be joined or the command not be executed.
     """
     environment = original_environment()
+    preload = library.environment(environment, SHM, doors)
     namespaces.join(server)
+    if preload and "sysv" in doors:
+        namespaces.leave_ipc()  # what the library does not reach must not mix with the segments of the host
     # Joining changes credentials, which clears the signal: ask for it afterwards.
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
-    execute(command, environment, dispositions, mask)
+    execute(command, environment | preload, dispositions, mask)
 
 
 def execute(

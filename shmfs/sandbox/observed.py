@@ -5,22 +5,22 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import launch, service
+from shmfs.ipc import library
 from shmfs.sandbox import command as child
 from shmfs.sandbox import supervisor
+from shmfs.sandbox.command import SHM
 from shmfs.trace.budgets import Ended, Faults
 from shmfs.trace.records import Statistics
 
 if TYPE_CHECKING:
     from shmfs.trace.recording import Recording
     from shmfs.trace.report import Report
-
-SHM = "/dev/shm"  # noqa: S108  # the name is the point
 
 _SETTLE = 0.5
 """Seconds that the kernel gets to tell the daemon of the last references that a command has let go."""
@@ -52,12 +52,19 @@ class Trace(NamedTuple):
     """Have each charge counted, beside each fault: that costs the program several times as much."""
 
 
-def run(command: list[str], options: str = "", *, trace: Trace | None = None, observe: bool = True) -> Result:
+def run(
+    command: list[str],
+    options: str = "",
+    *,
+    trace: Trace | None = None,
+    observe: bool = True,
+    doors: Sequence[str] = (),
+) -> Result:
     """Run `command` with a private, empty /dev/shm; returns when nothing of it is left.
 
-    Without `observe` there is no report. Must be called in the main thread. Raises ShmfsError when the
-    command does not exist (status 127), may not be run (126), or shmfs failed; nothing is left behind then
-    either.
+    Without `observe` there is no report. `doors` are what the preloaded library serves. Must be called in the
+    main thread. Raises ShmfsError when the command does not exist (status 127), may not be run (126), or
+    shmfs failed; nothing is left behind then either.
     """
     child.resolve(command)
     observer = _Observer() if observe or trace else None
@@ -75,7 +82,8 @@ def run(command: list[str], options: str = "", *, trace: Trace | None = None, ob
         if tracer:
             tracer.serve(server)
         sample = observer.start(server.device, tracer.event if tracer else None) if observer else None
-        outcome = supervisor.run(command, server, sample=sample, attach=tracer.attach if tracer else None)
+        attach = tracer.attach if tracer else None
+        outcome = supervisor.run(command, server, sample=sample, attach=attach, doors=doors)
         if tracer:
             tracer.catch_up()
         statistics = _settled(server)
@@ -88,6 +96,8 @@ def run(command: list[str], options: str = "", *, trace: Trace | None = None, ob
     ended = Ended(outcome.status, statistics, tracer.counts() if tracer else None)
     if observer is None or not observe:
         return Result(outcome.status, None, "", ended)
+    if doors and library.path() is None:
+        statistics.notes.append(_NO_LIBRARY)
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
     return Result(outcome.status, observer.report(statistics, command, outcome), "", ended)
@@ -216,6 +226,12 @@ def _why_dead(server: launch.Server) -> str:
         f"the daemon of {SHM} {how} while the command ran, so what it had there was lost and its exit status"
         " means little; run it again, and report what the daemon said above"
     )
+
+
+_NO_LIBRARY = (
+    "System V and shared anonymous memory were the kernel's own: the library that is preloaded for them"
+    " could not be built, or its path has a blank, a colon or a dollar"
+)
 
 
 def _left(left: list[tuple[int, str]]) -> str:

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -75,12 +75,14 @@ def run(
     attach: Callable[[int], object] | None = None,
     interval: float = 0.1,
     grace: float = GRACE,
+    doors: Sequence[str] = (),
 ) -> Outcome:
     """Run `command` in the sandbox of `server` and return when nothing of it is left.
 
     `sample` is called with the pids of the sandbox every `interval` seconds, more often at first, and once
     after the command has ended if it left processes. `attach` is called with the pid of the command before it
-    executes, and may raise ShmfsError. Must be called in the main thread. Raises ShmfsError
+    executes, and may raise ShmfsError. `doors` are what the preloaded library serves, see
+    `shmfs.ipc.library`. Must be called in the main thread. Raises ShmfsError
     when the command could not be started (status 127, 126 or 1); nothing is left behind then either.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
@@ -91,7 +93,7 @@ def run(
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     supervisor = _Supervisor(server.pid, sample, interval)
     try:
-        supervisor.start(command, inherited, mask, attach)
+        supervisor.start(command, inherited, mask, attach, doors)
         supervisor.wait()
     finally:
         supervisor.clean_up(grace)
@@ -126,6 +128,7 @@ class _Supervisor:
         dispositions: child.Dispositions,
         mask: set[int],
         attach: Callable[[int], object] | None,
+        doors: Sequence[str],
     ) -> None:
         """Fork the process that becomes `command`; if it cannot, its report is in the pipe when it ends."""
         parent = os.getpid()
@@ -138,7 +141,7 @@ class _Supervisor:
             if pid == 0:
                 os.close(opener)
                 os.read(gate, 1)  # until the parent has let go of it
-                _become(command, self._server, parent, dispositions, mask, report)
+                _become(command, self._server, parent, dispositions, mask, report, doors)
             self._child = pid
             if attach is not None:
                 self._attach(attach, pid)
@@ -310,11 +313,12 @@ def _become(
     dispositions: child.Dispositions,
     mask: set[int],
     report: int,
+    doors: Sequence[str],
 ) -> NoReturn:
     """Become the command, or report why not and end."""
     message, status = "the command could not be started", 1
     try:
-        child.start(command, server, parent, dispositions, mask)
+        child.start(command, server, parent, dispositions, mask, doors)
     except ShmfsError as error:
         message, status = str(error), error.status
     except BaseException as error:

@@ -93,7 +93,7 @@ def test_the_help_tells_the_exit_statuses() -> None:
         (["mout", "/tmp"], "did you mean 'mount'?"),
         (["umont", "/"], "did you mean 'umount'?"),
         (["maps", "x"], "did you mean 'map'?"),
-        (["bogus"], "it is one of run, mount, umount, ps, map"),
+        (["bogus"], "it is one of run, mount, umount, env, ps, map"),
         (["bogus", "no directory"], "no such command 'bogus'"),
         (["--bogus"], "No such option"),
         (["mount"], "Missing argument"),
