@@ -9,14 +9,6 @@ from shmfs.errors import ShmfsError
 DOORS = ("sysv", "anon")
 """What it can serve: System V segments, and shared anonymous mappings."""
 
-NOTES = {
-    1: "MAP_HUGETLB: such pages come from the kernel's own pool",
-    2: "RLIMIT_FSIZE is smaller than the mapping, and would have killed the program by a signal",
-    3: "no file descriptor was free",
-    4: "PROT_EXEC on a mount with noexec",
-}
-"""Why a shared anonymous mapping was left to the kernel, by the number that the library tells the daemon."""
-
 _SEPARATORS = " \t\n:$"
 """ld.so(8) splits LD_PRELOAD at blanks and colons, and replaces what follows a dollar."""
 

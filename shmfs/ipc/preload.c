@@ -76,7 +76,7 @@ _Static_assert(sizeof(struct shmfs_ipc) == 136, "both ends count the same");
 
 #define SHMFS_IOC _IOWR('M', 0x53, struct shmfs_ipc)
 
-/* Why a call was left to the kernel; shmfs/ipc/library.py has the sentences. */
+/* Why a call was left to the kernel; shmfs/ipc/notes.py has the sentences. */
 enum reason { HUGE_PAGES = 1, FILE_LIMIT = 2, NO_DESCRIPTOR = 3, NO_EXEC = 4, UNREACHABLE = 5 };
 
 /* ---- system calls: the result, or a negative errno */
@@ -235,6 +235,7 @@ static struct {
     int fd;         /* atomic; in a child of vfork(2) or after a close of all it may be none, or another's */
     uint64_t dev;   /* atomic; with the type of the file system looked at; 0: never reached */
     uint64_t inode; /* atomic */
+    int served;     /* atomic; whether the daemon has answered a request: then every id is one of its own */
 } directory = {.fd = -1};
 
 /* Without a request: only what does not change is asked for. */
@@ -315,9 +316,9 @@ static bool is_full(long result)
     return result == -EMFILE || result == -ENFILE || result == -ENOMEM;
 }
 
-static bool was_reached(void)
+static bool was_served(void)
 {
-    return __atomic_load_n(&directory.dev, __ATOMIC_ACQUIRE) != 0;
+    return __atomic_load_n(&directory.served, __ATOMIC_ACQUIRE);
 }
 
 /* ---- requests */
@@ -332,13 +333,16 @@ static long request(struct shmfs_ipc *about, uint32_t op, int gone)
     if (is_full(fd))
         return -ENOMEM;
     if (failed(fd))
-        return is_gone(fd) || was_reached() ? gone : KERNEL;
+        return is_gone(fd) || was_served() ? gone : KERNEL;
     about->version = VERSION;
     about->op = op;
     result = sys(ioctl, fd, SHMFS_IOC, about);
     if (is_gone(result))
         return gone;
-    return result == -ENOTTY || result == -EPROTO || result == -ENOSYS ? KERNEL : result;
+    if (result == -ENOTTY || result == -EPROTO || result == -ENOSYS)
+        return was_served() ? gone : KERNEL;
+    __atomic_store_n(&directory.served, 1, __ATOMIC_RELEASE);
+    return result;
 }
 
 static void say(enum reason reason)
@@ -768,9 +772,11 @@ static long detach(uintptr_t address)
 
     if (address % settings.page)
         return -EINVAL;
+    if (!was_served())
+        return KERNEL;
     fd = sys(openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (failed(fd))
-        return was_reached() ? -EINVAL : KERNEL;
+        return -EINVAL;
     areas.fd = (int)fd;
     while (next_area(&areas, &area) && area.end - address <= size) {
         if (area.id < 0 || area.start < address || area.start - address != area.offset)
@@ -787,7 +793,7 @@ static long detach(uintptr_t address)
         about.id = area.id;
     }
     close_fd((int)fd);
-    return about.id >= 0 ? 0 : was_reached() ? -EINVAL : KERNEL;
+    return about.id >= 0 ? 0 : -EINVAL;
 }
 
 EXPORT int shmdt(const void *address)
@@ -842,6 +848,8 @@ static long map_anonymous(void *address, size_t length, int protection, int flag
 
     if (!length || size < length || size > SIZE_MAX / 4 || (unsigned long)offset % settings.page)
         return KERNEL; /* which refuses it */
+    if (flags & MAP_ANONYMOUS)
+        offset = 0;
     if (!is_below_file_limit(size)) {
         note(FILE_LIMIT);
         return KERNEL;
@@ -875,7 +883,7 @@ static long map(void *address, size_t length, int protection, int flags, int fd,
         else if (flags & MAP_HUGETLB)
             note(HUGE_PAGES);
         else
-            result = map_anonymous(address, length, protection, flags, 0);
+            result = map_anonymous(address, length, protection, flags, offset);
     }
     return result == KERNEL ? sys(mmap, address, length, protection, flags, fd, offset) : result;
 }

@@ -153,13 +153,13 @@ def segments(**limits: int) -> Iterator[Doors]:
         namespaces.leave_ipc()
     except ShmfsError as failure:
         raise NeedsRootError(str(failure)) from None
+    for name, value in limits.items():
+        Path(f"/proc/sys/kernel/{name}").write_text(str(value))
     if limits and mounting.on_shmfs():
         text = ",".join(f"{name}={value}" for name, value in limits.items())
         with mounting.another(f"size=16m,{text}") as directory:
             yield through(str(directory))
         return
-    for name, value in limits.items():
-        Path(f"/proc/sys/kernel/{name}").write_text(str(value))
     doors = door()
     try:
         yield doors

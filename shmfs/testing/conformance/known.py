@@ -138,6 +138,26 @@ NO_NUMBER = Reason(
     "a file system names it (d_mark_tmpfile, as shmem does); the kernel's FUSE does not",
 )
 
+NAMELESS = Reason(
+    "a shared anonymous mapping is not named /dev/zero in /proc/PID/maps",
+    "it is a file of the mount, whose name the kernel shows",
+)
+CHARGED = Reason(
+    "SHM_INFO tells all that is charged as resident",
+    "the whole of a segment is charged when it is made, and present in the native store",
+)
+HUGE = Reason(
+    "SHM_HUGETLB fails with EINVAL", "huge pages come from the kernel's own pool, which no file system has"
+)
+UNSEEN = Reason(
+    "shm_dtime and shm_lpid do not follow an exit or munmap(2), but for the last attach's",
+    "FUSE is told of the last unmap of a file only",
+)
+MERGED = Reason(
+    "pieces of an attach that are alike again count as one in shm_nattch",
+    "the kernel merges mappings of its tmpfs, which native pages are, and none of its segments",
+)
+
 EVERY: Known = {
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -172,6 +192,13 @@ EVERY: Known = {
 }
 """What every mount of shmfs differs in."""
 
+_DOORS: Known = {
+    "anon.its_name": {"name": (..., NAMELESS)},
+    "sysv.info": {"resident": (11, CHARGED)},
+    "sysv.huge_pages": {0: ("EINVAL", HUGE)},
+    "sysv_attach.last_to_attach_and_detach": {"detached by exit": (False, UNSEEN)},
+}
+"""What serves System V and shared anonymous memory; without the extension the kernel does."""
 _TO_NOBODY: Known = {
     "regressions.a_chown_to_nobody_takes_set_id_bits_from_the_owner_only": {
         "another's": ([None, "-rwxr-xr-x"], TO_NOBODY)
@@ -199,8 +226,9 @@ _CACHED: Known = {
         "of an empty file": ({"f": ""}, CACHED_READ),
     },
 }
-_MANAGED: Known = _CACHED | _TO_NOBODY
-_NATIVE: Known = _TO_NOBODY | {
+_MANAGED: Known = _CACHED | _TO_NOBODY | _DOORS
+_NATIVE: Known = (_TO_NOBODY | _DOORS) | {
+    "sysv_attach.pieces_that_are_whole_again": {"whole again": (1, MERGED)},
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
     "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
