@@ -8,8 +8,15 @@ from rich.text import Text
 
 from shmfs.explain.draw import picture
 from shmfs.explain.records import Chapter, Claim, Page, Step, Telling, Touch, View
+from shmfs.explain.stage import PAGES
 from shmfs.explain.story import NAMES_OF, TERMS
 from shmfs.trace.text import clean, labelled, plural
+
+PLACE = "A and B are two processes on a private mount of {} pages, whose pages {}."
+HOLDERS = {
+    "managed": "shmfs holds (managed); the kernel caches them",
+    "native": "the kernel holds (native), in a tmpfs behind it",
+}
 
 HIDDEN = (
     "The kernel shows frame numbers to root only. That two processes have the same frame is told here by two "
@@ -29,6 +36,7 @@ BEHIND = (
 def terms(telling: Telling, width: int) -> list[RenderableType]:
     """Five lines that say what the words mean; and what is to be known about the rest."""
     lines: list[RenderableType] = [labelled([(name, Text(text)) for name, text in TERMS], width)]
+    lines += [Text(), Text(PLACE.format(PAGES, HOLDERS[telling.store]))]
     if not telling.frames_visible:
         lines += [Text(), Text(HIDDEN, "dim")]
     if not f"{telling.kernel}.".startswith(f"{NAMES_OF}."):
@@ -56,12 +64,7 @@ def verdict(telling: Telling) -> Text:
 
 def differences(one: Telling, other: Telling, width: int) -> list[RenderableType]:
     """The steps in which the other store goes another way; and whatever failed there."""
-    lines: list[RenderableType] = [
-        Text(),
-        Text(f"The same with {other.store} pages, where it differs", "bold underline"),
-        Text(),
-        Text(BEHIND),
-    ]
+    lines: list[RenderableType] = []
     number = 0
     for chapter, same in zip(one.chapters, other.chapters, strict=True):
         if same.skipped:
@@ -70,7 +73,8 @@ def differences(one: Telling, other: Telling, width: int) -> list[RenderableType
         for step, twin in zip(chapter.steps, same.steps, strict=False):
             number += 1
             lines += _difference(number, step, twin, (one.store, other.store), width)
-    return lines
+    title = Text(f"The same with {other.store} pages, where it differs", "bold underline")
+    return [Text(), title, Text(), Text(BEHIND if lines else "No step differs."), *lines]
 
 
 def _difference(

@@ -65,11 +65,13 @@ class Teller:
                 yield chapter, None
 
     def tell(self) -> Telling:
-        """All steps at once; a store that is not to be had here is said to be so."""
+        """All steps at once; a store that is not to be had here is said to be so. Raises ShmfsError."""
         try:
             for _ in self.steps():
                 pass
         except ShmfsError as error:
+            if self.telling.chapters:
+                raise  # it was to be had
             self.telling.impossible = str(error)
         return self.telling
 

@@ -84,6 +84,9 @@ def test_every_step_fits_any_width(told: records.Story, columns: int) -> None:
     text = out.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in text) <= columns
     assert ("┌─frame" in out.getvalue()) == (columns > 78)
+    if columns == 120 and not native.impossible:
+        assert "faults  native: A loads page 0: 1 minor fault" in out.getvalue()
+        assert "shmfs   managed: logged allocate page 0, page-in page 0" in out.getvalue()
     if columns > 78:
         assert [line.split()[0] for line in text[:5]] == [name for name, _ in story.TERMS]
 
@@ -167,6 +170,14 @@ def test_nobody_reads_to_the_end() -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert len(done.stdout.splitlines()) == 3
     assert "Traceback" not in done.stderr
+
+
+@needs_fuse
+@root_only
+def test_chapters_that_are_the_same_on_both_stores(cli: Any) -> None:
+    done = cli("explain", "refuse", env={"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 0
+    assert "No step differs." in done.stdout or "native pages are not shown" in done.stdout
 
 
 def test_wrong_usage(cli: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from shmfs.explain.actors import MAP_ANONYMOUS, MAP_SHARED
-from shmfs.explain.chapters.tools import claim, faults, present, same_frame, served_by
+from shmfs.explain.chapters.tools import claim, faults, first_fault, on_mount, present, same_frame, served_by
 from shmfs.explain.records import Step
 from shmfs.explain.stage import Mapping, Stage
 
@@ -14,16 +14,19 @@ def steps(stage: Stage) -> Iterator[Step]:
     at_a = stage.map(a, -1, 4, MAP_SHARED | MAP_ANONYMOUS)
     store = stage.store_byte(at_a, 0, "x")
     view = stage.view(at_a, 0)
-    name = view.vma.path if view.vma else ""
+    own = on_mount(stage, view)
+    named = claim("maps names it", "/dev/zero (deleted)", view.vma.path if view.vma else "")
     yield stage.step(
         "A maps shared anonymous memory, and stores",
-        "No file is named, but there is one: the kernel makes it for the mapping, as pages are shared "
-        "through files. maps calls it /dev/zero.",
-        "do_mmap mmap_region shmem_zero_setup handle_mm_fault do_shared_fault shmem_fault",
+        "No file is named, but there is one, made for the mapping, as pages are shared through files; maps "
+        "tells whose it is.",
+        "do_mmap mmap_region handle_mm_fault do_shared_fault"
+        if own
+        else "do_mmap mmap_region shmem_zero_setup handle_mm_fault do_shared_fault shmem_fault",
         [
-            faults(store, 1),
+            faults(store, *first_fault(stage, view)),
             present(view),
-            claim("maps names it", "/dev/zero (deleted)", name),
+            *([] if own else [named]),
             claim("permissions", "rw-s", view.vma and view.vma.permissions),
         ],
         [view],
@@ -58,7 +61,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     yield stage.step(
         "C stores, A sees it; both unmap",
         "It is shared in both directions, and lives as long as somebody maps it.",
-        "do_vmi_munmap unmap_vmas shmem_evict_inode",
+        "do_vmi_munmap unmap_vmas " + ("fuse_evict_inode" if own else "shmem_evict_inode"),
         [
             claim("A loads what C stored", "y", seen.value),
             claim("after A's munmap C loads", "y", still.value),

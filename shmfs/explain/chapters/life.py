@@ -292,8 +292,9 @@ class Life:
             "The last unmap",
             "When A unmaps, B keeps the page. When B does too, nobody can reach the file any more, and its "
             "frames are freed.",
-            "do_vmi_munmap unmap_vmas evict fuse_evict_inode"
-            + ("" if stage.managed else " shmem_evict_inode"),
+            "do_vmi_munmap unmap_vmas fuse_vma_close evict fuse_evict_inode"
+            if stage.managed
+            else "do_vmi_munmap unmap_vmas evict fuse_evict_inode shmem_evict_inode",
             [
                 claim("after A's munmap pages charged", 1, held),
                 present(first, when="after A's munmap "),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from shmfs.explain.chapters.tools import answer, claim, faults, present, same_frame, served_by
+from shmfs.explain.chapters.tools import answer, claim, faults, first_fault, present, same_frame, served_by
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Stage
 
@@ -29,13 +29,15 @@ def _status(stage: Stage, segment: int) -> _Status:
 def steps(stage: Stage) -> Iterator[Step]:
     """From shmget to the last shmdt."""
     a, b = stage.a, stage.b
+    inodes = stage.server.statistics().inodes_used
     segment = a.call("shmget", _IPC_PRIVATE, 4 * PAGE, _IPC_CREAT | 0o600)
     status = _status(stage, segment)
+    own = stage.server.statistics().inodes_used > inodes
     yield stage.step(
         "A calls shmget",
         "It makes a file of four pages without a name in any directory, which has a number instead, and maps "
         "nothing.",
-        "ksys_shmget ipcget newseg shmem_kernel_file_setup",
+        "do_sys_openat2 fuse_create_open" if own else "ksys_shmget ipcget newseg shmem_kernel_file_setup",
         [claim("bytes of the segment", 4 * PAGE, status.size), claim("nattch", 0, status.nattch)],
         facts=[("shmctl", f"segment {segment}: {status.size} bytes, nattch {status.nattch}")],
     )
@@ -47,11 +49,13 @@ def steps(stage: Stage) -> Iterator[Step]:
     views = [stage.view(at_a, 0), stage.view(at_b, 0)]
     yield stage.step(
         "A attaches and stores; B attaches and loads",
-        "shmat is mmap of that file: a VMA, faults, and one frame for both. The kernel counts the attached "
-        "mappings (nattch).",
-        "do_shmat do_mmap shm_mmap handle_mm_fault shm_fault shmem_fault shmem_get_folio_gfp",
+        "shmat is mmap of that file: a VMA, faults, and one frame for both. What is attached is counted "
+        "(nattch).",
+        "do_mmap handle_mm_fault do_shared_fault filemap_map_pages"
+        if own
+        else "do_shmat do_mmap shm_mmap handle_mm_fault shm_fault shmem_fault shmem_get_folio_gfp",
         [
-            faults(store, 1),
+            faults(store, *first_fault(stage, views[0])),
             present(before, expected=False, when="before its touch "),
             faults(load, 1),
             claim("B loads what A stored", "x", load.value),
@@ -73,7 +77,9 @@ def steps(stage: Stage) -> Iterator[Step]:
         "A removes the segment while both are attached; both detach",
         "IPC_RMID only marks it (SHM_DEST), as unlink takes only the name: the last shmdt frees it. One that "
         "nobody removes outlives its processes.",
-        "shmctl_down do_shm_rmid ksys_shmdt do_vmi_align_munmap shm_close shm_destroy shmem_evict_inode",
+        "vfs_unlink do_vmi_munmap unmap_vmas fuse_evict_inode"
+        if own
+        else "shmctl_down do_shm_rmid ksys_shmdt do_vmi_align_munmap shm_close shm_destroy shmem_evict_inode",
         [
             claim("marked for removal", True, status.destroyed),
             claim("nattch before", 2, status.nattch),

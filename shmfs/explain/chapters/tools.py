@@ -62,10 +62,20 @@ def answer(actor: Actor, name: str, *arguments: int | str) -> str:
     return named(lambda: actor.call(name, *arguments))
 
 
+def on_mount(stage: Stage, view: View) -> bool:
+    """Whether a mapping is of a file of the mount."""
+    return view.vma is not None and view.vma.device == stage.server.device
+
+
+def first_fault(stage: Stage, view: View) -> tuple[int, int]:
+    """Minor and major faults of a first touch: major where the page must be asked for."""
+    return (0, 1) if stage.managed and on_mount(stage, view) else (1, 0)
+
+
 def served_by(stage: Stage, view: View) -> str:
     """Who has the pages of a mapping."""
     if view.vma is None:
         return "nobody"
-    if view.vma.device == stage.server.device:
+    if on_mount(stage, view):
         return f"shmfs (device {view.vma.device})"
     return f"a tmpfs of the kernel's own (device {view.vma.device}), not the mount: shmfs sees nothing of it"
