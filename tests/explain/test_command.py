@@ -114,10 +114,19 @@ def test_text_for_a_terminal_that_knows_ascii_only(cli: Any) -> None:
 
 
 @needs_fuse
+def test_without_the_extension(cli: Any) -> None:
+    done = cli("explain", "--json", env={"SHMFS_EXTENSION": "0"})
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["failed"] == 0
+    assert "need the C extension" in found["stores"][1]["impossible"]
+
+
+@needs_fuse
 def test_a_pause_after_each_step_ends_with_the_input(cli: Any) -> None:
     done = cli("explain", "--pause", "--pages", "managed", "full", input="\n", stdin=None)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "3. A gives a page back" in done.stdout
+    assert "3. A removes its other file" in done.stdout
 
 
 @needs_fuse
