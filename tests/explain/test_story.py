@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import pairwise
 from operator import sub
 from pathlib import Path
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.mount
 PRESENT, OF_FILE = 1 << 63, 1 << 61
 FRAME = (1 << 55) - 1
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="frame numbers are for root")
+
+
+lane_only = pytest.mark.skipif(
+    os.environ.get("SHMFS_EXTENSION") == "0" or find_spec("shmfs.fuse._lane") is None,
+    reason="without the extension stat drops pages that were written back: a second look finds them gone",
+)
 
 
 class Witness(NamedTuple):
@@ -133,6 +140,7 @@ def test_every_claim_holds(seen: Seen) -> None:
     assert set(seen.skipped) == (set() if seen.managed or kernel.swaps() else {"swap"})
 
 
+@lane_only
 def test_what_is_shown_of_pages_is_what_the_kernel_tells_others(seen: Seen) -> None:
     shown = 0
     for one in seen.witnesses:
@@ -177,6 +185,7 @@ def test_a_touch_counts_its_own_faults_alone() -> None:
     assert {(touch.minor, touch.major) for touch in again} == {(0, 0)}
 
 
+@lane_only
 @root_only
 def test_frames_are_the_same_and_others_as_the_matrix_has_them(seen: Seen) -> None:
     found = {one.step.title: one.holders for one in seen.chapter("map")}
