@@ -256,10 +256,10 @@ class Tally:
 
     # The results.
 
-    def touches(self) -> Iterator[tuple[int, int, U64]]:
+    def touches(self, wanted: Iterable[int]) -> Iterator[tuple[int, int, U64]]:
         """Yield segment, process and the pages that it touched or had mapped around a fault, ascending.
 
-        What has pages beyond 16 TiB comes in several parts.
+        Only segments that are `wanted`. What has pages beyond 16 TiB comes in several parts.
         """
         both = _Distinct()
         both.add(self._faulted.keys())
@@ -268,10 +268,10 @@ class Tally:
         parts, counts = _parts(keys)
         pairs, high = self._pair_of(parts)
         ends = np.cumsum(counts)
-        for i, pair in enumerate(pairs):
-            segment = int(self._segments.keys[self._segment[pair]])
-            process = int(self._pairs.keys[pair] & MASK)
-            yield segment, process, high[i] << LOW | keys[ends[i] - counts[i] : ends[i]] & MASK
+        segments = self._segments.keys[self._segment[pairs]]
+        for i in np.flatnonzero(np.isin(segments, np.fromiter(wanted, np.uint64))).tolist():
+            process = int(self._pairs.keys[pairs[i]] & MASK)
+            yield int(segments[i]), process, high[i] << LOW | keys[ends[i] - counts[i] : ends[i]] & MASK
 
     def timeline(self) -> TimeLine:
         """Return all faults over time."""

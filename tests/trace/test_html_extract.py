@@ -61,7 +61,7 @@ def test_heat_maps_count_as_plain_python_does(rows, cut, height, people):
             tally.add(array(part))
             touches.add(array(part))
     pages = defaultdict(lambda: defaultdict(list))
-    for segment, process, some in tally.touches():
+    for segment, process, some in tally.touches({one[2] for one in rows}):
         pages[segment][process].append(some)
     for plan in plans:
         heat = touches.heat(plan.segment, pages[plan.segment])
@@ -108,7 +108,7 @@ def test_the_matrix_counts_as_plain_python_does(rows):
     tally = Tally()
     tally.add(array(rows))
     pages = defaultdict(lambda: defaultdict(list))
-    for segment, process, some in tally.touches():
+    for segment, process, some in tally.touches({one[2] for one in rows}):
         pages[segment][process].append(some)
     people = [3, 0, 2**32 - 1]
     touched = defaultdict(set)
@@ -131,9 +131,10 @@ def test_touches_beyond_16_tib():
     rows = [(10**18, page, 0, process, 1, 0) for page in (3, 2**32 + 3, 2**51) for process in (0, 1)]
     tally.add(array(rows))
     found = defaultdict(list)
-    for segment, process, pages in tally.touches():
+    for segment, process, pages in tally.touches([0]):
         found[segment, process] += pages.tolist()
     assert found == {(0, 0): [3, 2**32 + 3, 2**51], (0, 1): [3, 2**32 + 3, 2**51]}
+    assert list(tally.touches([1])) == []
 
 
 def test_first_touches_merge(monkeypatch):

@@ -74,11 +74,11 @@ class _Extract:
         self.heats = self._heats(trace)
 
     def _pages(self, tally: Tally) -> Pages:
-        wanted = {one.segment for one in self.shown[:HEATS] + self.compared[:COMPARED]}
+        several = self.shown[:HEATS] + self.compared[:COMPARED]
+        wanted = {one.segment for one in several if one.segment is not None}
         pages: Pages = defaultdict(lambda: defaultdict(list))
-        for segment, process, some in tally.touches():
-            if segment in wanted:
-                pages[segment][process].append(some)
+        for segment, process, some in tally.touches(wanted):
+            pages[segment][process].append(some)
         return pages
 
     def _busy(self, one: Segment) -> tuple[int, int]:

@@ -335,13 +335,13 @@ function lane(one, i) {
     chart({ label: `${one.name} over time`, columns: D.bins, height: 30, draw, tell, focusable: false }),
     h("span", { class: "figures" }, figures([
       one.peak !== null ? [bytes(one.peak * D.page_size), "peak"] : one.size !== null && [bytes(one.size), "size"],
-      [number(one.pages), one.pages === 1 ? "page touched" : "pages touched"], one.shared && [number(one.shared), "shared"],
-      [number(one.faults), one.faults === 1 ? "fault" : "faults"], one.failed && [number(one.failed), "failed", "bad"],
-      [number(one.users.length + one.others), one.users.length + one.others === 1 ? "process" : "processes"]]))));
+      D.perf && [number(one.pages), one.pages === 1 ? "page touched" : "pages touched"], one.shared && [number(one.shared), "shared"],
+      D.perf && [number(one.faults), one.faults === 1 ? "fault" : "faults"], one.failed && [number(one.failed), "failed", "bad"],
+      D.perf && [number(one.users.length + one.others), one.users.length + one.others === 1 ? "process" : "processes"]]))));
 }
 function segments() {
   if (!D.segments.length) return section("segments", "Segments", "", h("p", { class: "none" }, "No segment was seen."));
-  return section("segments", "Segments", `pages touched, faults: ${D.fault_source}${D.level ? ` · peak: ${D.peak_source}` : ""} · bars: ${D.level ? "pages charged" : "pages touched"}, each lane to its own peak`,
+  return section("segments", "Segments", `${D.perf ? `pages touched, faults: ${D.fault_source}` : "faults were not seen"}${D.level ? ` · peak: ${D.peak_source}` : ""} · bars: ${D.level ? "pages charged" : "pages touched"}, each lane to its own peak`,
     h("p", { class: "hint" }, "Choose one to see its pages. Full strokes: created, gone; half strokes: unlinked", D.deaths.length ? "; ×: SIGBUS." : "."),
     h("ol", { class: "lanes" }, D.segments.map(lane)),
     D.rest.number > 0 && h("p", { class: "rest" }, `… and ${count(D.rest.number, "segment")} more: ${count(D.rest.faults, "fault")} on ${count(D.rest.pages, "page")}`),
@@ -452,8 +452,8 @@ function life(one) {
   const ends = { gone: "gone", linked: "left with its name", held: "without a name, but still open or mapped", unknown: "not known" };
   return facts([
     ["size", one.size === null ? "not known" : `${bytes(one.size)}${one.peak === null ? "" : `; at most ${pages(one.peak)} charged (${D.peak_source})`}`],
-    ["touched", `${pages(one.pages)}, ${number(one.shared)} of them by several processes (${D.fault_source})`],
-    ["faults", `${number(one.faults)}: ${number(one.minor)} minor, ${number(one.major)} major, ${number(one.failed)} failed${one.around ? `; ${number(one.around)} pages mapped around them` : ""}`],
+    ["touched", !D.perf ? "not seen" : `${pages(one.pages)}, ${number(one.shared)} of them by several processes (${D.fault_source})`],
+    ["faults", !D.perf ? "not seen" : `${number(one.faults)}: ${number(one.minor)} minor, ${number(one.major)} major, ${number(one.failed)} failed${one.around ? `; ${number(one.around)} pages mapped around them` : ""}`],
     one.refused ? ["refused", count(one.refused, "charge")] : null,
     ["created", one.created === null ? `not seen; first seen at ${at(one.seen)}` : `${at(one.created)}${one.created_by ? ` by ${one.created_by}` : ""}`],
     ["unlinked", one.unlinked === null ? "not seen" : `${at(one.unlinked)}${one.unlinked_by ? ` by ${one.unlinked_by}` : ""}`],
@@ -472,7 +472,7 @@ function segment(i) {
     for (const input of document.querySelectorAll("input[name=by]")) input.checked = input.value === "process";
     redraw();
   } }, swatch(ofProcess(process)), person(process)))));
-  document.getElementById("segment").replaceChildren(h("h3", {}, one.name), h("div", { class: "columns" }, life(one), sharing(one)),
+  document.getElementById("segment").replaceChildren(h("h3", {}, one.name), h("div", { class: "columns" }, life(one), Object.keys(one.sharing).length ? sharing(one) : ""),
     ...(heat ? [
       h("fieldset", {}, h("legend", {}, "Colour by"), choice),
       h("div", { class: "maps" },
