@@ -319,6 +319,7 @@ def test_on_paper_it_is_white(show: Open, tmp_path: Path) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.is_hidden("fieldset")
+    assert set(colors(page, HEAT, 0.9)[-200:]) == {(238, 238, 238, 255)}
 
 
 def test_it_is_small() -> None:

@@ -75,7 +75,7 @@ const mix = (a, b, part) => a.map((value, i) => Math.round(value + (b[i] - value
 const hex = color => "#" + color.map(value => value.toString(16).padStart(2, "0")).join("");
 const ranks = new Map(D.processes.map((_, i) => i).sort((a, b) => D.processes[b].faults - D.processes[a].faults)
   .map((process, rank) => [process, rank]));
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const dark = matchMedia("screen and (prefers-color-scheme: dark)"), paper = matchMedia("print");
 function ofProcess(i) { // after the first round the same hues come again, always farther from the ground
   if (i < 0) return "#999999";
   const rank = ranks.get(i), far = [0, .28, .5][Math.floor(rank / HUES.length) % 3];
@@ -166,6 +166,7 @@ function redraw() {
   for (const one of charts) if (one.isConnected) one.redraw(); else { charts.delete(one); observer.unobserve(one); }
 }
 dark.addEventListener("change", redraw);
+paper.addEventListener("change", redraw);
 
 function nice(most, steps) {
   const rough = most / steps, power = 10 ** Math.floor(Math.log10(rough));
