@@ -51,10 +51,11 @@ def _html(out: str, file: str) -> None:
     from shmfs.errors import ShmfsError
     from shmfs.trace.html.extract import extract
     from shmfs.trace.html.render import render, write
+    from shmfs.trace.text import clean
 
     if out != "-" and os.path.exists(out) and os.path.exists(file) and os.path.samefile(out, file):
         raise ShmfsError(f"{out} is the trace itself: name another file with --html", 2)
-    with trace.open(file) as opened:
+    with trace.open(file) as opened, output.console(stderr=True).status(f"reading {clean(file)}"):
         data = render(extract(opened))
     if out == "-":
         click.echo(data, nl=False)

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from shmfs.trace.format import FAULT
 from shmfs.trace.html import extract as extract_module
 from shmfs.trace.html.extract import extract
 from shmfs.trace.html.levels import Levels, most
+from shmfs.trace.html.model import Heat
 from shmfs.trace.html.touches import OTHERS, Axis, First, Plan, Touches, matrix
 from shmfs.trace.tally import Tally
 from tests.trace.recording import MIB, START, Recording
@@ -260,6 +262,20 @@ def test_what_is_not_shown_is_summed(tmp_path, monkeypatch):
     said = " ".join(page.notes)
     for words in ("3 of 8 segments", "first 2 segments", "4 of 7 processes", "the 2 processes", "of 8 that"):
         assert words in said
+
+
+def test_the_largest_heat_maps_are_not_too_large():
+    """Of all that grows with a trace they are most; the page is to stay below 5 MB."""
+    people, total = list(range(200, 200 + extract_module.PEOPLE + 1)), 0
+    for number, (rows, columns) in (
+        (extract_module.LARGE, extract_module.FINE),
+        (extract_module.HEATS - extract_module.LARGE, extract_module.COARSE),
+    ):
+        cells, strips = rows * columns, [[98765] * rows] * len(people)
+        counts = ([1] * cells, [98765] * cells, [63] * cells, [64] * cells)
+        heat = Heat(10**9, rows, 10**7, columns, 0.1234567, 9.8765432, people, *counts, strips, [63] * rows)
+        total += number * len(msgspec.json.encode(heat))
+    assert total < 4_500_000
 
 
 def test_ancestors_that_go_in_a_circle(tmp_path):

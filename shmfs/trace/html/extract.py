@@ -28,9 +28,9 @@ DEATHS = 50
 BINS = 240
 """Parts of the time in pictures over time."""
 
-LARGE, FINE = 8, (160, 144)
+LARGE, FINE = 8, (150, 128)
 """Heat maps that are fine: at most so many rows and columns; up to HEATS there are coarser ones."""
-HEATS, COARSE = 24, (80, 96)
+HEATS, COARSE = 24, (64, 80)
 
 CHARGED = "fuse and mm, exact"
 
