@@ -32,6 +32,8 @@ class Meter(Protocol):
 
     by_segment: bool
     """Whether faults are told by segment, or only of all memory of a process (inode 0)."""
+    behind: bool
+    """Whether some of the last faults are told later only."""
 
     @property
     def lost(self) -> int:
@@ -106,6 +108,7 @@ class PerfMeter:
     """Every fault on a segment of `device`, of every process; raises ShmfsError where that is refused."""
 
     by_segment = True
+    behind = False
 
     def __init__(self, device: str, root: str) -> None:
         self._perf = Perf()
@@ -125,10 +128,10 @@ class PerfMeter:
 
     def mapping(self) -> set[int] | None:
         """The kernel tells of each mapping; all are looked at now and then, and if something was lost."""
-        late = not self._recorder.catch_up(1.0)
+        self.behind = not self._recorder.catch_up(1.0)
         lost, self._missed = self.lost - self._missed, self.lost
         self._looks += 1
-        return None if late or lost or self._looks % ALL == 1 else self._tally.pids()
+        return None if self.behind or lost or self._looks % ALL == 1 else self._tally.pids()
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call; right after `mapping`."""
@@ -166,7 +169,7 @@ class PerfMeter:
 class StatMeter:
     """Faults of whole processes, on all of their memory: min_flt and maj_flt of /proc/PID/stat."""
 
-    by_segment = False
+    by_segment = behind = False
     lost = 0
 
     def __init__(self) -> None:

@@ -121,7 +121,7 @@ class Snapshot(Struct):
     hidden: int = 0
     """Processes that may not be looked at for lack of rights."""
     lost: int = 0
-    """Faults that the kernel had no room to tell of, since the beginning."""
+    """Faults, on any memory of the machine, that the kernel had no room to tell of, since the beginning."""
     trouble: str = ""
     """Why there is nothing newer, a sentence; the rest is what was seen last."""
     notes: list[str] = field(default_factory=list)

@@ -231,6 +231,4 @@ def footer(snapshot: Snapshot) -> list[str]:
     ]
     if snapshot.hidden:
         parts.append(f"{plural(snapshot.hidden, 'process')} may not be looked at")
-    if snapshot.lost:
-        parts.append(f"{plural(snapshot.lost, 'fault')} lost, for the machine was too busy")
     return [*parts, *snapshot.notes]

@@ -109,19 +109,26 @@ def _tab(key: str, name: str, here: bool) -> Line:
 
 def foot(seen: Snapshot, width: int, most: int) -> list[Line]:
     """Sources: in full where `most` lines are enough, else by name; help has them in full."""
-    lines: list[str] = []
-    for part in rows.footer(seen):
-        if lines and cell_len(lines[-1]) + 3 + cell_len(part) <= width:
-            lines[-1] += f" · {part}"
-        else:
-            lines.append(part)
-    if len(lines) <= most and all(cell_len(line) <= width for line in lines):
-        return [[(line, "dim")] for line in lines]
+    every = rows.footer(seen)
+    for parts in (every, every[: len(seen.sources)]):
+        lines = _wrapped(parts, width)
+        if len(lines) <= most and all(cell_len(line) <= width for line in lines):
+            return [[(line, "dim")] for line in lines]
     exact = ", ".join(one.source for one in seen.sources if one.exact)
     sampled = ", ".join(one.source.split(",")[0] for one in seen.sources if not one.exact)
     if width > 48:
         return [fit([(f"exact: {exact}", "dim"), (f" · sampled: {sampled}", "dim")], width)]
     return [fit([(f"exact: {exact}", "dim")], width), fit([(f"sampled: {sampled}", "dim")], width)]
+
+
+def _wrapped(parts: list[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(lines[-1]) + 3 + cell_len(part) <= width:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def keys(state: State, width: int, rows_there: bool) -> Line:
@@ -161,10 +168,11 @@ _KEYS = {
 _WORDS = {
     "RESIDENT": "memory that is charged to the segment",
     "SHARED": "memory of it that two or more processes have mapped in at once",
-    "FAULTS/S": "page faults on it a second; those that end in SIGBUS make it red",
+    "FAULTS/S": "page faults a second, red if one ended in SIGBUS; told when the thread has gone on",
     "PAGE-INS/S": "pages that the kernel asked shmfs for, on a fault or a read",
     "REFUSED": "charges that a limit refused: ENOSPC to a call, SIGBUS to a touch",
     "PRESENT": "memory that the process has mapped in",
+    "PAGES": "who has which; a cell of several shows the most shared of them",
     "PSS, USS": "its share of that, each page divided by those who have it; what it has alone",
     "TREND": "faults (or page-ins) of the last looks, all by one scale",
 }

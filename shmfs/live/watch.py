@@ -17,6 +17,7 @@ from shmfs.trace.pagemap import PAGE, Pages, Vma
 from shmfs.trace.processes import Processes
 
 NONE = Rates()
+BEHIND = "the machine is busy, so that faults are told late"
 
 
 class Watched(Protocol):
@@ -124,7 +125,7 @@ class Watch:
             sources=self._sources(seconds),
             hidden=self._refused + unread,
             lost=self._meter.lost,
-            notes=self._notes,
+            notes=self._notes + ([BEHIND] if self._meter.behind else []),
         )
         if why := self._meter.too_much():
             self._meter.close()
@@ -137,7 +138,8 @@ class Watch:
         every = f"pagemap, every {rows.seconds(seconds)}" if seconds else "pagemap, once"
         told = Source("mapped, present, shared, PSS, USS", every, exact=False)
         if self._meter.by_segment:
-            counted = Source("faults", "perf", exact=True)
+            lost = self._meter.lost  # of any memory, so perhaps of this one
+            counted = Source("faults", f"perf, {lost} lost" if lost else "perf", exact=not lost)
         else:
             counted = Source("faults of the process, all memory", "/proc/PID/stat", exact=True)
         return [*self._files.sources, told, counted]

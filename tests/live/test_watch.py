@@ -242,6 +242,15 @@ def test_what_costs_too_much_is_given_up(watch, shm, monkeypatch):  # noqa: F811
     assert any(source.source == "/proc/PID/stat" for source in snapshot.sources)
 
 
+@root
+def test_faults_that_were_lost_are_told_and_no_figure_is_exact_then(watch, shm, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(faults.PerfMeter, "lost", 12)
+    snapshot = watch(shm).look()
+    assert snapshot.lost == 12
+    [source] = [source for source in snapshot.sources if source.figures == "faults"]
+    assert (source.source, source.exact) == ("perf, 12 lost", False)
+
+
 def test_rates_add_up():
     assert (Rates(1, 2, 3) + Rates(10)).all == 16
 
