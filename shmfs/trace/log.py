@@ -4,13 +4,15 @@ r"""The log as JSON lines: one record for everything that happens.
 
 `time` is in nanoseconds since the epoch; the other fields are the hook's arguments (`instruments.HOOKS`),
 and `path` is the inode's name at that time, with bytes that are not UTF-8 as `\xNN`. `pid` is what FUSE
-tells: the thread that called. If records are missing, a last line `{"time":…,"event":"lost","count":n}` says
-how many.
+tells: the thread that called. Pages that follow each other, and nothing else but such, within PAUSE are one
+record of RUNS with the time of the first. If records are missing, a last line
+`{"time":…,"event":"lost","count":n}` says how many.
 
 The thread that serves the file system only appends to a buffer, and never waits for the file: the log may be
 a pipe that a client of the mount reads, or does not read. Another thread writes.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -19,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -34,6 +37,9 @@ ROOM = 1_000_000
 ROOM_PIPE = 50_000
 """The same for pipes and terminals, whose reader may have stopped reading."""
 
+RUNS = "page_in", "allocate"
+"""Hooks whose pages mostly come one behind the other, each with a call of its own."""
+
 BATCH = 128
 """Records encoded at once. Small, for the serving thread needs the interpreter lock in between."""
 
@@ -44,12 +50,13 @@ ATOM = 4096
 """A pipe that is ready takes this much without blocking (PIPE_BUF)."""
 
 Record = tuple[Any, ...]
+_TIME = itemgetter(0)
 
 FIELDS = {
-    hook: ("time", "event", "inode", "path", *(name for name in names[1:] if name != "path"))
+    hook: ("time", "event", "inode", "path", *(name for name in names[1:] if name != "path"), "source")
     for hook, names in HOOKS.items()
-} | {"lost": ("time", "event", "count")}
-"""Every event with its fields in order; `source` comes last."""
+} | {"lost": ("time", "event", "count", "source")}
+"""Every event with its fields in order; a record has no source yet."""
 
 SOURCES = dict.fromkeys(("page_in", "allocate", "free", "refuse", "full", "usage"), "mm")
 """Which instrument saw it, where that is not fuse."""
@@ -73,6 +80,8 @@ class JsonLines:
         for inode, path in (paths or {}).items():
             self._names.open(inode, path)
         self._buffer: deque[Record] = deque()
+        # By hook and inode the run that may go on. Whoever works on one has popped it, so nobody else does.
+        self._runs: dict[str, dict[int, list[Any]]] = {hook: {} for hook in RUNS}
         self._dropped = 0  # changed by the serving thread only
         self._failed = 0  # changed by the writer only
         self._written = 0
@@ -109,6 +118,20 @@ class JsonLines:
                 self._writer.join(1.0)  # more only if write(2) itself hangs
                 return
 
+    def _ended(self) -> list[Record]:
+        """The runs, which end here."""
+        ended: list[Record] = []
+        for runs in self._runs.values():
+            while runs:
+                with contextlib.suppress(KeyError):  # the other thread was faster
+                    ended.append(tuple(runs.popitem()[1]))
+        return ended
+
+    def _end_runs(self) -> None:
+        """What happens next comes after them."""
+        for run in sorted(self._ended(), key=_TIME):
+            self._append(run)
+
     def _append(self, record: Record) -> None:
         if len(self._buffer) >= self._room or self._closing:
             self._dropped += 1
@@ -125,12 +148,19 @@ class JsonLines:
             self._hurry.wait(PAUSE)
             self._wake.clear()
             closing = self._closing  # before the buffer is seen empty: nothing is appended afterwards
-            while self._buffer:
-                self._write([self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))])
+            records = self._take()
+            for first in range(0, len(records), BATCH):
+                self._write(records[first : first + BATCH])
             if closing:
                 if self.lost:
                     self._write([(time.time_ns(), "lost", self.lost)], count=0)
                 return
+
+    def _take(self) -> list[Record]:
+        """All that waits, in order of time: what comes behind a run that was taken may come meanwhile."""
+        ended = self._ended()
+        records = [self._buffer.popleft() for _ in range(len(self._buffer))]
+        return sorted(records + ended, key=_TIME) if ended else records
 
     def _write(self, records: list[Record], count: int | None = None) -> None:
         """Write some records. What fails is counted; an unfinished line is ended before the next one."""
@@ -164,7 +194,7 @@ class JsonLines:
 
     def _encode(self, records: list[Record]) -> bytes:
         lines = [
-            dict(zip(FIELDS[record[1]], record, strict=True)) | {"source": SOURCES.get(record[1], "fuse")}
+            dict(zip(FIELDS[record[1]], (*record, SOURCES.get(record[1], "fuse")), strict=True))
             for record in records
         ]
         try:
@@ -194,6 +224,7 @@ def _recorder(hook: str) -> Callable[..., None]:
     if "path" not in arguments:
 
         def record(self: JsonLines, inode: int, *rest: object) -> None:
+            self._end_runs()
             self._append((now(), hook, inode, self._names.get(inode), *rest))
             if keep:
                 keep(self._names, inode, *rest[:wanted])
@@ -202,6 +233,7 @@ def _recorder(hook: str) -> Callable[..., None]:
         where = arguments.index("path") - 1
 
         def record(self: JsonLines, inode: int, *rest: object) -> None:
+            self._end_runs()
             self._append((now(), hook, inode, rest[where], *rest[:where], *rest[where + 1 :]))
             if keep:
                 keep(self._names, inode, *rest[:wanted])
@@ -210,5 +242,29 @@ def _recorder(hook: str) -> Callable[..., None]:
     return record
 
 
+def _run_recorder(hook: str) -> Callable[..., None]:
+    """Return the method for `hook` of RUNS: it makes a run longer, or begins one."""
+    now = time.time_ns
+
+    def record(self: JsonLines, inode: int, page: int, pages: int) -> None:
+        runs = self._runs[hook]
+        run = runs.pop(inode, None)
+        if run is not None and run[-2] + run[-1] == page:
+            run[-1] += pages
+        else:
+            if run is not None:
+                self._append(tuple(run))
+            if self._closing:
+                self._dropped += 1
+                return
+            run = [now(), hook, inode, self._names.get(inode), page, pages]
+        runs[inode] = run
+        if not self._wake.is_set():
+            self._wake.set()
+
+    record.__name__ = hook
+    return record
+
+
 for _hook in HOOKS:
-    setattr(JsonLines, _hook, _recorder(_hook))
+    setattr(JsonLines, _hook, (_run_recorder if _hook in RUNS else _recorder)(_hook))

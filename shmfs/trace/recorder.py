@@ -110,6 +110,8 @@ class Recorder:
         self._known = Processes()
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._partial = b""
+        self._refused = False
+        """Whether the daemon has told of a failure that was not looked into yet."""
         self._wake_read, self._wake_write = os.pipe()
         self._caught_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shmfs-recorder", daemon=True)
@@ -158,15 +160,21 @@ class Recorder:
         if self._input is not None:
             poll.register(self._input, select.POLLIN)
         stopping = False
+        due = 0.0
         try:
             while not stopping:
-                ready = {fd for fd, _ in poll.poll(_ROUND * 1000)}
+                rest = max(0.0, due - time.monotonic())
+                ready = {fd for fd, _ in poll.poll(rest * 1000 + 1)}
                 asked = os.read(self._wake_read, 8) if self._wake_read in ready else b""
                 stopping = _STOP in asked
                 if self._input in ready and not self._take_events():
                     poll.unregister(self._input)
                     self._input = None
-                self._round(everything=bool(asked), last=stopping)
+                now = time.monotonic()
+                if asked or rings in ready or self._refused or now >= due:
+                    self._refused = False
+                    self._round(everything=bool(asked), last=stopping)
+                    due = now + _ROUND
                 if asked:
                     self._caught_up.set()
                 if rings in ready and not stopping:
@@ -299,6 +307,7 @@ class Recorder:
                 continue
             self._writer.events(lines)
             if self.deaths is not None and any(event in lines for event in _FAILURES):
+                self._refused = True
                 for line in lines.splitlines():
                     if any(event in line for event in _FAILURES):
                         self.deaths.told(msgspec.json.decode(line))

@@ -59,7 +59,8 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
     statistics  statistics: what the daemon knows of its mount (`records.Statistics`), at the end
     create, open, release, link, unlink, rename, resize, evict, allocate, free, page_in, refuse, usage
                 what the daemon sees: inode, path, and the arguments of the hook (`instruments.HOOKS`);
-                a pid, not the id of a process
+                a pid, not the id of a process. Pages that follow each other within some 20 ms, and nothing
+                else on the mount, may be one allocate or page_in with the time of the first
 
 Strings are valid Unicode: bytes of names that are not UTF-8 are written as `\xNN` (`names.printable`).
 

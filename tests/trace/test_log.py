@@ -139,10 +139,55 @@ def test_names_that_are_not_utf8(regular):
 def test_a_regular_file_is_complete(regular):
     log = JsonLines(regular)
     for page in range(20_000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     log.close()
-    assert [line["page"] for line in lines(regular)] == list(range(20_000))
+    assert [line["page"] for line in lines(regular)] == list(range(0, 40_000, 2))
     assert log.lost == 0
+
+
+def test_pages_one_behind_the_other_are_one_record(regular, monkeypatch):
+    monkeypatch.setattr(log_module, "PAUSE", 60)
+    log = JsonLines(regular)
+    log.create(5, "/a", FILE, 7)
+    for page in range(9):
+        log.allocate(5, page, 1)
+        log.page_in(5, page, 1)
+        log.allocate(6, 2 * page, 1)
+    log.free(5, 0, 9)
+    log.allocate(5, 9, 1)
+    log.evict(5)
+    log.close()
+    written = [line for line in lines(regular) if line["inode"] == 5]
+    assert [(line["event"], line.get("page"), line.get("pages")) for line in written] == [
+        ("create", None, None), ("allocate", 0, 9), ("page_in", 0, 9), ("free", 0, 9), ("allocate", 9, 1),
+        ("evict", None, None),
+    ]  # fmt: skip
+    assert [line["page"] for line in lines(regular) if line["inode"] == 6] == list(range(0, 18, 2))
+
+
+def test_no_page_is_told_twice_or_never_while_runs_are_taken(regular, monkeypatch):
+    monkeypatch.setattr(log_module, "PAUSE", 0)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        log = JsonLines(regular)
+        for page in range(30_000):
+            log.allocate(5, page, 1)
+            if page % 1000 == 999:
+                log.free(5, page - 999, 1000)
+        log.close()
+    finally:
+        sys.setswitchinterval(before)
+    next_page = held = 0
+    for line in lines(regular):
+        if line["event"] == "allocate":
+            assert line["page"] == next_page
+            next_page += line["pages"]
+            held += line["pages"]
+        else:
+            assert held == 1000
+            held = 0
+    assert (next_page, held, log.lost) == (30_000, 0, 0)
 
 
 def test_a_record_is_written_soon(regular):
@@ -159,7 +204,7 @@ def test_a_pipe_that_nobody_reads(pipe):
     fill(writer)
     log = JsonLines(writer, room=10)
     for page in range(1000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     assert log.lost >= 1000 - 10 - log_module.BATCH
     started = time.monotonic()
     log.close(timeout=0.1)
@@ -173,7 +218,7 @@ def test_a_pipe_that_is_read_late(pipe):
     fill(writer)
     log = JsonLines(writer, room=200)
     for page in range(1000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     received = bytearray()
 
     def read():
@@ -198,7 +243,7 @@ def test_no_write_to_a_pipe_can_block(pipe):
     _, writer = pipe
     log = JsonLines(writer)
     for page in range(5000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     wait_for(lambda: not select.select([], [writer], [], 0)[1])
     log.close(timeout=0.1)
     assert not log._writer.is_alive()
@@ -210,7 +255,7 @@ def test_a_pipe_whose_reader_is_gone(pipe, caplog):
     os.close(reader)
     log = JsonLines(writer)
     for page in range(1000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     log.close()
     assert log.lost == 1000
     assert caplog.text.count(os.strerror(errno.EPIPE)) == 1
@@ -220,7 +265,7 @@ def test_a_bad_descriptor(caplog):
     fd = os.open("/dev/null", os.O_RDONLY)  # never writable: EBADF, and nobody else can get the number
     log = JsonLines(fd)
     for page in range(1000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     log.close()
     os.close(fd)
     assert log.lost == 1000
@@ -231,7 +276,7 @@ def test_no_space(caplog):
     fd = os.open("/dev/full", os.O_WRONLY)
     log = JsonLines(fd)
     for page in range(1000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     log.close()
     os.close(fd)
     assert log.lost == 1000
@@ -255,7 +300,7 @@ def test_a_line_that_was_cut_is_ended(regular, monkeypatch, caplog):
     monkeypatch.setattr(os, "write", write)
     log = JsonLines(regular)
     log.page_in(5, 0, 1)
-    log.page_in(5, 1, 1)
+    log.page_in(5, 7, 1)
     wait_for(lambda: log.lost == 1 or log.lost == 2)
     wait_for(lambda: not log._buffer)
     full[0] = False
@@ -282,7 +327,7 @@ fd = os.open({str(tmp_path / "log")!r}, os.O_RDWR | os.O_CREAT)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 log = JsonLines(fd)
 for page in range(1000):
-    log.page_in(5, page, 1)
+    log.page_in(5, 2 * page, 1)
 log.close()
 print(log.lost, os.fstat(fd).st_size)
 """
@@ -317,7 +362,7 @@ def test_many_records_need_little_memory(regular):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     log = JsonLines(regular, {5: "/segment"})
     for page in range(100_000):
-        log.page_in(5, page, 1)
+        log.page_in(5, 2 * page, 1)
     log.close()
     assert log.lost == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
