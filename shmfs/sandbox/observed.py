@@ -75,7 +75,7 @@ def run(
         sandbox=True,
         exact=trace.exact if trace else observe,
         log=tracer.log if tracer else None,
-        meanwhile=_import_all if observer else None,
+        meanwhile=partial(_import_all, report=observe, trace=trace is not None) if observer else None,
     )
     outcome = statistics = None
     try:
@@ -189,14 +189,15 @@ class _Observer:
         return report.build(statistics, seen, command, outcome.status, outcome.duration)
 
 
-def _import_all() -> None:
+def _import_all(*, report: bool, trace: bool) -> None:
     """Import what takes long, while there is nothing else to do.
 
     Threads that numpy starts must have the supervisor's signals blocked, which they inherit from here.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        for name in ("shmfs.trace.sampler", "shmfs.trace.report", "shmfs.trace.recording"):
+        wanted = {"sampler": True, "report": report, "recording": trace}
+        for name in (f"shmfs.trace.{name}" for name, needed in wanted.items() if needed):
             importlib.import_module(name)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -31,6 +31,9 @@ GRACE = 2.0
 _POLL = 0.02  # seconds between two looks at what is left
 _FIRST_SAMPLE = 0.01  # seconds; short commands are sampled too, long ones seldom
 
+_ALLOWED, _SHARE = 0.1, 0.01
+"""Seconds that all samples may take, and the share of the time that they may take beside it."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
@@ -163,6 +166,7 @@ class _Supervisor:
     def wait(self) -> None:
         """Pass signals on until the command has ended."""
         begin = time.monotonic()
+        spent = 0.0
         delay = min(_FIRST_SAMPLE, self._interval)
         due = begin + delay
         while not self._ended():
@@ -172,8 +176,9 @@ class _Supervisor:
                 self._handle(signal.sigtimedwait(_TAKEN, rest))
             else:
                 cost = self._take_sample()
-                delay = max(min(2 * delay, self._interval), 9 * cost)  # at most a tenth of a core
-                due = time.monotonic() + delay
+                spent += cost
+                delay = max(min(2 * delay, self._interval), 9 * cost)
+                due = max(time.monotonic() + delay, begin + (spent - _ALLOWED) / _SHARE)
         self._duration = time.monotonic() - begin
         self._failure = os.read(self._report, 65536)  # the end of the file, if an exec closed it
         os.close(self._report)
@@ -295,15 +300,15 @@ class _Supervisor:
             _kill(self._child, number)
 
     def _take_sample(self) -> float:
-        """Call the sampler and return the seconds it took; one that raises is not called again."""
-        begin = time.monotonic()
+        """Call the sampler and return its CPU time in seconds; one that raises is not called again."""
+        begin = time.thread_time()
         try:
             if self._sample is not None:
                 self._sample(self.pids())
         except Exception:
             log.exception("sampling failed and was switched off")
             self._sample = None
-        return time.monotonic() - begin
+        return time.thread_time() - begin
 
 
 def _become(

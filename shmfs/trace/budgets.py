@@ -174,7 +174,7 @@ def left(statistics: Statistics) -> list[Segment]:
 
 def describe(segments: Sequence[Segment]) -> str:
     """Name segments and who made them: "/a (12 KiB, made by python 123)"."""
-    from shmfs.trace.text import size as human
+    from shmfs.trace.amounts import size as human
 
     named = []
     for one in segments[:NAMED]:
@@ -196,7 +196,7 @@ def _example(figure: str) -> str:
 
 
 def _told(budget: Budget, measured: int) -> str:
-    from shmfs.trace.text import size as human
+    from shmfs.trace.amounts import size as human
 
     figure = FIGURES[budget.figure]
     what = figure.one if measured == 1 else figure.many

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from shmfs.trace.amounts import size as human
 from shmfs.trace.history import Full, Holder
 from shmfs.trace.names import printable
 from shmfs.trace.records import Segment, Statistics
-from shmfs.trace.text import size as human
 
 PAGE = 4096
 _LIMIT = "the limit of the mount is reached"

@@ -4,6 +4,7 @@ The daemon uses this while its client waits for an answer, so only files are rea
 client's mmap_lock: status and stat, not maps, cmdline or environ (a fault on the mount may hold that lock).
 """
 
+import os
 import time
 
 from shmfs.trace.names import printable
@@ -70,3 +71,14 @@ def _parse_stat(line: bytes) -> Process:
     start, end = line.index(b"("), line.rindex(b")")
     command = printable(line[start + 1 : end].decode("utf-8", "surrogateescape"))
     return Process(int(line[:start]), command, int(line[end + 2 :].split()[19]))
+
+
+def everybody() -> list[int]:
+    """The pids there are."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def epoch(ticks: int) -> int:
+    """Nanoseconds since the epoch of a start time in clock ticks since boot."""
+    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return boot + ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,20 +22,17 @@ from shmfs.trace.attribution import ELSEWHERE, PENDING, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
 from shmfs.trace.format import FAULT, KINDS, Faults
+from shmfs.trace.input import Input, failures
 from shmfs.trace.names import printable
 from shmfs.trace.perf import Event, Perf
-from shmfs.trace.processes import Processes, read_file
+from shmfs.trace.processes import Processes, epoch, everybody, read_file
 from shmfs.trace.writer import AGE
 
 log = logging.getLogger(__name__)
 
 _ROUND = 0.1
 """Seconds between two looks at the rings, at most."""
-
-
 _STOP = b"x"
-_FAILURES = b'"event":"refuse"', b'"event":"full"'
-"""What `Deaths` wants to know; the two may come apart."""
 
 
 class Sink(Protocol):
@@ -89,7 +85,7 @@ class Recorder:
         self._root = root.rstrip("/")
         self._everybody = everybody
         self._running = running
-        self._input = events
+        self._input = Input(events) if events is not None else None
         self._offset = time.time_ns() - time.monotonic_ns()
         moves_seen = perf is not None and perf.tracepoints
         self._attribution = Attribution(
@@ -109,7 +105,6 @@ class Recorder:
         self._count = 0
         self._known = Processes()
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._partial = b""
         self._refused = False
         """Whether the daemon has told of a failure that was not looked into yet."""
         self._wake_read, self._wake_write = os.pipe()
@@ -120,7 +115,7 @@ class Recorder:
         """Begin; for a command, before it executes."""
         if self._perf and (self._everybody or self._running >= 0):
             self._perf.enable()
-            for pid in _processes() if self._everybody else [self._running]:
+            for pid in everybody() if self._everybody else [self._running]:
                 with contextlib.suppress(OSError):
                     self._look_at(pid)
         self._thread.start()
@@ -158,7 +153,7 @@ class Recorder:
             poll.register(rings, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         if self._input is not None:
-            poll.register(self._input, select.POLLIN)
+            poll.register(self._input.fd, select.POLLIN)
         stopping = False
         due = 0.0
         try:
@@ -167,8 +162,8 @@ class Recorder:
                 ready = {fd for fd, _ in poll.poll(rest * 1000 + 1)}
                 asked = os.read(self._wake_read, 8) if self._wake_read in ready else b""
                 stopping = _STOP in asked
-                if self._input in ready and not self._take_events():
-                    poll.unregister(self._input)
+                if self._input is not None and self._input.fd in ready and not self._take_events():
+                    poll.unregister(self._input.fd)
                     self._input = None
                 now = time.monotonic()
                 if asked or rings in ready or self._refused or now >= due:
@@ -282,9 +277,8 @@ class Recorder:
                 self.deaths.failed(self._touched(fault, pid))
 
     def _touched(self, fault: np.void, pid: int) -> Touched:
-        process, tid, segment, page, when = (
-            int(fault[name]) for name in ("process", "tid", "segment", "page", "time")
-        )
+        names = "process", "tid", "segment", "page", "time"
+        process, tid, segment, page, when = (int(fault[name]) for name in names)
         inode, path = self._paths[segment]
         command = self._commands.get(pid, "")
         return Touched(process, pid, tid, command, segment, inode, path, page, when)
@@ -292,25 +286,13 @@ class Recorder:
     def _take_events(self) -> bool:
         """Hand the daemon's events on; says whether more may come."""
         assert self._input is not None  # noqa: S101
-        os.set_blocking(self._input, False)
-        while True:
-            try:
-                data = os.read(self._input, 1 << 20)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            whole, newline, rest = data.rpartition(b"\n")
-            lines = self._partial + whole + newline
-            self._partial = rest if newline else self._partial + data
-            if not newline:
-                continue
+        for lines in self._input.read():
             self._writer.events(lines)
-            if self.deaths is not None and any(event in lines for event in _FAILURES):
-                self._refused = True
-                for line in lines.splitlines():
-                    if any(event in line for event in _FAILURES):
-                        self.deaths.told(msgspec.json.decode(line))
+            if self.deaths is not None:
+                for event in failures(lines):
+                    self._refused = True
+                    self.deaths.told(event)
+        return self._input.open
 
     # ---- who and what
 
@@ -350,7 +332,7 @@ class Recorder:
         if command is None:
             known = self._known.get(pid)
             command = known.command if known else ""
-            started = _epoch(known.start_time) if known and known.start_time else None
+            started = epoch(known.start_time) if known and known.start_time else None
         self._commands[pid] = command
         self._writer.event(
             event="process",
@@ -438,13 +420,3 @@ class Recorder:
         ours = [area for area in space.areas if area.segment != ELSEWHERE]
         if ours:
             self._tell_areas(self._process(pid), ours, time.time_ns())
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-
-
-def _epoch(ticks: int) -> int:
-    """Nanoseconds since the epoch of a start time in clock ticks since boot."""
-    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return boot + ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

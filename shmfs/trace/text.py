@@ -12,6 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shmfs.trace.amounts import age as age
+from shmfs.trace.amounts import plural as plural
+from shmfs.trace.amounts import size as size
+
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII = str.maketrans(
     {"·": "-", "×": "x", "…": "~", "–": "-"}  # noqa: RUF001
@@ -104,31 +108,6 @@ def clean(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
-
-
-def size(number: int) -> str:
-    """Return bytes as people read them: "0 B", "4 KiB", "1.46 MiB"."""
-    value: float = number
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        del units[0]
-    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {units[0]}"
-
-
-def age(nanoseconds: int) -> str:
-    """Return how long ago something was, in the largest unit that fits: "5 s", "3 h", "12 d"."""
-    seconds = max(0, nanoseconds) // 1_000_000_000
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def plural(number: int, word: str) -> str:
-    """Return "1 page" or "2 pages"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def clip(text: str, width: int) -> str:

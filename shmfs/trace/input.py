@@ -1,0 +1,44 @@
+"""What the daemon tells, as the recorder reads it: whole lines of JSON."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+_FAILURES = b'"event":"refuse"', b'"event":"full"'
+"""What `Deaths` wants to know; the two may come apart."""
+
+
+class Input:
+    """A descriptor from which lines come; it stays the caller's to close."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.open = True
+        """Whether more may come."""
+        self._partial = b""
+        os.set_blocking(fd, False)
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the whole lines that are there, many at once."""
+        while self.open:
+            try:
+                data = os.read(self.fd, 1 << 20)
+            except BlockingIOError:
+                return
+            self.open = bool(data)
+            whole, newline, rest = data.rpartition(b"\n")
+            lines = self._partial + whole + newline
+            self._partial = rest if newline else self._partial + data
+            if newline:
+                yield lines
+
+
+def failures(lines: bytes) -> list[dict[str, Any]]:
+    """The events among `lines` that say what was refused."""
+    if not any(event in lines for event in _FAILURES):
+        return []
+    return [
+        msgspec.json.decode(line) for line in lines.splitlines() if any(event in line for event in _FAILURES)
+    ]
