@@ -149,10 +149,11 @@ def mmap(actor: Actor, slot: int, fd_slot: int, offset: int, length: int, protec
     if flags & POPULATE and actor.masks("populate a full file system"):
         room = os.fstatvfs(actor.root).f_bfree * PAGE
         flags = flags if length <= room and is_written(fd, unknown=False) else flags & ~POPULATE
+    made = Mapping(fd, offset, length, protection, flags)
     old = actor.mappings.pop(slot, None)
-    if old:
+    actor.mappings[slot] = made
+    if old:  # not before: FUSE tells of the space that this frees later, and to populate may take it
         old.unmap()
-    actor.mappings[slot] = Mapping(fd, offset, length, protection, flags)
     return "mapped"
 
 
