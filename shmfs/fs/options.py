@@ -30,7 +30,7 @@ _ULONG_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _IPCMNI = 32768
 
 _SUFFIXES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
-_NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)([kmgtpe]?)", re.IGNORECASE)
+_NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*|(?=[a-z]))([kmgtpe]?)", re.IGNORECASE)
 
 
 class OptionError(OSError):
@@ -195,13 +195,16 @@ def _native_only(options: MountOptions, name: str, value: str | None) -> MountOp
 
 
 def _memparse(name: str, text: str) -> int:
-    """A number in decimal, octal or hex with a suffix k, m, g, t, p or e (lib/cmdline.c:memparse)."""
+    """A number in decimal, octal or hex with a suffix k, m, g, t, p or e, which may stand alone for 0.
+
+    Compare lib/cmdline.c:memparse.
+    """
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise OptionError(f"bad value {text!r} for option {name!r}; give a number such as {_EXAMPLES[name]}")
     digits, suffix = match.groups()
     base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") else 10
-    return int(digits, base) << _SUFFIXES[suffix.lower()]
+    return int(digits or "0", base) << _SUFFIXES[suffix.lower()]
 
 
 def _size(text: str) -> int:
