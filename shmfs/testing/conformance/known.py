@@ -83,6 +83,10 @@ BEHIND_THE_END = Reason(
     "bytes stored through a mapping behind the end of the file are lost at write-back",
     "the kernel zeroes what lies behind the end when it writes the page back",
 )
+BUFFER = Reason(
+    "a write is EFAULT whose buffer lies in a mapping of the file behind its end, up to which it would grow",
+    "the kernel touches the buffer before it asks for the write that lets the file grow",
+)
 FAILED_WRITE = Reason(
     "what a write(2) that fails for lack of space was to write over shows in mappings",
     "the kernel has copied the data into its cache before it asks, and leaves pages there that are mapped",
@@ -211,6 +215,7 @@ _CACHED: Known = {
     "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
     "regressions.a_fault_of_a_reader_of_what_nobody_writes": {"blocks": (0, NO_WRITER)},
+    "transfer.a_buffer_that_the_write_itself_takes_into_the_file": {"behind": (["EFAULT", 0], BUFFER)},
     "regressions.a_write_that_finds_no_room_leaves_what_is_mapped": {"mapped": (b"n", FAILED_WRITE)},
     "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
     "times.of_first_stores": {

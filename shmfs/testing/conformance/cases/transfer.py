@@ -112,6 +112,15 @@ def a_buffer_behind_the_end_of_the_file(d: Path) -> Any:
 
 
 @case()
+def a_buffer_that_the_write_itself_takes_into_the_file(d: Path) -> Any:
+    fd = new("f")
+    mapping = Mapping(fd, 4 * PAGE)
+    seen = {"behind": [tried(call, "pwrite", fd, mapping.address, PAGE, PAGE), os.fstat(fd).st_size]}
+    os.ftruncate(fd, 2 * PAGE)
+    return seen | {"within": [tried(call, "pwrite", fd, mapping.address, PAGE, PAGE), os.fstat(fd).st_size]}
+
+
+@case()
 def copies(d: Path) -> Any:
     source = new("source", bytes(range(256)) * 100)
     os.ftruncate(source, 100 * PAGE)
