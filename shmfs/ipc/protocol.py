@@ -3,7 +3,8 @@
 import errno
 import struct
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from shmfs.fs.superblock import Credentials, error
 from shmfs.ipc.sysv import (
@@ -63,8 +64,7 @@ class Request:
 
     def pack(self) -> bytes:
         """The struct."""
-        *head, info = astuple(self)
-        return _STRUCT.pack(*head, *info)
+        return _STRUCT.pack(*_head(self), *self.info)
 
     def tell(self, segment: Segment) -> None:
         """Fill in what struct shmid_ds says, but for the attaches."""
@@ -73,6 +73,9 @@ class Request:
         self.mode, self.seq = segment.mode, segment.seq
         self.cpid, self.lpid = segment.cpid, segment.lpid
         self.atime, self.dtime, self.ctime = segment.atime, segment.dtime, segment.ctime
+
+
+_head = attrgetter(*(field.name for field in fields(Request)[:-1]))
 
 
 def unpack(data: bytes) -> Request:
