@@ -5,6 +5,7 @@ Sources: unshare(2), setns(2), user_namespaces(7), mount_namespaces(7). Standard
 imports this module.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,7 @@ from shmfs.errors import ShmfsError
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
+MS_RDONLY = 1
 MS_REC = 0x4000
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
@@ -97,6 +99,15 @@ def join(pid: int) -> None:
     _return_to(path, directory)
     for descriptor in (*namespaces, directory):
         os.close(descriptor)
+
+
+def hide_sysvipc() -> None:
+    """Cover /proc/sysvipc, which tells of the kernel's own segments, in this mount namespace.
+
+    ipcs(1) and lsipc(1) then ask by shmctl(2), as they do where there is no such directory.
+    """
+    with contextlib.suppress(OSError):
+        mount("tmpfs", "/proc/sysvipc", "tmpfs", MS_RDONLY, "size=4k,mode=555")
 
 
 def leave_ipc() -> None:

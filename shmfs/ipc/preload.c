@@ -55,6 +55,7 @@
 #define HIGH 900 /* the lowest number that our descriptor gets where it can: small ones are the program's */
 
 extern char **environ;
+extern char **__libc_stack_end __attribute__((weak)); /* where glibc finds argc, argv and the environment */
 
 /* ---- the protocol; shmfs/ipc has the other end */
 
@@ -168,9 +169,17 @@ static bool starts(const char *text, const char *with)
     return true;
 }
 
+/* The environment, also while libc itself has not started yet. */
+static char **variables(void)
+{
+    if (environ || !&__libc_stack_end || !__libc_stack_end)
+        return environ;
+    return __libc_stack_end + *(long *)(void *)__libc_stack_end + 2;
+}
+
 static const char *variable(const char *name)
 {
-    for (char **entry = environ; entry && *entry; entry++)
+    for (char **entry = variables(); entry && *entry; entry++)
         if (starts(*entry, name) && (*entry)[length_of(name)] == '=')
             return *entry + length_of(name) + 1;
     return NULL;
@@ -195,8 +204,8 @@ static void read_settings(void)
     const char *where = variable("SHMFS_DIR"), *what = variable("SHMFS_PRELOAD");
     size_t length = where ? length_of(where) : 0;
 
-    if (!environ)
-        return; /* libc itself has not started yet */
+    if (!variables())
+        return; /* not known yet */
     if (length && where[0] == '/' && length + sizeof hidden <= sizeof settings.path) {
         for (size_t i = 0; i < length; i++)
             settings.path[i] = where[i];
@@ -402,12 +411,12 @@ static long take(void *to, const void *from, size_t size)
 
 /* ---- shmget, shmctl */
 
-/* The keys of some ids, which are part of the names of their files: id << 32 | key. Ids are never used again. */
+/* The keys of some ids, which are part of the names of their files: id + 1 << 32 | key. No id comes again soon. */
 static uint64_t keys[64];
 
 static void remember(int id, int key)
 {
-    __atomic_store_n(&keys[id % 64], (uint64_t)(uint32_t)id << 32 | (uint32_t)key, __ATOMIC_RELAXED);
+    __atomic_store_n(&keys[id % 64], ((uint64_t)id + 1) << 32 | (uint32_t)key, __ATOMIC_RELAXED);
 }
 
 /* The key of an id; a negative errno as shmat(2) has it where there is no such segment. */
@@ -417,7 +426,7 @@ static long key_of(int id, uint32_t *key, bool ask)
     struct shmfs_ipc about = {.id = id};
     long result;
 
-    if (!ask && known && known >> 32 == (uint32_t)id) {
+    if (!ask && known >> 32 == (uint64_t)id + 1) {
         *key = (uint32_t)known;
         return 0;
     }

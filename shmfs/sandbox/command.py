@@ -65,6 +65,7 @@ def start(
     preload = library.environment(environment, SHM, doors)
     namespaces.join(server)
     if preload and "sysv" in doors:
+        namespaces.hide_sysvipc()
         namespaces.leave_ipc()  # what the library does not reach must not mix with the segments of the host
     # Joining changes credentials, which clears the signal: ask for it afterwards.
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
