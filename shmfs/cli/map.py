@@ -24,33 +24,44 @@ Examples:
   shmfs map /mnt/shm/frames
   shmfs map --pages /dev/shm/psm_1234
   shmfs map --json /proc/4711/root/dev/shm/frames   (of a sandbox)
+  shmfs map --id 65538 /mnt/shm          (System V)
+  shmfs map --inode 7 /mnt/shm           (anonymous; `shmfs ps` tells it)
 """
 
 
 @click.command("map", epilog=_EPILOG, short_help="Show which process has which page of a file.")
 @click.option("-p", "--pages", "every", is_flag=True, help="List every page with its frame.")
+@click.option("-m", "--id", "shmid", metavar="ID", type=int, help="The System V segment with this id.")
+@click.option("--inode", metavar="INODE", type=int, help="The segment with this inode number.")
 @output.json_option("the whole matrix")
 @click.argument("file", metavar="FILE", type=output.FILE)
-def map_(every: bool, as_json: bool, file: str) -> None:
+def map_(every: bool, shmid: int | None, inode: int | None, as_json: bool, file: str) -> None:
     """Show which process has which page of FILE present now.
 
-    FILE is on a shmfs or on a tmpfs of the kernel. As root the frames are told: two processes that show the
-    same frame for a page share that memory.
+    FILE is on a shmfs or on a tmpfs of the kernel; with --id or --inode it is anything on the mount of the
+    segment. As root the frames are told: two processes that show the same frame for a page share that memory.
     """
     import os
     import stat
 
     from shmfs.trace import pagemap
 
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise ShmfsError(f"{file} is not a regular file, so nobody maps pages of it")
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    matrix = pagemap.matrix(device, status.st_ino)
-    if as_json:
-        output.print_json(matrix.sharing(os.path.abspath(file), status.st_size))
+    if shmid is not None or inode is not None:
+        from shmfs.fuse import inventory
+
+        device, segment = inventory.segment(file, shmid=shmid, inode=inode)
+        ino, size, name = segment.inode, segment.size, segment.path
     else:
-        _print(matrix, file, status.st_size, every=every)
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise ShmfsError(f"{file} is not a regular file, so nobody maps pages of it")
+        device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+        ino, size, name = status.st_ino, status.st_size, file
+    matrix = pagemap.matrix(device, ino)
+    if as_json:
+        output.print_json(matrix.sharing(name if name != file else os.path.abspath(file), size))
+    else:
+        _print(matrix, name, size, every=every)
 
 
 def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:

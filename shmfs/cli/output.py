@@ -20,6 +20,8 @@ Mount options (-o, comma-separated or repeated; as of tmpfs unless said):
   size=64m             limit: bytes, or with k m g t p e, or % of RAM;
                        0 is unlimited, the default half of RAM
   nr_blocks= nr_inodes=  limits in pages and in inodes
+  shmmax= shmall= shmmni=  limits of System V shared memory, as in
+                       /proc/sys/kernel: bytes, pages, segments
   mode=1777 uid= gid=  of the root directory
   inode32, inode64     width of inode numbers
   ro noexec nosuid nodev noatime relatime …  as for every mount

@@ -155,7 +155,10 @@ def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
     from shmfs.trace.text import clean, size
 
     name = clean(segment.path) or f"(inode {segment.inode}, no name)"
-    state = "ended" if segment.evicted else "unlinked" if not segment.nlink else ""
+    anonymous = segment.kind == "anon"
+    if anonymous:  # they all have the same name
+        name += f" (inode {segment.inode})"
+    state = "ended" if segment.evicted else "unlinked" if not segment.nlink and not anonymous else ""
     mapped = _mappers(seen) if seen else "-"
     shared = seen.shared if seen else 0
     return [

@@ -22,8 +22,11 @@ Examples:
     type=output.DIRECTORY,
     help="The mount of -m and -M; the default is the one there is, or the one on /dev/shm.",
 )
+@output.json_option("what was removed")
 @click.argument("paths", metavar="[FILE]...", nargs=-1, type=output.FILE)
-def rm(ids: tuple[str, ...], keys: tuple[str, ...], mount: str | None, paths: tuple[str, ...]) -> None:
+def rm(
+    ids: tuple[str, ...], keys: tuple[str, ...], mount: str | None, as_json: bool, paths: tuple[str, ...]
+) -> None:
     """Remove segments, as rm(1) and ipcrm(1) do, with the rights of the caller.
 
     Who has a segment mapped keeps it: it is gone with its last mapping.
@@ -32,7 +35,9 @@ def rm(ids: tuple[str, ...], keys: tuple[str, ...], mount: str | None, paths: tu
 
     if not (ids or keys or paths):
         raise click.UsageError("name a FILE, or give -m ID or -M KEY")
-    removal.remove(list(paths), list(map(_number, ids)), list(map(_number, keys)), mount)
+    removed = removal.remove(list(paths), list(map(_number, ids)), list(map(_number, keys)), mount)
+    if as_json:
+        output.print_json(removed)
 
 
 def _number(text: str) -> int:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import control, mounts
-from shmfs.trace.records import Statistics
+from shmfs.trace.records import Segment, Statistics
 
 
 class Entry(Struct, frozen=True):
@@ -51,6 +51,18 @@ def find(target: str) -> Entry:
         if entry is not None:
             return entry
     raise ShmfsError(f"{target} is not on a shmfs mount; `shmfs ps` lists the mounts")
+
+
+def segment(target: str, *, shmid: int | None, inode: int | None) -> tuple[str, Segment]:
+    """Device and what is known of a segment, by System V's id or the inode number; raises ShmfsError."""
+    entry = find(target)
+    if entry.statistics is None:
+        raise ShmfsError(f"{entry.mountpoint}: {entry.reason}")
+    for one in entry.statistics.segments:
+        if not one.evicted and (one.inode == inode if inode is not None else one.id == shmid):
+            return entry.device, one
+    what = f"inode {inode}" if inode is not None else f"id {shmid}"
+    raise ShmfsError(f"there is no segment with {what} on {entry.mountpoint}; `shmfs ps` lists them")
 
 
 def _entry(mount: mounts.Mount) -> Entry | None:

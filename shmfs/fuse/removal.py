@@ -4,18 +4,25 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import mounts
 from shmfs.ipc import protocol, sysv
 
 
-def remove(paths: list[str], ids: list[int], keys: list[int], mountpoint: str | None) -> None:
-    """Remove files, and the segments of one mount; raises ShmfsError at the first that cannot be removed."""
+def remove(
+    paths: list[str], ids: list[int], keys: list[int], mountpoint: str | None
+) -> list[dict[str, str | int]]:
+    """Remove files, and segments of one mount; returns each by what it was named by: path, id or key.
+
+    Raises ShmfsError at the first that cannot be removed.
+    """
     for path in paths:
         _unlink(path)
+    removed: list[dict[str, str | int]] = [{"path": os.path.abspath(path)} for path in paths]
     if not (ids or keys):
-        return
+        return removed
     where = mountpoint or _only_mount()
     try:
         directory = os.open(f"{where}/{sysv.NAME.decode()}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -25,10 +32,13 @@ def remove(paths: list[str], ids: list[int], keys: list[int], mountpoint: str | 
         for shmid in ids:
             _remove(directory, f"id {shmid}", shmid)
         for key in keys:
-            what = f"key {key & 0xFFFF_FFFF:#x}"
-            _remove(directory, what, _ask(directory, what, op=protocol.SHMGET, key=key))
+            what = f"key {key:#x}"
+            signed = key - (1 << 32) if key >> 31 == 1 else key  # key_t is, and is written as if it were not
+            _remove(directory, what, _find(directory, what, signed))
     finally:
         os.close(directory)
+    removed += [{"id": shmid} for shmid in ids]
+    return removed + [{"key": key} for key in keys]
 
 
 def _unlink(path: str) -> None:
@@ -58,13 +68,19 @@ def _remove(directory: int, what: str, shmid: int) -> None:
     _ask(directory, what, op=protocol.SHMCTL, id=shmid, cmd=sysv.IPC_RMID)
 
 
+def _find(directory: int, what: str, key: int) -> int:
+    if key == sysv.IPC_PRIVATE:
+        raise ShmfsError("key 0 is that of all private segments; name one by its id, see `shmfs ps`")
+    return _ask(directory, what, op=protocol.SHMGET, key=key)
+
+
 def _ask(directory: int, what: str, **fields: int) -> int:
-    request = protocol.Request.of(**fields)
     try:
-        return int(fcntl.ioctl(directory, protocol.COMMAND, bytearray(request.pack())))
+        request = protocol.Request.of(**fields).pack()
+        return int(fcntl.ioctl(directory, protocol.COMMAND, bytearray(request)))
     except OSError as failure:
         gone = failure.errno in (errno.ENOENT, errno.EINVAL, errno.EIDRM)
         why = "there is no such segment" if gone else failure.strerror
         raise ShmfsError(f"cannot remove the segment with {what}: {why}") from None
-    except OverflowError:
+    except struct.error:  # too large for a number of the system's
         raise ShmfsError(f"cannot remove the segment with {what}: there is no such segment") from None

@@ -344,6 +344,8 @@ def _mappers(row: Row) -> str:
 
 
 def _name(segment: Segment) -> str:
+    if segment.kind == "anon":  # they all have the same name
+        return f"{clean(segment.path)} (inode {segment.inode})"
     return clean(segment.path) or f"(inode {segment.inode}, no name)"
 
 

@@ -66,9 +66,11 @@ class Tables:
         """Return the segments."""
         rows = []
         shown = self.analysis.segments[:ROWS]
+        doors = any(one.kind != "posix" for one in self.analysis.segments)
         for one in shown:
             row = [
                 _name(one),
+                Text(one.kind if doors else "-", "dim" if one.kind == "posix" else "magenta"),
                 _number(one.size, size),
                 _number(one.peak_resident, self.pages),
                 _number(one.pages),
@@ -81,11 +83,11 @@ class Tables:
                 Text(sparkline(one.timeline or [], 32), "cyan"),
             ]
             rows.append(row)
-        headings = ["SEGMENT", "SIZE", "PEAK", "PAGES", "SHARED", "FAULTS", "MAJOR", "FAILED", "PROCESSES"]
+        headings = ["SEGMENT", "KIND", "SIZE", "PEAK", "PAGES", "SHARED", "FAULTS", "MAJOR", "FAILED"]
         parts = self.table(
-            [*headings, "FIRST TOUCH", "OVER TIME"],
+            [*headings, "PROCESSES", "FIRST TOUCH", "OVER TIME"],
             rows,
-            left={"FIRST TOUCH", "OVER TIME"},
+            left={"KIND", "FIRST TOUCH", "OVER TIME"},
             drop=("PROCESSES", "FIRST TOUCH", "OVER TIME", "PEAK"),
         )
         more = self.analysis.segments[ROWS:]
@@ -261,6 +263,8 @@ _ENDS = {
 
 def _name(segment: Segment) -> Text:
     number = f"inode {segment.inode}" if segment.inode else f"segment {segment.segment} of the trace"
+    if segment.kind == "anon":  # they all have the same name
+        return Text(f"{clean(segment.path)} ({number})", "cyan")
     return Text(clean(segment.path) or f"({number}, no name)", "cyan")
 
 
