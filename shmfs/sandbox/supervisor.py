@@ -31,7 +31,7 @@ GRACE = 2.0
 _POLL = 0.02  # seconds between two looks at what is left
 _FIRST_SAMPLE = 0.01  # seconds; short commands are sampled too, long ones seldom
 
-_ALLOWED, _SHARE = 0.1, 0.01
+_ALLOWED, _SHARE = 0.02, 0.01
 """Seconds that all samples may take, and the share of the time that they may take beside it."""
 
 _PR_SET_CHILD_SUBREAPER = 36

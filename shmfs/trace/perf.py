@@ -34,11 +34,8 @@ _IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_SET_FILTER, _IOC_ID = 0x2400, 0x2405, 0x40082
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQIHH")  # struct perf_event_attr, PERF_ATTR_SIZE_VER5
 _HEAD, _TAIL, _DATA = 1024, 1032, mmap.PAGESIZE  # in struct perf_event_mmap_page, and behind it
 
-_RINGS = 8 << 20
+_RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
-
-_WAKE = 256 << 10
-"""Bytes in a ring that make `fileno` readable."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -115,7 +112,7 @@ class Perf:
             fcntl.ioctl(fd, _IOC_ENABLE, 0)
 
     def fileno(self) -> int:
-        """A descriptor for poll(2): readable when there is much in a ring."""
+        """A descriptor for poll(2): readable when a ring is half full, which is what no watermark means."""
         return self._epoll.fileno()
 
     def close(self) -> None:
@@ -194,7 +191,7 @@ class Perf:
         flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK if leader else 0
         while True:
             attr = _ATTR.pack(
-                *(kind, _ATTR.size, config, 1, sample, 0, flags | self._exclude_kernel, _WAKE),
+                *(kind, _ATTR.size, config, 1, sample, 0, flags | self._exclude_kernel, 0),
                 *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
             )
             fd = _libc.syscall(

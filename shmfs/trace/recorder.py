@@ -172,8 +172,6 @@ class Recorder:
                     due = now + _ROUND
                 if asked:
                     self._caught_up.set()
-                if rings in ready and not stopping:
-                    time.sleep(0.01)  # rings fill in much longer; waking for every watermark costs more
         except Exception as failure:
             self.failure = f"recording failed: {failure}"
             log.exception("recording failed and was given up")
