@@ -51,6 +51,10 @@ APPEND = Reason(
     "clearing O_APPEND of an open descriptor, and RWF_NOAPPEND, have no effect",
     "passed-through writes go by the flags that the file had when it was opened",
 )
+SENDFILE = Reason(
+    "sendfile(2) from the end of a set-id file that another than root has open leaves atime as it is",
+    "reads of it are not passed through, and the kernel asks nobody for what is behind the end",
+)
 CACHESTAT = Reason(
     "cachestat(2) counts no pages", "it looks into FUSE's cache, and passed-through data is cached behind it"
 )
@@ -218,6 +222,10 @@ _CACHED: Known = {
     "transfer.a_buffer_that_the_write_itself_takes_into_the_file": {"behind": (["EFAULT", 0], BUFFER)},
     "regressions.a_write_that_finds_no_room_leaves_what_is_mapped": {"mapped": (b"n", FAILED_WRITE)},
     "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
+    "regressions.times_of_sendfile": {
+        "at the end": ({"f": ""}, CACHED_READ),
+        "at the end of a set-id file": ({"f": ""}, CACHED_READ),
+    },
     "times.of_first_stores": {
         "hole": ("", STORE),
         "another hole": ("", STORE),
@@ -235,6 +243,7 @@ _MANAGED: Known = _CACHED | _TO_NOBODY | _DOORS
 _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
     "sysv_attach.pieces_that_are_whole_again": {"whole again": (1, MERGED)},
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
+    "regressions.times_of_sendfile": {"at the end of a set-id file": ({"f": ""}, SENDFILE)},
     "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }

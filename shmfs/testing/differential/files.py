@@ -146,6 +146,11 @@ def sendfile(actor: Actor, target: int, source: int, offset: int | None, size: i
     """sendfile(2) from file to file."""
     fd, to = actor.fd(source), actor.fd(target)
     size = readable(actor, fd, offset, size)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and actor.masks("empty read"):
+        place = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
+        if place >= status.st_size:
+            raise Missing
     return os.sendfile(to, fd, offset, writable(actor, to, None, size))
 
 

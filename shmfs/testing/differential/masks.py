@@ -101,8 +101,9 @@ MASKS: dict[str, Mask] = {
     ),
     "empty read": Mask(
         BOTH,
-        "no read of no bytes",
-        "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory)",
+        "no read of no bytes, no sendfile from the end of a file on",
+        "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory),"
+        " or asks nobody (native: of a set-id file, filemap_splice_read)",
     ),
     "place of a replaced name": Mask(
         BOTH,

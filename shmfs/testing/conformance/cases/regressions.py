@@ -179,6 +179,22 @@ def a_write_that_finds_no_room_leaves_what_is_mapped(d: Path) -> Any:
     return {"answer": seen, "mapped": mapping.load(PAGE), "read": os.pread(fd, 1, PAGE)}
 
 
+def _sent() -> Any:
+    fd = os.open("s", os.O_RDWR)
+    return os.sendfile(fd, fd, 0, 1)
+
+
+@case()
+def times_of_sendfile(d: Path) -> Any:
+    os.close(new("s")), os.chmod("s", 0o2777)
+    fd, target = new("f", b"x"), new("target")
+    return {
+        "data": changes(lambda: os.sendfile(target, fd, 0, 10), f="f"),
+        "at the end": changes(lambda: os.sendfile(target, fd, 1, 10), f="f"),
+        "at the end of a set-id file": changes(lambda: unprivileged(_sent), f="s"),
+    }
+
+
 @case()
 def times_of_a_fifo(d: Path) -> Any:
     os.mkfifo("p")
