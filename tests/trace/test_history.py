@@ -263,3 +263,14 @@ def test_the_daemon_s_part_imports_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "\n"
+
+
+def test_doors(history):
+    history.create(5, "/SYSV00001234 (id 1)", FILE, os.getpid())
+    history.door(5, "sysv", 0x1234, 1)
+    history.create(6, "/dev/zero", FILE, os.getpid())
+    history.door(6, "anon", 0, 0)
+    history.create(7, "/psm_1", FILE, os.getpid())
+    history.door(8, "sysv", 1, 2)  # of which nothing is known
+    known = [(one.kind, one.key, one.id, one.nlink) for one in history.segments()]
+    assert known == [("sysv", 0x1234, 1, 1), ("anon", None, None, 0), ("posix", None, None, 1)]
