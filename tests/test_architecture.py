@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "trace": set(),
     "sandbox": {"fuse", "ipc", "trace"},
     "live": {"fuse", "trace"},
-    "explain": {"fuse", "trace", "sandbox", "mm.syscalls"},
+    "explain": {"fuse", "ipc", "trace", "sandbox", "mm.syscalls"},
     "testing": ROOMS - {"live", "explain"},
     "cli": ROOMS,
 }

@@ -10,10 +10,12 @@ from typing import Any, Self
 
 from shmfs.errors import ShmfsError
 from shmfs.explain.records import Touch
+from shmfs.ipc import library
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
 MAP_LOCKED, MAP_FIXED_NOREPLACE = 0x2000, 0x100000
+SHM = "/dev/shm"  # noqa: S108  # the name is the point
 
 
 class Failed(OSError):  # noqa: N818  # an answer rather than an error
@@ -84,6 +86,7 @@ class Process(Actor):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=spare,
+            env={**os.environb, **library.environment(os.environb, SHM, library.DOORS)},
             start_new_session=True,  # Ctrl-C is for the director
         )
         for fd in spare:

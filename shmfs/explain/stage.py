@@ -11,12 +11,11 @@ import msgspec
 
 from shmfs.errors import ShmfsError
 from shmfs.explain import actors, kernel
-from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, Actor, Failed, Process
+from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, SHM, Actor, Failed, Process
 from shmfs.explain.records import Cache, Claim, Step, Touch, View
 from shmfs.fuse import control, launch
 
 PAGE = kernel.PAGE
-SHM = "/dev/shm"  # noqa: S108  # the name is the point
 PAGES = 16
 """The size of the mount: few enough to fill it under the reader's eyes."""
 

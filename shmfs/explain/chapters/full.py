@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from shmfs.explain.chapters.tools import SHM, answer, claim, create, present
+from shmfs.explain.actors import SHM
+from shmfs.explain.chapters.tools import answer, claim, create, present
 from shmfs.explain.records import Claim, Step
 from shmfs.explain.stage import PAGE, PAGES, Mapping, Stage
 

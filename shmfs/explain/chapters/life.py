@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from shmfs.explain.actors import MAP_PRIVATE
-from shmfs.explain.chapters.tools import O_RDWR, SHM, claim, create, faults, named, present, same_frame
+from shmfs.explain.actors import MAP_PRIVATE, SHM
+from shmfs.explain.chapters.tools import O_RDWR, claim, create, faults, named, present, same_frame
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Stage
 

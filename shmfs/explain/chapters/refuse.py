@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from shmfs.explain import actors
-from shmfs.explain.actors import MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, Actor
-from shmfs.explain.chapters.tools import SHM, answer, create, named
+from shmfs.explain.actors import MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, SHM, Actor
+from shmfs.explain.chapters.tools import answer, create, named
 from shmfs.explain.records import Claim, Step
 from shmfs.explain.stage import PAGE, Mapping, Stage
 

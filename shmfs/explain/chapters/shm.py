@@ -3,7 +3,8 @@
 import os
 from collections.abc import Iterator
 
-from shmfs.explain.chapters.tools import O_CREAT, O_RDWR, SHM, answer, claim, faults, same_frame
+from shmfs.explain.actors import SHM
+from shmfs.explain.chapters.tools import O_CREAT, O_RDWR, answer, claim, faults, same_frame
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Stage
 

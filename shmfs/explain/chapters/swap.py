@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from shmfs.explain import kernel
-from shmfs.explain.chapters.tools import SHM, claim, create, faults, present
+from shmfs.explain.actors import SHM
+from shmfs.explain.chapters.tools import claim, create, faults, present
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Skip, Stage
 

@@ -36,8 +36,9 @@ def steps(stage: Stage) -> Iterator[Step]:
     yield stage.step(
         "A calls shmget",
         "It makes a file of four pages without a name in any directory, which has a number instead, and maps "
-        "nothing.",
-        "do_sys_openat2 fuse_create_open" if own else "ksys_shmget ipcget newseg shmem_kernel_file_setup",
+        "nothing."
+        + (" The library that `shmfs run` preloads asks shmfs for it, by an ioctl." if own else ""),
+        "fuse_dir_ioctl fuse_do_ioctl" if own else "ksys_shmget ipcget newseg shmem_kernel_file_setup",
         [claim("bytes of the segment", 4 * PAGE, status.size), claim("nattch", 0, status.nattch)],
         facts=[("shmctl", f"segment {segment}: {status.size} bytes, nattch {status.nattch}")],
     )
@@ -77,7 +78,7 @@ def steps(stage: Stage) -> Iterator[Step]:
         "A removes the segment while both are attached; both detach",
         "IPC_RMID only marks it (SHM_DEST), as unlink takes only the name: the last shmdt frees it. One that "
         "nobody removes outlives its processes.",
-        "vfs_unlink do_vmi_munmap unmap_vmas fuse_evict_inode"
+        "fuse_dir_ioctl fuse_do_ioctl do_vmi_munmap unmap_vmas fuse_evict_inode"
         if own
         else "shmctl_down do_shm_rmid ksys_shmdt do_vmi_align_munmap shm_close shm_destroy shmem_evict_inode",
         [

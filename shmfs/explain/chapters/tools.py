@@ -4,12 +4,11 @@ import errno
 from collections.abc import Callable
 
 from shmfs.explain import records
-from shmfs.explain.actors import Actor, Failed
+from shmfs.explain.actors import SHM, Actor, Failed
 from shmfs.explain.records import Claim, Touch, View
 from shmfs.explain.stage import Stage
 
 O_RDWR, O_CREAT = 2, 0o100
-SHM = "/dev/shm"  # noqa: S108  # the name is the point
 
 
 def claim(text: str, expected: object, observed: object) -> Claim:
