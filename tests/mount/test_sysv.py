@@ -325,3 +325,32 @@ t.join()
 len(os.listdir("."))
 """)
     assert two.answer() == 60
+
+
+def test_many_at_once(actor_on):
+    """They make, find, attach and remove the same segments; nothing is left of them in the end."""
+    several = [actor_on() for _ in range(4)]
+    before = several[0]("free()")
+    for one in several:
+        one.order("""
+said = set()
+for i in range(60):
+    s = tried(c.get, 1 + i % 3, 4096)
+    a = tried(c.attach, s) if isinstance(s, int) else s
+    said.add(tried(lambda: c.ctl(s, RMID) and None) if i % 2 else None)
+    if isinstance(a, str):
+        said.add(a)
+    else:
+        a.memory[0] = b"x"
+        a.unmap()
+said
+""")
+    said = set().union(*(one.answer(120) for one in several))
+    assert said <= {None, "EINVAL", "ENOENT"}  # another removed it meanwhile
+    several[0]("""
+for key in (1, 2, 3):
+    s = tried(c.get, key, 0, 0)
+    if isinstance(s, int): c.ctl(s, RMID)
+""")
+    assert eventually(lambda: several[0]("free()") == before)
+    assert several[0]("c.ctl(0, SHM_INFO).info[:2]") == (0, 0)
