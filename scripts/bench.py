@@ -36,6 +36,7 @@ from shmfs.errors import ShmfsError
 
 DASH, TIMES = "–", "×"  # noqa: RUF001
 CLIENT = Path(__file__).with_name("bench_requests.py")
+SEGMENTS = Path(__file__).with_name("bench_segments.py")
 
 
 def requests(side: Side, sizes: Sizes) -> dict[str, float]:
@@ -56,6 +57,28 @@ def client(side: Side, sizes: Sizes, *core: str) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
     if done.returncode != 0:
         raise BenchError(f"the client that makes requests failed: {done.stderr.strip()}")
+    return dict(json.loads(done.stdout))
+
+
+def segments(side: Side, sizes: Sizes) -> dict[str, float]:
+    """Touch System V segments; in seconds per page."""
+    return segments_client(side, sizes)
+
+
+def segments_pinned(side: Side, sizes: Sizes) -> dict[str, float]:
+    """Make and remove segments, and do nothing but ask, with client and daemon on one processor together."""
+    core = min(os.sched_getaffinity(0))
+    with pinned(side, core):
+        return {f"{name}, pinned": value for name, value in segments_client(side, sizes, str(core)).items()}
+
+
+def segments_client(side: Side, sizes: Sizes, *core: str) -> dict[str, float]:
+    """Run the client of segments; in seconds per operation or page."""
+    sizes_of = [str(sizes.touched), str(sizes.names // 4)]
+    command = [sys.executable, str(SEGMENTS), str(side.path), *sizes_of, *core]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    if done.returncode != 0:
+        raise BenchError(f"the client that uses segments failed: {done.stderr.strip()[-500:]}")
     return dict(json.loads(done.stdout))
 
 
@@ -111,6 +134,13 @@ PINNED = [
 ]
 UNPINNED = [multiple("create + close", 8), multiple("open + close", 7)]
 
+SEGMENT = [
+    speed("segment, first touch", "µs"),
+    speed("segment, second touch", "µs", 0.95),
+    speed("segment, other touch", "µs"),
+]
+SEGMENT_PINNED = [multiple("shmget + shmat + shmdt + rm, pinned"), multiple("statfs, pinned")]
+
 Group = Callable[[Side, Sizes], dict[str, float]]
 # Each group with its measures and, where it has a mount of its own, the options of that.
 GROUPS: list[tuple[Group, list[Measure], str]] = [
@@ -120,6 +150,7 @@ GROUPS: list[tuple[Group, list[Measure], str]] = [
     (on_path(touch_ahead), AHEAD, "readahead=32"),
     (requests_pinned, PINNED, ""),
     (requests, UNPINNED, ""),
+    *([(segments, SEGMENT, ""), (segments_pinned, SEGMENT_PINNED, "")] if os.geteuid() == 0 else []),
 ]
 
 
