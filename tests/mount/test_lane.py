@@ -209,10 +209,12 @@ def test_an_idle_daemon_uses_no_processor(store: Any, actor: MakeActor) -> None:
         fields = Path(f"/proc/{store.server.pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
-    time.sleep(0.5)
-    before = ticks()
-    time.sleep(1)
-    assert ticks() - before <= 2
+    def ticks_of_a_second() -> int:
+        before = ticks()
+        time.sleep(1)
+        return ticks() - before
+
+    assert eventually(lambda: ticks_of_a_second() <= 2, 60)  # once it is done with what came before
 
 
 # ---- clients that go away
