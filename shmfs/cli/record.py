@@ -96,7 +96,9 @@ def _begin(directory: str, path: str, max_size: int) -> "Recording":
         except ShmfsError:
             return None
 
-    subject = Subject(mount.mountpoint, mount.device, about.store, about.options, about.size_limit)
+    subject = Subject(
+        *(mount.mountpoint, mount.device, about.store, about.options, about.size_limit), backing=about.backing
+    )
     events = control.events(mount.device)
     recording = Recording(path, subject, events=events, ask=ask, say=output.complain, max_size=max_size)
     return _started(recording, mount.device)

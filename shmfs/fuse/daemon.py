@@ -326,6 +326,7 @@ class Daemon:
             inodes_peak=-(-sb.inode_space.peak // INODE_SIZE),
             readahead=self.options.readahead,
             store="native" if sb.native else "managed",
+            backing=sb.native.device if sb.native else "",
             pid=os.getpid(),
             started=self.started,
             lost_records=self.log.lost if self.log else 0,

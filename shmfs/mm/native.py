@@ -48,6 +48,12 @@ class NativeStore:
             os.close(self._pool.popitem()[1])
         os.close(self._mount)
 
+    @property
+    def device(self) -> str:
+        """Its device as in mountinfo ("0:57"), by which the kernel's tracepoints name it."""
+        number = os.fstat(self._mount).st_dev
+        return f"{os.major(number)}:{os.minor(number)}"
+
     def resize(self, blocks: int) -> None:
         """Set the limit in pages; raises EINVAL below what is used."""
         syscalls.reconfigure(self._mount, {"nr_blocks": str(blocks or UNLIMITED)})

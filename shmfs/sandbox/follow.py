@@ -131,7 +131,9 @@ def _begin(wanted: dict[str, Any], said: list[str]) -> "tuple[Any, str]":
     about = ask()
     if about is None:
         raise ShmfsError(f"no daemon of yours serves the mount {device}")
-    subject = Subject(wanted["root"], device, about.store, about.options, about.size_limit)
+    subject = Subject(
+        *(wanted["root"], device, about.store, about.options, about.size_limit), backing=about.backing
+    )
     events = control.events(device)
     following: dict[str, Any] = {"pid": wanted["pid"], "running": True, "events": events, "ask": ask}
     following["say"] = said.append

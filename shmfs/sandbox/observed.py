@@ -127,7 +127,8 @@ class _Tracer:
 
         about = self._server.statistics()
         subject = Subject(
-            *(about.mount, about.device, about.store, about.options, about.size_limit), self._command
+            *(about.mount, about.device, about.store, about.options, about.size_limit),
+            *(self._command, about.backing),
         )
         make = partial(Recording, pid=pid, events=self._events, ask=self._ask, say=self._trace.say)
         if self._trace.path:

@@ -46,6 +46,7 @@ class Faults:
     def of(cls, trace: "Trace", *roots: str) -> "Faults":
         """Of a trace of a mount that processes saw at `roots`."""
         array = trace.fault_array()
+        array = array[array["source"] == 0]  # what is mapped around a fault is none
         segments = [_below(str(one.get("path", "")), roots) for one in trace.segments]
         processes = [(int(one.get("pid", 0)), str(one.get("command", ""))) for one in trace.processes]
         return cls(np.sort(array, order="time"), segments, processes)

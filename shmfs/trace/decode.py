@@ -37,11 +37,23 @@ _FAULT_SAMPLE = np.dtype(
 )
 
 
+_AROUND_SAMPLE = np.dtype(
+    {
+        "names": ["id", "pid", "tid", "time", "address", "ip"],  # the first page and the last one
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 60, 68],
+        "itemsize": 80,
+    }
+)
+
 Column = NDArray[Any]
 
 
 class Samples(NamedTuple):
-    """Faults, or their ends: a column each. Times are those of CLOCK_MONOTONIC in nanoseconds."""
+    """Faults, their ends, or the pages that were mapped around them (from `address` to `ip`): a column each.
+
+    Times are those of CLOCK_MONOTONIC in nanoseconds.
+    """
 
     time: Column
     address: Column
@@ -201,6 +213,7 @@ def _samples(
         if event is Event.MREMAP:
             found.changes.extend(_mremap(row.tobytes()) for row in rows)
         elif event is not None:
+            rows = rows.view(_fitting(_AROUND_SAMPLE, size)) if event is Event.AROUND else rows
             found.samples.append(_columns(rows, event, cpu, software=software))
 
 
@@ -219,7 +232,7 @@ def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -
         column("pid"),
         column("tid"),
         same(event),
-        same(0) if software or event is Event.SIGBUS else _access(column("error")),
+        same(0) if software or event is not Event.FAULT else _access(column("error")),
         same(min(cpu, 255)),
     )
 

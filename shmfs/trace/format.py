@@ -111,7 +111,7 @@ class Done(msgspec.Struct, kw_only=True):
     duration: float = 0.0
     """Seconds."""
     faults: int = 0
-    """Faults in the file."""
+    """Rows of faults in the file."""
     lost: int = 0
     """Records that the kernel or a full buffer dropped before they could be recorded."""
     dropped: int = 0

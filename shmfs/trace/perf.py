@@ -51,6 +51,8 @@ class Event(IntEnum):
     """A fault ended, after waiting for the page."""
     SIGBUS = 3
     MREMAP = 4
+    AROUND = 5
+    """Pages were mapped around a fault: filemap:mm_filemap_map_pages."""
 
 
 class Ring:
@@ -83,8 +85,11 @@ class Ring:
 class Perf:
     """The events of one process and all that descend from it, or of every process."""
 
-    def __init__(self, pid: int = -1) -> None:
+    def __init__(self, pid: int = -1, device: tuple[int, int] | None = None) -> None:
         """Follow `pid` from its next exec on, or with -1 everybody, from `enable` on.
+
+        Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
+        pages.
 
         Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.
         """
@@ -95,7 +100,10 @@ class Perf:
         self.tracepoints = False
         """Whether a fault is a record of exceptions:page_fault_user, with its error code."""
         self.rings: list[Ring] = []
+        self.filemap = False
+        """Whether fault-around is seen."""
         self._pid = pid
+        self._device = device
         self._ends = contextlib.ExitStack()
         try:
             self._open_all()
@@ -123,8 +131,9 @@ class Perf:
         tracing = next((root for root in _TRACEFS if os.path.exists(f"{root}/events/exceptions")), "")
         if os.geteuid() == 0 and tracing:
             try:
-                self._open_plan(self._by_tracepoints(tracing))
+                self._open_plan(self._by_tracepoints(tracing) + self._by_filemap(tracing))
             except PermissionError:
+                self.filemap = False
                 self._ends.close()
             else:
                 self.tracepoints = True
@@ -145,10 +154,22 @@ class Perf:
         for processor in processors:
             self._open_processor(processor, plan, len(processors))
 
+    def _by_filemap(self, tracing: str) -> "list[Plan]":
+        """Return what tells of fault-around, for one device only: elsewhere it happens all the time."""
+        if self._device is None:
+            return []
+        condition = f"s_dev=={self._device[0] << 20 | self._device[1]}"
+        try:
+            number = _number(tracing, "filemap/mm_filemap_map_pages")
+        except FileNotFoundError:  # older kernels
+            return []
+        self.filemap = True
+        return [(_TRACEPOINT, number, Event.AROUND, condition)]
+
     @staticmethod
     def _by_tracepoints(tracing: str) -> "list[Plan]":
         def number(name: str) -> int:
-            return int(Path(f"{tracing}/events/{name}/id").read_text())
+            return _number(tracing, name)
 
         plans = [
             (_TRACEPOINT, number("exceptions/page_fault_user"), Event.FAULT, ""),
@@ -215,6 +236,10 @@ _BY_SOFTWARE = (
     (_PAGE_FAULTS_MIN, Event.MINOR),
     (_PAGE_FAULTS_MAJ, Event.MAJOR),
 )
+
+
+def _number(tracing: str, name: str) -> int:
+    return int(Path(f"{tracing}/events/{name}/id").read_text())
 
 
 def _online() -> list[int]:

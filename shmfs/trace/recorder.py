@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmfs.trace import attribution
+from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, PENDING, Area, Attribution, Found, Outcomes
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
@@ -91,6 +92,7 @@ class Recorder:
         self._attribution = Attribution(
             self._segment, None if moves_seen else self._look, self._process, self._tell
         )
+        self._around = Around() if perf and perf.filemap else None
         self._outcomes = Outcomes(ends_told=perf is not None and not perf.tracepoints)
         self._waiting: dict[int, tuple[Faults, int]] = {}
         """By thread the fault, one row, whose outcome is not known yet, and its pid."""
@@ -228,6 +230,9 @@ class Recorder:
         return samples.take(slice(early)), [change for change in changes if change.time < horizon]
 
     def _work(self, samples: Samples, changes: list[Change]) -> None:
+        around = samples.take(mapped) if (mapped := samples.event == Event.AROUND).any() else None
+        if around:
+            samples = samples.take(~mapped)
         outcomes, ended = self._outcomes.of(samples)
         if not (begun := samples.event == Event.FAULT).all():
             samples, outcomes = samples.take(begun), outcomes[begun]
@@ -239,6 +244,10 @@ class Recorder:
         for row, pid in zip(np.split(rows, len(rows)) if len(rows) else (), pids.tolist(), strict=True):
             self._waiting[int(row["tid"][0])] = row, pid
         self._write(*self._rows(found, outcomes, np.flatnonzero(ours & ~waits)))
+        if self._around:
+            faults = self._rows(found, outcomes, np.flatnonzero(ours))[0]
+            if len(rows := self._around.feed(faults, around, self._offset)):
+                self._writer.faults(rows)
 
     def _rows(
         self, found: Found, outcomes: NDArray[np.uint8], which: NDArray[np.intp]

@@ -30,6 +30,8 @@ class Subject(NamedTuple):
     size_limit: int = 0
     """Bytes; 0 is unlimited."""
     command: Sequence[str] | None = None
+    backing: str = ""
+    """The device that has the pages, where it is another one (native store)."""
 
 
 class Recording:
@@ -58,12 +60,12 @@ class Recording:
         """
         self.path = path
         self._sampler: Sampler | None = None
-        self._perf, notes = _perf(pid)
+        self._perf, notes = _perf(pid, subject.backing or subject.device)
         self._notes = notes
         if notes and not self._perf:
             say(notes)
         try:
-            about = _meta(subject, notes, perf=self._perf is not None, daemon=events is not None)
+            about = _meta(subject, notes, perf=self._perf, daemon=events is not None)
             self._writer = Writer(path, about, max_size=max_size, when_full=when_full)
         except BaseException:
             self._end_perf()
@@ -120,10 +122,11 @@ class Recording:
             self._perf.close()
 
 
-def _perf(pid: int) -> tuple[Perf | None, str]:
+def _perf(pid: int, device: str) -> tuple[Perf | None, str]:
     """The faults of a command are worth much, but its trace is worth something without them, too."""
     try:
-        perf = Perf(pid)
+        major, minor = (int(part) for part in device.split(":"))
+        perf = Perf(pid, (major, minor))
     except ShmfsError as failure:
         if pid < 0:
             raise
@@ -131,10 +134,18 @@ def _perf(pid: int) -> tuple[Perf | None, str]:
     return perf, "; ".join(perf.notes)
 
 
-def _meta(subject: Subject, notes: str, *, perf: bool, daemon: bool) -> Meta:
+_AROUND = (
+    "each page once for each process; at least, for a page that was only written with write(2) is not known"
+    " to be present; one that was punched out is not known to be gone"
+)
+
+
+def _meta(subject: Subject, notes: str, *, perf: Perf | None, daemon: bool) -> Meta:
     sources = [
         Source(source="perf", figures=["fault", "map", "process"] if perf else [], exact=True, note=notes)
     ]
+    if perf and perf.filemap:
+        sources.append(Source(source="filemap", figures=["around"], exact=False, note=_AROUND))
     if daemon:
         sources += [
             Source(source="fuse", figures=["create", "open", "unlink", "rename", "resize"], exact=True),

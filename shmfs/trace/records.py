@@ -95,6 +95,8 @@ class Statistics(Struct):
     segments_dropped: int = 0
     refused: int = 0
     """What limits refused: pages, and inodes, which are of no segment; also to segments that were dropped."""
+    backing: str = ""
+    """The device of the tmpfs that has the pages, as `device`; "" where the daemon has them."""
     page_ins: int | None = None
     """Of all segments, those that were dropped too; None where the kernel serves them by itself."""
 

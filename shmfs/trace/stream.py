@@ -28,7 +28,8 @@ before the faults that use it.
     tid      u32
     kind     u8   0 unknown, 1 minor, 2 major, 3 failed (SIGBUS)
     access   u8   0 unknown, 1 read, 2 write, 3 execute
-    source   u8   0 perf, 1 filemap (fault-around: a page that was mapped without a fault of its own)
+    source   u8   0 perf, 1 filemap (fault-around: a page that was mapped without a fault of its own; its
+                  thread is that of the fault beside it, its kind and access are 0)
     cpu      u8
 
 The raw bytes of FLTS: u32 count, u32 0, then for each field in this order its `count` values as planes of

@@ -143,7 +143,7 @@ def test_without_perf(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\nfrom shmfs.errors import ShmfsError\nfrom shmfs.trace import perf\n"
-        "def refuse(self, pid=-1): raise ShmfsError('perf is forbidden here')\n"
+        "def refuse(self, *arguments): raise ShmfsError('perf is forbidden here')\n"
         "perf.Perf.__init__ = refuse\nfrom shmfs.cli import main\nmain()"
     )
     command = [sys.executable, str(program), "run", "-q", "--fail-on", "faults>0", "--", "true"]

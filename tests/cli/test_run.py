@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import shmfs.trace
 from shmfs.fuse import control, mounts
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli, alive, eventually
@@ -252,3 +253,43 @@ def test_ps_sees_the_sandbox(cli: Cli, tmp_path: Path) -> None:
     assert not control.socket_path(sandbox["device"]).exists() or found[0] not in json.loads(
         cli("ps", "--json").stdout
     )
+
+
+AROUND = """
+import json, mmap, os, sys
+fd = os.open("/dev/shm/a", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 70 * 4096)
+written = mmap.mmap(fd, 70 * 4096)
+for page in range(40): written[page * 4096] = 1
+if os.fork() == 0:
+    seen = mmap.mmap(fd, 70 * 4096, prot=mmap.PROT_READ)
+    for page in (5, 20, 60): seen[page * 4096]
+    maps = [line for line in open("/proc/self/maps") if line.rstrip().endswith("/a")]
+    (start,) = [int(line.split("-")[0], 16) for line in maps if "r--s" in line]
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(start // 4096 * 8)
+        entries = memoryview(file.read(70 * 8)).cast("Q")
+    print(json.dumps([os.getpid(), [page for page in range(70) if entries[page] >> 63]]), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="tracepoints take root")
+@pytest.mark.parametrize("pages", ["managed", "native"])
+def test_pages_mapped_around_a_fault_are_in_the_trace(cli: Cli, tmp_path: Path, pages: str) -> None:
+    """By source filemap, once each, as /proc/PID/pagemap has them."""
+    path = tmp_path / "trace"
+    result = cli("run", "-q", "-o", f"pages={pages}", "--trace", path, "--", sys.executable, "-c", AROUND)
+    if "cannot be had" in result.stderr:
+        pytest.skip(result.stderr)
+    with shmfs.trace.open(path) as trace:
+        if not any(source.source == "filemap" for source in trace.meta.sources):
+            pytest.skip("the kernel permits no tracepoints here")
+        faults = trace.fault_array()
+        pids = [one["pid"] for one in trace.processes]
+    pid, present = json.loads(result.stdout)
+    faults = faults[[pids[process] == pid for process in faults["process"]]]
+    own, around = (faults["page"][faults["source"] == source].tolist() for source in (0, 1))
+    assert sorted(own + around) == present
+    assert {5, 60} <= set(own) <= {5, 20, 60}

@@ -224,6 +224,35 @@ tell(("gone", 1), ("gone", 3))
     assert events["exec"] >= 1
 
 
+def test_what_is_mapped_around_a_fault(traced: Traced, request: pytest.FixtureRequest) -> None:
+    """A page counts once for a process, if it was there, as /proc/PID/pagemap has it afterwards."""
+    if "software" in request.node.name:
+        pytest.skip("without root nothing tells of it")
+    trace, told = traced("""
+fd = segment("a", 70)
+mine = map(fd, 70)
+for page in [*range(3, 40), 44, 45]: store(mine, page)
+if os.fork() == 0:
+    at = map(fd, 70)
+    for page in (5, 5, 20, 21, 33, 60): ctypes.c_char.from_address(at + page * PAGE).value
+    store(at, 50)
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(at // PAGE * 8)
+        entries = memoryview(file.read(70 * 8)).cast("Q")
+    tell(*(("a", page) for page in range(70) if entries[page] >> 63))
+    os._exit(0)
+os.wait()
+""")
+    ((pid, present),) = told.items()
+    faults = trace.fault_array()
+    faults = faults[[trace.processes[number]["pid"] == pid for number in faults["process"]]]
+    own, around = (faults["page"][faults["source"] == source].tolist() for source in (0, 1))
+    assert {5, 60, 50} <= set(own) <= {5, 20, 21, 33, 60, 50}  # the range follows addresses
+    assert len(around) > 20
+    assert len(set(around) - set(own)) == len(around)
+    assert {("a", page) for page in own + around} == {(name, page) for name, page in present}
+
+
 def test_a_fault_that_ends_in_sigbus(traced: Traced) -> None:
     trace, _ = traced(
         """
