@@ -22,6 +22,7 @@ from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, PENDING, Area, Attribution, Found, Outcomes
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
+from shmfs.trace.exits import Exits
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.input import Input, failures
 from shmfs.trace.names import printable
@@ -65,12 +66,13 @@ class Recorder:
         everybody: bool,
         running: int = -1,
         events: int | None = None,
+        exits: Exits | None = None,
     ) -> None:
         """Follow the files of `device` (major, minor), whose mount processes see at the path `root`.
 
         Without `perf` there are no faults. With `everybody` processes are only written down when they map a
         segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
-        descriptor to read the daemon's own events from, as JSON lines.
+        descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended.
         """
         self.deaths: Deaths | None = None
         """Who explains what failed."""
@@ -87,6 +89,7 @@ class Recorder:
         self._everybody = everybody
         self._running = running
         self._input = Input(events) if events is not None else None
+        self._exits = exits
         self._offset = time.time_ns() - time.monotonic_ns()
         moves_seen = perf is not None and perf.tracepoints
         self._attribution = Attribution(
@@ -194,6 +197,8 @@ class Recorder:
                 if decoded.lost:
                     self.lost += decoded.lost
                     self.event(event="lost", source="perf", of="perf", count=decoded.lost)
+        if self._exits:
+            self._exits.read()
         horizon, self._horizon = self._horizon, before
         samples, changes = self._until(None if everything else horizon)
         if samples.rows or changes:
@@ -374,9 +379,10 @@ class Recorder:
                 self._writer.event(event="exec", time=when, source="perf", process=number, command=command)
         elif isinstance(change, Exit):
             self._commands.pop(pid, None)
+            status = self._exits.status(pid) if self._exits else None
             if pid in self._processes:
                 ended = self._processes.pop(pid)
-                self._writer.event(event="exit", time=when, source="perf", process=ended)
+                self._writer.event(event="exit", time=when, source="perf", process=ended, status=status)
             return
         if pid in self._processes or areas:
             self._tell_areas(self._process(pid), areas, when)

@@ -9,6 +9,7 @@ from shmfs.errors import ShmfsError
 from shmfs.trace import pagemap
 from shmfs.trace.budgets import Faults
 from shmfs.trace.deaths import Deaths
+from shmfs.trace.exits import Exits
 from shmfs.trace.format import Meta, Source
 from shmfs.trace.perf import Perf
 from shmfs.trace.recorder import Recorder
@@ -60,12 +61,16 @@ class Recording:
         """
         self.path = path
         self._sampler: Sampler | None = None
+        self._exits: Exits | None = None
         self._perf, notes = _perf(pid, subject.backing or subject.device)
         self._notes = notes
         if notes and not self._perf:
             say(notes)
         try:
+            self._exits = _exits() if self._perf else None
             about = _meta(subject, notes, perf=self._perf, daemon=events is not None)
+            if self._exits:
+                about.sources.append(Source(source="cn_proc", figures=["exit status"]))
             self._writer = Writer(path, about, max_size=max_size, when_full=when_full)
         except BaseException:
             self._end_perf()
@@ -79,6 +84,7 @@ class Recording:
             everybody=pid < 0,
             running=pid if running else -1,
             events=events,
+            exits=self._exits,
         )
         self.recorder.deaths = Deaths(ask, say, self.recorder.event)
 
@@ -120,6 +126,8 @@ class Recording:
     def _end_perf(self) -> None:
         if self._perf:
             self._perf.close()
+        if self._exits:
+            self._exits.close()
 
 
 def _perf(pid: int, device: str) -> tuple[Perf | None, str]:
@@ -138,6 +146,13 @@ _AROUND = (
     "each page once for each process; at least, for a page that was only written with write(2) is not known"
     " to be present; one that was punched out is not known to be gone"
 )
+
+
+def _exits() -> Exits | None:
+    try:
+        return Exits()
+    except OSError:  # without root, or in a container
+        return None
 
 
 def _meta(subject: Subject, notes: str, *, perf: Perf | None, daemon: bool) -> Meta:

@@ -47,7 +47,7 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
     process     process (an id: 0, 1, 2 …), pid, parent (an id or null), command,
                 start_time (ns since the epoch or null)
     exec        process, command
-    exit        process, status (int or null: where known)
+    exit        process, status (as a shell says it, 128+N for signal N; null: not known)
     segment     segment (an id: 0, 1, 2 …), device ("0:57"), inode,
                 path (from the mount's root, starts with "/")
     map         process, segment, address, length, page (first page of the file), protection ("rw-"),

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from shmfs.fuse import mounts
 from shmfs.trace import perf, stream
 from shmfs.trace.attribution import FAILED, MINOR, Area, Space
 from shmfs.trace.decode import WRITE, decode
+from shmfs.trace.exits import Exits
 from shmfs.trace.recording import Recording, Subject
 
 SHM = "/dev/shm"
@@ -222,6 +224,54 @@ tell(("gone", 1), ("gone", 3))
     events = Counter(event["event"] for event in trace.events())
     assert events["exit"] == 2
     assert events["exec"] >= 1
+
+
+def test_how_processes_ended(traced: Traced) -> None:
+    """Also those that nobody waited for; the status is as a shell says it."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+    trace, told = traced("""
+import threading, time
+store(map(segment("a", 4), 4), 0)
+def child(how):
+    pid = os.fork()
+    if pid == 0:
+        how()
+    tell((how.__name__, pid))
+def seven(): os._exit(7)
+def segv(): os.kill(os.getpid(), signal.SIGSEGV); time.sleep(9)
+def threads():
+    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+    threading.Thread(target=lambda: os._exit(3)).start()
+    time.sleep(9)
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+for how in (seven, segv, threads, kill): child(how)
+while True:
+    try: os.wait()
+    except ChildProcessError: break
+""")
+    if not tells_of_exits():
+        pytest.skip("the process connector tells nothing here: a container")
+    statuses = {one["pid"]: one["status"] for one in trace.processes}
+    ((_, children),) = told.items()
+    assert [(name, statuses[pid]) for name, pid in children] == [
+        ("seven", 7),
+        ("segv", 128 + 11),
+        ("threads", 3),
+        ("kill", 128 + 9),
+    ]
+
+
+def tells_of_exits() -> bool:
+    exits = Exits()
+    try:
+        child = subprocess.Popen(["true"])
+        child.wait()
+        time.sleep(0.1)  # it tells a moment after the parent has heard
+        exits.read()
+        return exits.status(child.pid) == 0
+    finally:
+        exits.close()
 
 
 def test_what_is_mapped_around_a_fault(traced: Traced, request: pytest.FixtureRequest) -> None:
