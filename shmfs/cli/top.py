@@ -14,8 +14,9 @@ DEFAULT = 2.0
 
 _EPILOG = """\b
 DIR is on a mount of shmfs or on a tmpfs of the kernel, or the device
-number of a sandbox (see `shmfs ps`). Without it: the only mount of shmfs
-there is, or /dev/shm. Root sees every process and its page faults.
+number of a sandbox (see `shmfs ps`). Without it: /dev/shm if that is one
+of shmfs, else the only mount there is, else the kernel's /dev/shm. Root
+sees every process and its page faults.
 
 \b
 Examples:

@@ -168,9 +168,10 @@ def _regular(root: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
 def find(target: str | None) -> Files:
     """What `target` is on: a path, or the device number of a sandbox; raises ShmfsError.
 
-    Without it the only mount of shmfs there is, or /dev/shm.
+    Without it /dev/shm if that is one of shmfs, else the only mount of shmfs there is, else /dev/shm.
     """
-    if target is None:
+    mount = mounts.containing(DEFAULT)
+    if target is None and (mount is None or mount.fstype != mounts.FSTYPE):
         known = [entry for entry in inventory.entries() if entry.state == "serving"]
         serving = [entry for entry in known if not entry.sandbox] or known
         if len(serving) > 1:
@@ -181,7 +182,7 @@ def find(target: str | None) -> Files:
             )
         if serving:
             return Daemon(serving[0])
-        target = DEFAULT
+    target = target or DEFAULT
     mount = mounts.containing(target)
     is_device = target.replace(":", "", 1).isdecimal() and not os.path.lexists(target)
     if is_device or (mount is not None and mount.fstype == mounts.FSTYPE):

@@ -157,3 +157,10 @@ def test_on_a_terminal_the_kernels_tmpfs(tmp_path):
         name.unlink()
     assert status == 0
     assert b"Traceback" not in written
+
+
+@pytest.mark.mount
+def test_in_a_sandbox_it_looks_at_the_dev_shm_there(cli: Cli):
+    """Also beside other mounts, of which no other is meant."""
+    done = cli("run", "-q", "--", *SHMFS, "top", "--once", "--json")
+    assert json.loads(done.stdout)["mount"] == "/dev/shm", done.stderr
