@@ -45,8 +45,9 @@ MASKS: dict[str, Mask] = {
     ),
     "read into bad memory": Mask(
         BOTH,
-        "memory that cannot be stored into is not read into",
-        "a direct read (O_DIRECT; native: of a set-id file) takes hold of the memory before it looks",
+        "no read into memory that cannot be stored into, nor from behind the end into a private mapping",
+        "a direct read (O_DIRECT; native: of a set-id file) takes hold of the memory before it looks,"
+        " which copies a private page",
     ),
     "mremap of what was split": Mask(
         ("managed",),

@@ -210,8 +210,10 @@ def pread_into(actor: Actor, fd_slot: int, place: int, slot: int, offset: int, s
     mapping, address = _place(actor, slot, offset, size)
     _check_holes(actor, mapping, offset, size)
     _check_end(actor, mapping, offset, size)
-    if actor.masks("read into bad memory") and not (mapping.writable and _is_loadable(actor, address, size)):
-        raise Missing
+    if actor.masks("read into bad memory"):
+        copied = not mapping.shared and place + size > os.fstat(fd).st_size
+        if copied or not (mapping.writable and _is_loadable(actor, address, size)):
+            raise Missing
     return call("pread", fd, address, readable(actor, fd, place, size), place)
 
 
