@@ -64,6 +64,7 @@ def _budgets(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
 )
 @output.mount_options
 @output.trace_options
+@click.option("--trace-io", is_flag=True, help="Have calls of read and write in the trace, too; needs root.")
 @click.option(
     "--report",
     "report_file",
@@ -88,6 +89,7 @@ def run(
     options: tuple[str, ...],
     trace: str | None,
     max_size: str | None,
+    trace_io: bool,
     report_file: IO[str] | None,
     budgets: "list[Budget]",
     doors: tuple[str, ...],
@@ -106,10 +108,16 @@ def run(
 
     with output.expected(FAILED, KEPT):
         parse(",".join(options))  # before a file is truncated for nothing
+        if trace_io and not trace:
+            raise ShmfsError("--trace-io writes into a trace; name its file with --trace FILE")
         wanted = None
         if trace or any(budget.recorded for budget in budgets):
             wanted = observed.Trace(
-                trace or "", output.amount(max_size), output.complain, exact=bool(budgets)
+                trace or "",
+                output.amount(max_size),
+                output.complain,
+                io=trace_io,
+                exact=bool(budgets),
             )
         observe = bool(budgets) or not quiet
         result = observed.run(

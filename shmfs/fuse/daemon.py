@@ -167,6 +167,7 @@ class Daemon:
         operations = self.adapter.operations
         operations.ipc.device = self.device
         operations.ipc.process_of = self.history.process_of
+        operations.trace_io = self.configuration.trace_io
         notifier = Notifier(session.device())
         operations.ipc.drop_name = notifier.drop_name
         operations.ipc.names_dropped = lambda: notifier.wait if notifier.pending else None
@@ -192,7 +193,12 @@ class Daemon:
                 raise
         except OSError as failure:
             if self.options.pages == "native":
-                self.failure = f"native pages cannot be had: {failure.strerror}; mount with pages=managed"
+                instead = (
+                    "leave out --trace-io, which needs them"
+                    if self.configuration.trace_io
+                    else "mount with pages=managed"
+                )
+                self.failure = f"native pages cannot be had: {failure.strerror}; {instead}"
             return None
         self.superblock.use_native(store)
         self.superblock.instruments.install(backings)

@@ -141,7 +141,8 @@ class Lane:
         if self._backings is None:
             how = p.FOPEN_KEEP_CACHE if keep_cache else 0
             return p.OPEN_OUT.pack(handle, how | (p.FOPEN_NOFLUSH if is_fixed(inode) else 0), 0)
-        how = p.FOPEN_PASSTHROUGH | (p.FOPEN_DIRECT_IO if is_fixed(inode) else 0)
+        direct = is_fixed(inode) or self.operations.trace_io
+        how = p.FOPEN_PASSTHROUGH | (p.FOPEN_DIRECT_IO if direct else 0)
         privileged = inode.mode & (stat.S_ISUID | stat.S_ISGID)
         if privileged and cred.uid and flags & os.O_ACCMODE:
             how |= p.FOPEN_DIRECT_IO  # its writes come here, where they clear the set-id bits
@@ -350,14 +351,15 @@ class Lane:
     def read(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_READ."""
         handle, offset, size, *_ = p.READ_IN.unpack_from(body)
-        return self.operations.read(handle, offset, size)
+        return self.operations.read(handle, offset, size, cred.pid)
 
     def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_WRITE."""
         handle, offset, size, flags, *_ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
-        stored = self.operations.write(handle, offset, data, killer, writeback=bool(flags & p.WRITE_CACHE))
+        cached = bool(flags & p.WRITE_CACHE)
+        stored = self.operations.write(handle, offset, data, killer, writeback=cached, tid=cred.pid)
         return p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:

@@ -59,6 +59,7 @@ def start(
     lifeline: bool = True,
     exact: bool = False,
     log: int | None = None,
+    trace_io: bool = False,
     stderr: IO[bytes] | None = None,
     meanwhile: Callable[[], object] | None = None,
 ) -> Server:
@@ -66,15 +67,18 @@ def start(
 
     With `sandbox` the mount is in a mount namespace of the daemon's. With `lifeline` the daemon ends when
     this process does. `exact` asks for the store that counts every page, unless `options` choose one.
-    `log` is a descriptor for the log in JSON lines. `meanwhile` is called while the daemon
-    starts, which takes some tenths of a second.
+    `log` is a descriptor for the log in JSON lines; with `trace_io` read(2) and write(2) are told to it, too,
+    which asks for native pages. `meanwhile` is called while the daemon starts, which takes some tenths of a
+    second.
     """
     given = mount_options.parse(options)  # a bad option is told before anything is started
-    if exact and given.pages == "auto" and "pages" not in given.seen:
+    if trace_io:
+        options = _native(given, options)
+    elif exact and given.pages == "auto" and "pages" not in given.seen:
         options = f"{options},pages=managed".removeprefix(",")
     if not sandbox:
         mountpoint = mounts.check_mountpoint(mountpoint)
-    configuration = Configuration(mountpoint, options, sandbox, lifeline, log)
+    configuration = Configuration(mountpoint, options, sandbox, lifeline, log, trace_io)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "shmfs.fuse.daemon"],
         stdin=subprocess.PIPE,
@@ -97,6 +101,14 @@ def start(
         process.wait()
         raise ShmfsError(ready.error)
     return Server(process, mountpoint, ready)
+
+
+def _native(given: mount_options.MountOptions, options: str) -> str:
+    """The options with the store that sees calls; to the other one READ and WRITE are the page cache's."""
+    if given.pages == "managed" or given.readahead:
+        wrong = "pages=managed" if given.pages == "managed" else "readahead"
+        raise ShmfsError(f"read and write calls can be traced on native pages only; leave {wrong} out")
+    return f"{options},pages=native".removeprefix(",")
 
 
 def _converse(

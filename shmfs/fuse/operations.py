@@ -37,6 +37,8 @@ class Operations:
         self.ipc = Registry(superblock)
         self.handle_killpriv = False
         """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
+        self.trace_io = False
+        """Whether read(2) and write(2) come here, and instruments are told (native store)."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
 
@@ -306,11 +308,17 @@ class Operations:
         if "release" in self.superblock.instruments:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
-    def read(self, handle: int, offset: int, size: int) -> bytes:
-        """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS)."""
+    def read(self, handle: int, offset: int, size: int, tid: int = 0) -> bytes:
+        """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS).
+
+        Of the native store it is read(2) itself, of thread `tid`.
+        """
         inode = self._file(handle)
         if isinstance(inode, NativeFile):
-            return inode.pages.read(offset, size)
+            data = inode.pages.read(offset, size)
+            if self.trace_io:
+                self._called("read", inode.ino, offset, len(data), tid)
+            return data
         before = inode.allocated
         data = file.read(self.superblock, inode, offset, size)
         attributes.accessed(self.superblock, inode)
@@ -326,8 +334,9 @@ class Operations:
         killer: Credentials | None = None,
         *,
         writeback: bool = True,
+        tid: int = 0,
     ) -> int:
-        """FUSE_WRITE: bytes stored, or ENOSPC, EFBIG.
+        """FUSE_WRITE of thread `tid`: bytes stored, or ENOSPC, EFBIG.
 
         `killer` is who writes, where that takes set-id bits and capabilities away; `writeback` says that it
         may not be write(2), after which the kernel asks for the attributes by itself.
@@ -347,7 +356,13 @@ class Operations:
                 self._attributes_changed(inode)
             else:
                 inode.attributes_cached = False
+        if self.trace_io and tid:  # else it is copy_file_range(2)
+            self._called("write", inode.ino, offset, stored, tid)
         return stored
+
+    def _called(self, call: str, ino: int, offset: int, length: int, tid: int) -> None:
+        pid = self.ipc.process_of(tid) or tid
+        self.superblock.instruments.call(call, ino, offset, length, pid, tid)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int, cred: Credentials) -> None:
         """FUSE_FALLOCATE."""

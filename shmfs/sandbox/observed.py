@@ -48,6 +48,8 @@ class Trace(NamedTuple):
     """Bytes; 0 is unlimited."""
     say: Callable[[str], None] = lambda sentence: None
     """Tells the user at once why something failed."""
+    io: bool = False
+    """Record read(2) and write(2), too; that needs native pages."""
     exact: bool = False
     """Have each charge counted, beside each fault: that costs the program several times as much."""
 
@@ -75,6 +77,7 @@ def run(
         sandbox=True,
         exact=trace.exact if trace else observe,
         log=tracer.log if tracer else None,
+        trace_io=trace.io if trace else False,
         meanwhile=partial(_import_all, report=observe, trace=trace is not None) if observer else None,
     )
     outcome = statistics = None
@@ -128,7 +131,7 @@ class _Tracer:
         about = self._server.statistics()
         subject = Subject(
             *(about.mount, about.device, about.store, about.options, about.size_limit),
-            *(self._command, about.backing),
+            *(self._command, about.backing, self._trace.io),
         )
         make = partial(Recording, pid=pid, events=self._events, ask=self._ask, say=self._trace.say)
         if self._trace.path:

@@ -25,6 +25,15 @@ class FaultCount(Struct):
     """Pages that the kernel mapped around a fault, without one (fault-around); not in `total`."""
 
 
+class Calls(Struct):
+    """Calls of read(2) and write(2), where they were traced. Source: fuse."""
+
+    reads: int = 0
+    bytes_read: int = 0
+    writes: int = 0
+    bytes_written: int = 0
+
+
 class TimeLine(Struct):
     """Faults over time."""
 
@@ -52,6 +61,7 @@ class Use(Struct):
     faults: FaultCount = field(default_factory=FaultCount)
     pages: int = 0
     """Distinct pages on which it had a fault that did not fail."""
+    calls: Calls | None = None
     first: int | None = None
     """The first of those faults, and the last one."""
     last: int | None = None
@@ -84,6 +94,8 @@ class Segment(Struct):
     page_ins: int | None = None
     refused: int = 0
     """Charges that a limit refused."""
+    calls: Calls | None = None
+    """Of everybody, also of who is no process of the trace; None where calls were not traced."""
     created: int | None = None
     created_by: Who | None = None
     opened_by: list[Who] = field(default_factory=list)
@@ -94,7 +106,7 @@ class Segment(Struct):
     end: str = "unknown"
     """gone; linked: left with a name; held: without one, but open or mapped; unknown: no source saw it."""
     used_by: list[Use] = field(default_factory=list)
-    """The processes that mapped it or had faults on it, most faults first."""
+    """The processes that mapped it, had faults on it, read or wrote it, most faults first."""
     died_with_it: list[int] = field(default_factory=list)
     """Those of them that a signal ended while it had not been unlinked."""
     faults: FaultCount = field(default_factory=FaultCount)
@@ -127,9 +139,10 @@ class Process(Struct):
     former: list[str] = field(default_factory=list)
     """Commands before it executed others."""
     segments: list[int] = field(default_factory=list)
-    """Those that it mapped or had faults on."""
+    """Those that it mapped, had faults on, read or wrote."""
     faults: FaultCount = field(default_factory=FaultCount)
     pages: int = 0
+    calls: Calls | None = None
 
 
 class Holder(Struct):

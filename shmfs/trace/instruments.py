@@ -37,6 +37,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "rename": ("inode", "old_path", "path", "pid"),
     "resize": ("inode", "old_size", "size", "pid"),
     "evict": ("inode",),
+    # read(2) and write(2), only where that was asked for (`Configuration.trace_io`): bytes, process, thread.
+    "read": ("inode", "offset", "length", "pid", "tid"),
+    "write": ("inode", "offset", "length", "pid", "tid"),
 }
 """Every hook with the names of its arguments, in order; a record in the log uses the same names."""
 

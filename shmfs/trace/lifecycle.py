@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shmfs.trace import records
-from shmfs.trace.findings import Death, Process, Segment, Use, Who
+from shmfs.trace.findings import Calls, Death, Process, Segment, Use, Who
 from shmfs.trace.names import Names
 from shmfs.trace.sizing import Usage
 
@@ -20,11 +20,11 @@ Event = dict[str, Any]
 KINDS = (
     {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "sigbus", "statistics"}
     | {"create", "door", "open", "link", "unlink", "rename", "evict", "resize"}
-    | {"page_in", "allocate", "free", "usage", "refuse"}
+    | {"page_in", "allocate", "free", "usage", "refuse", "read", "write"}
 )
 """Events that say something here; `Lifecycle` has a method for each."""
 
-FREQUENT = {"page_in", "allocate", "free"}
+FREQUENT = {"page_in", "allocate", "free", "read", "write"}
 """There may be millions of these: they are not checked, for their numbers are added at once."""
 
 FIELDS = (
@@ -43,7 +43,10 @@ NULLABLE = {
 }
 """Fields that may be null."""
 
-SLACK = 1_000_000_000
+SECOND = 1_000_000_000
+"""In nanoseconds."""
+
+SLACK = SECOND
 """Nanoseconds that a process may seem to act after its end: the clocks of the instruments differ a little."""
 
 
@@ -57,6 +60,14 @@ def _check(event: Event) -> None:
             raise TypeError(name)
 
 
+def add(total: Calls | None, more: Calls) -> Calls:
+    """Return the sum."""
+    total = total or Calls()
+    for name in Calls.__struct_fields__:
+        setattr(total, name, getattr(total, name) + getattr(more, name))
+    return total
+
+
 class _Life:
     """What is known of a segment beyond `Segment`."""
 
@@ -67,6 +78,7 @@ class _Life:
         self.created: tuple[int, int] | None = None  # time, pid
         self.unlinked: tuple[int, int] | None = None
         self.openers: dict[int, tuple[int, int]] = {}  # pid: first and last time
+        self.calls: dict[tuple[int, int], Calls] = {}  # by second and pid, which comes round no faster
 
     def use(self, process: int) -> Use:
         return self.uses.setdefault(process, Use(process))
@@ -285,6 +297,22 @@ class Lifecycle:
         segment.resident = pages
         segment.peak_resident = max(segment.peak_resident or 0, pages)
 
+    def _read(self, event: Event) -> None:
+        calls = self._calls(event)
+        if calls:
+            calls.reads += 1
+            calls.bytes_read += event["length"]
+
+    def _write(self, event: Event) -> None:
+        calls = self._calls(event)
+        if calls:
+            calls.writes += 1
+            calls.bytes_written += event["length"]
+
+    def _calls(self, event: Event) -> Calls | None:
+        life = self._told(event)
+        return life.calls.setdefault((event["time"] // SECOND, event["pid"]), Calls()) if life else None
+
     def _refuse(self, event: Event) -> None:
         if event["limit"] != "size":
             self.inodes_refused += 1
@@ -326,10 +354,19 @@ class Lifecycle:
                 segment.end = "gone"
             elif life.nlink is not None:
                 segment.end = "linked" if life.nlink else "held"
+            self._add_calls(life)
             segment.used_by = list(life.uses.values())
         if self.statistics is not None:
             self._merge(self.statistics)
         return [life.segment for life in self._lives]
+
+    def _add_calls(self, life: _Life) -> None:
+        for (second, pid), calls in life.calls.items():
+            life.segment.calls = add(life.segment.calls, calls)
+            number = self._who(second * SECOND, pid, {}).process
+            if number is not None:
+                use, process = life.use(number), self.process(number)
+                use.calls, process.calls = add(use.calls, calls), add(process.calls, calls)
 
     def _who(self, time: int, pid: int, threads: dict[int, int]) -> Who:
         found = [one for one in self._by_pid.get(pid, []) if (one.started or 0) <= time + SLACK]

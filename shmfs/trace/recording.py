@@ -33,6 +33,8 @@ class Subject(NamedTuple):
     command: Sequence[str] | None = None
     backing: str = ""
     """The device that has the pages, where it is another one (native store)."""
+    io: bool = False
+    """Whether the daemon tells read(2) and write(2), too."""
 
 
 class Recording:
@@ -163,7 +165,11 @@ def _meta(subject: Subject, notes: str, *, perf: Perf | None, daemon: bool) -> M
         sources.append(Source(source="filemap", figures=["around"], exact=False, note=_AROUND))
     if daemon:
         sources += [
-            Source(source="fuse", figures=["create", "open", "unlink", "rename", "resize"], exact=True),
+            Source(
+                source="fuse",
+                figures=["create", "open", "unlink", "rename", "resize", *(["read", "write"] * subject.io)],
+                exact=True,
+            ),
             Source(source="mm", figures=["allocate", "free", "refuse"], exact=True),
         ]
     sources.append(Source(source="pagemap", figures=["sample", "shared"], exact=False))

@@ -125,7 +125,10 @@ class Report:
     def sections(self) -> list[tuple[str, str, list[RenderableType]]]:
         """Return title, source and content of those that have something to say."""
         daemon = "fuse, mm" if any(one.size is not None for one in self.analysis.segments) else ""
-        size_of = f" · size, peak: {daemon}" if daemon else ""
+        traced = any(one.calls is not None for one in self.analysis.segments)
+        fuse = "at least: records are missing" if self.analysis.losses.records.get("fuse") else "exact"
+        calls = f" · read(), write(): fuse, {fuse}" if traced else ""
+        size_of = (f" · size, peak: {daemon}" if daemon else "") + calls
         filemap = any(one.source == "filemap" for one in self.analysis.sources)
         around = "perf, filemap" if filemap else "perf; pages mapped around a fault are not seen"
         once = " · at once: pagemap, sampled" if self._sampled() else ""
@@ -135,8 +138,8 @@ class Report:
         all_of: list[tuple[str, str, list[RenderableType]]] = [
             ("Deaths and refusals", "shmfs, mm, perf", self._deaths()),
             ("Segments", f"faults, pages: {self.perf}{size_of}", self.tables.segments()),
-            ("Processes", f"faults, pages: {self.perf}", self.tables.processes()),
-            ("Faults by segment and process", self._faults_source(), self.tables.uses()),
+            ("Processes", f"faults, pages: {self.perf}{calls}", self.tables.processes()),
+            ("Faults by segment and process", self._faults_source() + calls, self.tables.uses()),
             (
                 "Sharing",
                 f"pages by how many processes touched them: {around}{once}",

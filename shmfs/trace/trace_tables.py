@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from shmfs.trace.analysis import killed_by
-from shmfs.trace.findings import Analysis, Process, Segment, Use, Who
+from shmfs.trace.findings import Analysis, Calls, Process, Segment, Use, Who
 from shmfs.trace.text import clean, clip, exit_status, listing, plural, size, sparkline, strong
 
 ROWS = 20
@@ -22,6 +22,9 @@ FEWER = 12
 NAME, SHORT = 24, 14
 """Columns of a name: other columns make room for it up to NAME, and below SHORT there is no table."""
 BAR = 16
+CALLS = ("READ()", "BYTES READ", "WRITE()", "WRITTEN")
+"""Columns of calls and their bytes, see `_calls`."""
+DROPPED = ("READ()", "WRITE()")
 
 
 class Tables:
@@ -78,17 +81,18 @@ class Tables:
                 _number(one.faults.total),
                 _number(one.faults.major),
                 _number(one.faults.failed, style="bold red"),
+                *_calls(one.calls),
                 _number(len(one.used_by)),
                 _text(self.process(one.first_toucher)),
                 Text(sparkline(one.timeline or [], 32), "cyan"),
             ]
             rows.append(row)
-        headings = ["SEGMENT", "KIND", "SIZE", "PEAK", "PAGES", "SHARED", "FAULTS", "MAJOR", "FAILED"]
+        headings = ["SEGMENT", "KIND", "SIZE", "PEAK", "PAGES", "SHARED", "FAULTS", "MAJOR", "FAILED", *CALLS]
         parts = self.table(
             [*headings, "PROCESSES", "FIRST TOUCH", "OVER TIME"],
             rows,
             left={"KIND", "FIRST TOUCH", "OVER TIME"},
-            drop=("PROCESSES", "FIRST TOUCH", "OVER TIME", "PEAK"),
+            drop=(*DROPPED, "PROCESSES", "FIRST TOUCH", "OVER TIME", "PEAK"),
         )
         more = self.analysis.segments[ROWS:]
         faults = sum(one.faults.total for one in more)
@@ -97,7 +101,9 @@ class Tables:
 
     def processes(self) -> list[RenderableType]:
         """Return the processes."""
-        every = sorted(self.analysis.processes, key=lambda one: (-one.faults.total, one.process))
+        every = sorted(
+            self.analysis.processes, key=lambda one: (-one.faults.total, -_count(one.calls), one.process)
+        )
         rows = []
         for one in every[:ROWS]:
             row = [
@@ -109,14 +115,16 @@ class Tables:
                 _number(one.faults.major),
                 _number(one.faults.failed, style="bold red"),
                 _number(one.pages),
+                *_calls(one.calls),
                 _number(len(one.segments)),
             ]
             rows.append(row)
-        headings = ["PROCESS", "PARENT", "START", "END", "FAULTS", "MAJOR", "FAILED", "PAGES", "SEGMENTS"]
+        headings = ["PROCESS", "PARENT", "START", "END", "FAULTS", "MAJOR", "FAILED", "PAGES", *CALLS]
+        headings.append("SEGMENTS")
         more = every[ROWS:]
         faults = sum(one.faults.total for one in more)
         return self.table(
-            headings, rows, left={"PARENT", "END"}, drop=("MAJOR", "SEGMENTS", "PARENT")
+            headings, rows, left={"PARENT", "END"}, drop=(*DROPPED, "MAJOR", "SEGMENTS", "PARENT")
         ) + _rest(len(more), "process", f"{faults:,} faults")
 
     def _process_end(self, process: Process) -> Text:
@@ -134,14 +142,16 @@ class Tables:
         uses = [(use, one) for one in self.analysis.segments for use in one.used_by]
         if len(uses) == len(self.analysis.segments) == 1:
             return []  # the two tables above say it
-        uses.sort(key=lambda pair: -pair[0].faults.total)
+        uses.sort(key=lambda pair: (-pair[0].faults.total, -_count(pair[0].calls)))
         rows = [[_name(one), _text(self.process(use.process)), *self._use(use)] for use, one in uses[:FEWER]]
         headings = ["SEGMENT", "PROCESS", "MINOR", "MAJOR", "FAILED", "READS", "WRITES", "AROUND", "PAGES"]
-        headings += ["PSS", "USS", "MAPPED", "FIRST", "LAST"]
+        headings += [*CALLS, "PSS", "USS", "MAPPED", "FIRST", "LAST"]
         faults = sum(use.faults.total for use, _ in uses[FEWER:])
         rest = _rest(len(uses[FEWER:]), "pair", f"{faults:,} faults")
         return (
-            self.table(headings, rows, left={"PROCESS"}, drop=("AROUND", "USS", "FIRST", "MAPPED", "LAST"))
+            self.table(
+                headings, rows, left={"PROCESS"}, drop=(*DROPPED, "AROUND", "USS", "FIRST", "MAPPED", "LAST")
+            )
             + rest
         )
 
@@ -155,6 +165,7 @@ class Tables:
             _number(count.writes),
             _number(count.around),
             _number(use.pages),
+            *_calls(use.calls),
             _number(use.pss, size),
             _number(use.uss, size),
             _number(use.mapped, size),
@@ -274,6 +285,21 @@ def _text(text: str) -> Text:
 
 def _number(number: int | None, unit: Callable[[int], str] = "{:,}".format, style: str = "") -> Text:
     return Text("-" if number is None else unit(number) if number else "0", style if number else "dim")
+
+
+def _count(calls: Calls | None) -> int:
+    return calls.reads + calls.writes if calls else 0
+
+
+def _calls(calls: Calls | None) -> list[Text]:
+    if calls is None:
+        return [_number(None) for _ in CALLS]
+    return [
+        _number(calls.reads),
+        _number(calls.bytes_read, size),
+        _number(calls.writes),
+        _number(calls.bytes_written, size),
+    ]
 
 
 def _who(who: Who | None) -> str:

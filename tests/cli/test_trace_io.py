@@ -1,0 +1,152 @@
+"""`shmfs run --trace-io`: every read and write of a native file in the trace, and the same content."""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmfs.trace
+from shmfs.testing.plugin import why_absent
+from tests.cli.conftest import Cli
+
+pytestmark = pytest.mark.mount
+
+CALLS = """
+import ctypes, mmap, os, sys, threading
+said = sys.argv[1]
+PAGE = 4096
+fd = os.open("/dev/shm/data", os.O_RDWR | os.O_CREAT, 0o600)
+events = []
+
+def write(data, offset):
+    events.append(["write", offset, os.pwrite(fd, data, offset), os.getpid(), threading.get_native_id()])
+
+def read(length, offset):
+    data = os.pread(fd, length, offset)
+    events.append(["read", offset, len(data), os.getpid(), threading.get_native_id()])
+    return data
+
+for page in range(8):
+    write(bytes([page]) * PAGE, page * PAGE)
+memory = mmap.mmap(fd, 8 * PAGE)
+assert memory[3 * PAGE] == 3
+memory[5:9] = b"mmap"
+assert read(13, 0) == bytes(5) + b"mmap" + bytes(4)
+write(b"call", 4095)  # across two pages, and not aligned
+assert memory[4094:4100] == b"\\0call\\1"
+assert read(100, 8 * PAGE - 1) == b"\\7"
+assert read(100, 1 << 30) == b""
+with open("/dev/shm/data", "rb", buffering=0) as other:
+    assert other.readinto(bytearray(10)) == 10
+    events.append(["read", 0, 10, os.getpid(), os.getpid()])
+thread = threading.Thread(target=read, args=(77, 1))
+thread.start()
+thread.join()
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    events.append(["read", 0, 5, child, child])
+else:
+    read(5, 0)
+    os._exit(0)
+appended = os.open("/dev/shm/data", os.O_WRONLY | os.O_APPEND)
+os.write(appended, b"end")
+events.append(["write", 8 * PAGE, 3, os.getpid(), os.getpid()])
+assert os.fstat(fd).st_size == 8 * PAGE + 3
+import hashlib, json
+content = hashlib.sha256(memory[:]).hexdigest()
+with open(said, "w") as file:
+    json.dump([content, events], file)
+"""
+
+FIELDS = "event", "offset", "length", "pid", "tid"
+
+
+@pytest.fixture(autouse=True)
+def _fuse() -> None:
+    if reason := why_absent():
+        pytest.skip(f"no FUSE here: {reason}")
+
+
+def calls(trace: Path) -> list[dict[str, Any]]:
+    with shmfs.trace.open(trace) as opened:
+        return [one for one in opened.events() if one["event"] in ("read", "write")]
+
+
+@pytest.fixture
+def traced(cli: Cli, tmp_path: Path) -> tuple[Path, str, list[list[Any]]]:
+    """A trace of CALLS, the checksum of what it left, and the calls that it made."""
+    if os.geteuid():
+        pytest.skip("native pages need root")
+    trace, said = tmp_path / "a.shmtrace", tmp_path / "said"
+    program = ("--", sys.executable, "-c", CALLS, said)
+    done = cli("run", "-q", "--trace", trace, "--trace-io", *program)
+    if "native pages cannot be had" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
+    content, events = json.loads(said.read_text())
+    without = cli("run", "-q", "--trace", tmp_path / "b.shmtrace", "-o", "pages=native", *program)
+    assert (without.returncode, without.stderr) == (0, "")
+    assert json.loads(said.read_text())[0] == content
+    assert not calls(tmp_path / "b.shmtrace")
+    return trace, content, events
+
+
+def test_every_call_is_in_the_trace_with_its_figures(
+    cli: Cli, traced: tuple[Path, str, list[list[Any]]]
+) -> None:
+    trace, _, made = traced
+    seen = calls(trace)
+    assert sorted([one[name] for name in FIELDS] for one in seen) == sorted(made)
+    assert {(one["path"], one["source"]) for one in seen} == {("/data", "fuse")}
+
+    exported = [json.loads(line) for line in cli("export", "-f", "jsonl", trace).stdout.splitlines()]
+    assert [
+        {name: one[name] for name in seen[0]} for one in exported if one["event"] in ("read", "write")
+    ] == seen
+
+    reported = json.loads(cli("report", "--json", trace).stdout)
+    segment = next(one for one in reported["segments"] if one["path"] == "/data")
+    assert segment["calls"] == _sum(made)
+    pids = Counter(pid for *_, pid, _ in made)
+    assert len(pids) == 2
+    by_id = {one["process"]: one["pid"] for one in reported["processes"]}
+    uses = {by_id[use["process"]]: use["calls"] for use in segment["used_by"] if use["calls"]}
+    processes = {one["pid"]: one["calls"] for one in reported["processes"] if one["calls"]}
+    assert uses == processes == {pid: _sum([one for one in made if one[3] == pid]) for pid in pids}
+
+    shown = cli("report", trace).stdout
+    assert "read(), write(): fuse, exact" in shown
+    heading = next(line for line in shown.splitlines() if line.startswith("SEGMENT"))
+    assert heading.index("READ()") < heading.index("WRITE()")
+
+
+def _sum(made: list[list[Any]]) -> dict[str, int]:
+    read = [length for event, _, length, *_ in made if event == "read"]
+    written = [length for event, _, length, *_ in made if event == "write"]
+    return {
+        "reads": len(read),
+        "bytes_read": sum(read),
+        "writes": len(written),
+        "bytes_written": sum(written),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"), [("pages=managed", "pages=managed"), ("readahead=4", "readahead")]
+)
+def test_the_managed_store_has_no_calls_to_show(cli: Cli, tmp_path: Path, options: str, wrong: str) -> None:
+    done = cli("run", "-o", options, "--trace", tmp_path / "t", "--trace-io", "--", "true")
+    assert done.returncode == 125
+    assert (
+        done.stderr == f"shmfs: read and write calls can be traced on native pages only; leave {wrong} out\n"
+    )
+
+
+def test_a_trace_is_needed(cli: Cli) -> None:
+    done = cli("run", "--trace-io", "--", "true")
+    assert done.returncode == 125
+    assert done.stderr == "shmfs: --trace-io writes into a trace; name its file with --trace FILE\n"
