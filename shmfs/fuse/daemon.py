@@ -162,7 +162,7 @@ class Daemon:
         if not session.extension():
             self.notes.append(session.EXTENSION_MISSING)
             if self.wants_native:
-                self.failure = "native pages need the C extension, which is missing; mount with pages=managed"
+                self.failure = f"native pages need the C extension, which is missing; {self._instead()}"
             return
         operations = self.adapter.operations
         operations.ipc.device = self.device
@@ -170,6 +170,7 @@ class Daemon:
         operations.trace_io = self.configuration.trace_io
         notifier = Notifier(session.device())
         operations.ipc.drop_name = notifier.drop_name
+        operations.pages_cached = notifier.drop_pages
         operations.ipc.names_dropped = lambda: notifier.wait if notifier.pending else None
         self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
         session.serve_lane(self.lane, self.options)
@@ -193,16 +194,15 @@ class Daemon:
                 raise
         except OSError as failure:
             if self.options.pages == "native":
-                instead = (
-                    "leave out --trace-io, which needs them"
-                    if self.configuration.trace_io
-                    else "mount with pages=managed"
-                )
-                self.failure = f"native pages cannot be had: {failure.strerror}; {instead}"
+                self.failure = f"native pages cannot be had: {failure.strerror}; {self._instead()}"
             return None
         self.superblock.use_native(store)
         self.superblock.instruments.install(backings)
         return backings
+
+    def _instead(self) -> str:
+        trace_io = self.configuration.trace_io
+        return "leave --trace-io out, which needs them" if trace_io else "mount with pages=managed"
 
     def _first_request(
         self, opcode: int, unique: int, node: int, uid: int, gid: int, pid: int, body: bytes | memoryview

@@ -350,8 +350,9 @@ class Lane:
 
     def read(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_READ."""
-        handle, offset, size, *_ = p.READ_IN.unpack_from(body)
-        return self.operations.read(handle, offset, size, cred.pid)
+        handle, offset, size, flags, *_ = p.READ_IN.unpack_from(body)
+        caller = cred.pid if flags & p.READ_LOCKOWNER else None
+        return self.operations.read(handle, offset, size, caller)
 
     def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_WRITE."""
@@ -359,7 +360,7 @@ class Lane:
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
         cached = bool(flags & p.WRITE_CACHE)
-        stored = self.operations.write(handle, offset, data, killer, writeback=cached, tid=cred.pid)
+        stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
         return p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:

@@ -9,12 +9,14 @@ import threading
 log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<IiQ")
+_INVAL_INODE = 2
+_INVAL_INODE_OUT = struct.Struct("<Qqq")
 _INVAL_ENTRY = 3
 _INVAL_ENTRY_OUT = struct.Struct("<QII")
 
 
 class Notifier:
-    """Has the kernel drop names from its cache; a name that it does not have is none to drop."""
+    """Has the kernel drop names and pages from its cache; what it does not have is nothing to drop."""
 
     def __init__(self, device: int) -> None:
         self._device = device
@@ -25,12 +27,18 @@ class Notifier:
 
     def drop_name(self, parent: int, name: bytes) -> None:
         """FUSE_NOTIFY_INVAL_ENTRY, soon. It waits for the lookups that are under way in the directory."""
+        self._send(_INVAL_ENTRY, _INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
+
+    def drop_pages(self, ino: int, offset: int, length: int) -> None:
+        """FUSE_NOTIFY_INVAL_INODE, soon. It waits for the reads of these pages that are under way."""
+        self._send(_INVAL_INODE, _INVAL_INODE_OUT.pack(ino, offset, length))
+
+    def _send(self, code: int, body: bytes) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shmfs-notify", daemon=True)
             self._thread.start()
-        body = _INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
         self._asked += 1
-        self._queue.put(_HEADER.pack(_HEADER.size + len(body), _INVAL_ENTRY, 0) + body)
+        self._queue.put(_HEADER.pack(_HEADER.size + len(body), code, 0) + body)
 
     @property
     def pending(self) -> bool:
@@ -49,7 +57,7 @@ class Notifier:
             try:
                 os.write(self._device, message)
             except (FileNotFoundError, NotADirectoryError):
-                pass  # it does not have the name, or no longer the directory
+                pass  # it does not have the name or the file, or no longer the directory
             except OSError as failure:
                 log.debug("a notification failed: %s", failure)
             with self._progress:

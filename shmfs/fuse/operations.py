@@ -39,6 +39,8 @@ class Operations:
         """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
         self.trace_io = False
         """Whether read(2) and write(2) come here, and instruments are told (native store)."""
+        self.pages_cached: Callable[[int, int, int], None] = lambda ino, offset, length: None
+        """Called with the bytes of a native file that the kernel will cache, and not keep up to date."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
 
@@ -308,16 +310,19 @@ class Operations:
         if "release" in self.superblock.instruments:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
-    def read(self, handle: int, offset: int, size: int, tid: int = 0) -> bytes:
+    def read(self, handle: int, offset: int, size: int, caller: int | None = None) -> bytes:
         """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS).
 
-        Of the native store it is read(2) itself, of thread `tid`.
+        Of a native file with direct I/O it is read(2) itself, of the thread `caller`; or it is None for
+        splice(2) and sendfile(2), which fill the page cache also there. Mappings are not of those pages.
         """
         inode = self._file(handle)
         if isinstance(inode, NativeFile):
             data = inode.pages.read(offset, size)
-            if self.trace_io:
-                self._called("read", inode.ino, offset, len(data), tid)
+            if caller is None:
+                self.pages_cached(inode.ino, offset, size)
+            elif self.trace_io:
+                self._called("read", inode.ino, offset, len(data), caller)
             return data
         before = inode.allocated
         data = file.read(self.superblock, inode, offset, size)
@@ -334,12 +339,13 @@ class Operations:
         killer: Credentials | None = None,
         *,
         writeback: bool = True,
-        tid: int = 0,
+        caller: int | None = None,
     ) -> int:
-        """FUSE_WRITE of thread `tid`: bytes stored, or ENOSPC, EFBIG.
+        """FUSE_WRITE: bytes stored, or ENOSPC, EFBIG.
 
-        `killer` is who writes, where that takes set-id bits and capabilities away; `writeback` says that it
-        may not be write(2), after which the kernel asks for the attributes by itself.
+        `caller` is the thread that called write(2), if it is that; `killer` is who writes, where that takes
+        set-id bits and capabilities away; `writeback` says that it may not be write(2), after which the
+        kernel asks for the attributes by itself.
         """
         inode = self._file(handle)
         old_size, old_mode = inode.size, inode.mode
@@ -356,8 +362,8 @@ class Operations:
                 self._attributes_changed(inode)
             else:
                 inode.attributes_cached = False
-        if self.trace_io and tid:  # else it is copy_file_range(2)
-            self._called("write", inode.ino, offset, stored, tid)
+        if self.trace_io and caller is not None:
+            self._called("write", inode.ino, offset, stored, caller)
         return stored
 
     def _called(self, call: str, ino: int, offset: int, length: int, tid: int) -> None:

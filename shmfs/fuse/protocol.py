@@ -72,6 +72,8 @@ FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME, FATTR_FH
 FATTR_ATIME_NOW, FATTR_MTIME_NOW, _FATTR_LOCKOWNER, FATTR_CTIME, FATTR_KILL_SUIDGID = (
     1 << n for n in range(7, 12)
 )
+READ_LOCKOWNER = 1 << 1
+"""In READ: of a call with direct I/O, not of the page cache."""
 WRITE_CACHE = 1 << 0
 """In WRITE: of write-back, not of write(2)."""
 WRITE_KILL_SUIDGID = 1 << 2

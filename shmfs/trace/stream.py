@@ -60,8 +60,8 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
     statistics  statistics: what the daemon knows of its mount (`records.Statistics`), at the end
     read, write inode, path, offset, length (bytes that were read or written), pid, tid: a call that did not
                 fail, or a part of it, for the kernel asks for 1 MiB at most at a time; only with --trace-io,
-                on native pages, and of files that were opened meanwhile. What the page cache reads for
-                sendfile(2) and splice(2) comes as read, too
+                on native pages, of files that were opened meanwhile; not of sendfile(2), splice(2) and
+                copy_file_range(2)
     create, open, release, link, unlink, rename, resize, evict, allocate, free, page_in, refuse, usage
                 what the daemon sees: inode, path, and the arguments of the hook (`instruments.HOOKS`);
                 a pid, not the id of a process. Pages that follow each other within some 20 ms, and nothing

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import shmfs.trace
 from shmfs.testing.plugin import why_absent
-from tests.cli.conftest import Cli
+from tests.cli.conftest import SHMFS, Cli
 
 pytestmark = pytest.mark.mount
 
@@ -62,6 +63,8 @@ with open(said, "w") as file:
     json.dump([content, events], file)
 """
 
+needs_native = pytest.mark.skipif(os.geteuid() != 0, reason="native pages need root")
+
 FIELDS = "event", "offset", "length", "pid", "tid"
 
 
@@ -79,8 +82,6 @@ def calls(trace: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def traced(cli: Cli, tmp_path: Path) -> tuple[Path, str, list[list[Any]]]:
     """A trace of CALLS, the checksum of what it left, and the calls that it made."""
-    if os.geteuid():
-        pytest.skip("native pages need root")
     trace, said = tmp_path / "a.shmtrace", tmp_path / "said"
     program = ("--", sys.executable, "-c", CALLS, said)
     done = cli("run", "-q", "--trace", trace, "--trace-io", *program)
@@ -95,6 +96,7 @@ def traced(cli: Cli, tmp_path: Path) -> tuple[Path, str, list[list[Any]]]:
     return trace, content, events
 
 
+@needs_native
 def test_every_call_is_in_the_trace_with_its_figures(
     cli: Cli, traced: tuple[Path, str, list[list[Any]]]
 ) -> None:
@@ -150,3 +152,47 @@ def test_a_trace_is_needed(cli: Cli) -> None:
     done = cli("run", "--trace-io", "--", "true")
     assert done.returncode == 125
     assert done.stderr == "shmfs: --trace-io writes into a trace; name its file with --trace FILE\n"
+
+
+def test_without_the_rights(tmp_path: Path) -> None:
+    """As root of a user namespace, which is nobody outside."""
+    words = ["unshare", "-Urm", *SHMFS, "run", "--trace", str(tmp_path / "t"), "--trace-io", "--", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if "unshare failed" in done.stderr:
+        pytest.skip("needs user namespaces")
+    assert done.returncode == 125
+    reason, said = done.stderr.removeprefix("shmfs: ").rsplit("; ", 1)
+    assert said == "leave --trace-io out, which needs them\n"
+    assert reason.startswith("native pages cannot be had: Operation not permitted")
+
+
+SENDFILE = """
+import mmap, os, time
+fd = os.open("/dev/shm/data", os.O_RDWR | os.O_CREAT, 0o600)
+os.ftruncate(fd, 1 << 20)
+memory = mmap.mmap(fd, 1 << 20)
+reader, writer = os.pipe()
+
+def sent():
+    os.sendfile(writer, fd, 8192, 4)
+    return os.read(reader, 4)
+
+for number in range(5):
+    memory[8192:8196] = data = number.to_bytes(4, "little")
+    end = time.monotonic() + 20
+    while sent() != data:  # the kernel's cache follows a moment later
+        assert time.monotonic() < end, number
+        time.sleep(0.01)
+os.pwrite(fd, b"call", 8192)
+assert sent() == b"call"
+"""
+
+
+@needs_native
+def test_sendfile_sees_what_a_mapping_stored(cli: Cli, tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    done = cli("run", "-q", "--trace", trace, "--trace-io", "--", sys.executable, "-c", SENDFILE)
+    if "native pages cannot be had" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one["event"] for one in calls(trace)] == ["write"]
