@@ -98,8 +98,8 @@ def _add_processes(segments: list[Segment], processes: dict[int, Process]) -> No
             process.pages += use.pages
             if segment.segment is not None:
                 process.segments.append(segment.segment)
-            ended = process.ended
-            if ended is not None and killed_by(process.status) and all(ended < end for end in ends):
+            ended, had = process.ended, use.mapped or use.present or use.faults.total
+            if had and ended is not None and killed_by(process.status) and all(ended < end for end in ends):
                 segment.died_with_it.append(use.process)
     for number, several in counts.items():
         processes[number].faults = _sum(several)

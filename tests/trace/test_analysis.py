@@ -3,7 +3,7 @@
 import pytest
 
 from shmfs.trace.analysis import killed_by
-from shmfs.trace.findings import Who
+from shmfs.trace.findings import Calls, Who
 from shmfs.trace.sizing import Usage, parse, round_up
 from tests.trace.recording import MIB, SECOND, START, Recording, analysed
 
@@ -137,6 +137,29 @@ def test_a_pid_that_comes_round_again(recording):
         Who(10),
     ]
     assert found[5].opened_by == [Who(10, "old", old), Who(10, "new", new)]
+
+
+def test_calls_of_a_pid_that_comes_round_again(recording):
+    """Also of who is not known, and of who did not map it: it did not die holding it either."""
+    old = recording.process(10, "old", 0)
+    recording.create(5, "/x", 1, 10)
+    recording.exit(old, 10, 137)
+    new = recording.process(10, "new", 20)
+    for call, when, length, pid in (
+        ("read", 5.0, 100, 10),
+        ("write", 5.1, 7, 10),
+        ("read", 9.9, 0, 10),
+        ("write", 15, 1, 10),
+        ("read", 20.1, 30, 10),
+        ("read", 20.2, 5, 4242),
+    ):
+        recording.told(call, when, 5, "/x", offset=0, length=length, pid=pid, tid=pid)
+    found = analysed(recording.close())
+    [one] = found.segments
+    assert one.calls == Calls(reads=4, bytes_read=135, writes=2, bytes_written=8)
+    assert {use.process: use.calls for use in one.used_by} == {old: Calls(2, 100, 1, 7), new: Calls(1, 30)}
+    assert [process.calls for process in found.processes] == [Calls(2, 100, 1, 7), Calls(1, 30)]
+    assert one.died_with_it == []
 
 
 def test_a_thread_stands_for_its_process(recording):
