@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 
 from shmfs.fs import flags as file_flags
 from shmfs.fs.directory import Directory
@@ -129,11 +130,11 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
         inode.pages.truncate(old)
         inode.size = old
 
-    if isinstance(inode, NativeFile) and end - first >= BIG:
-        sb.defer(inode.pages.later(lambda fd: inode.pages.allocate(fd, first, end)), undo)
+    if isinstance(inode, NativeFile):
+        _allocate_native(sb, inode, first, end - first, lambda fd: inode.pages.allocate(fd, first, end), undo)
         return
     inode.pages.get_pages(first, end, Intent.FALLOC)
-    if sb.options.reserve == "prefault" and not isinstance(inode, NativeFile):  # which has its memory now
+    if sb.options.reserve == "prefault":
         sb.defer(inode.pages.populate(first, end), undo)
 
 
@@ -167,6 +168,7 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
         if sb.options.reserve != "lazy" and not mode & FALLOC_FL_KEEP_SIZE and end > inode.size:
             first = min(first, inode.size >> PAGE_SHIFT)
         if sb.blocks.limit and stop - first > sb.blocks.limit:
+            sb.store.refused(inode.ino, first, stop - first)
             raise error(errno.ENOSPC)
         inode.pages.get_pages(first, stop, Intent.FALLOC)
         if not mode & FALLOC_FL_KEEP_SIZE:
@@ -182,10 +184,42 @@ def _fallocate_native(sb: Superblock, inode: NativeFile, mode: int, offset: int,
         if mode & FALLOC_FL_PUNCH_HOLE and promised > offset:  # what was promised stays promised
             syscalls.fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, promised - offset)
 
-    if length >= BIG * PAGE_SIZE:
-        sb.defer(inode.pages.later(work), lambda: None)
-    else:
-        work(inode.pages.fileno())
+    first = offset >> PAGE_SHIFT
+    _allocate_native(sb, inode, first, _pages_up_to(offset + length) - first, work, lambda: None)
+
+
+def _allocate_native(
+    sb: Superblock,
+    inode: NativeFile,
+    first: int,
+    count: int,
+    work: Callable[[int], None],
+    undo: Callable[[], None],
+) -> None:
+    """Have the kernel charge `count` pages from `first` on, a great many later; tells `refuse` for ENOSPC."""
+    refused = False
+
+    def watched(fd: int) -> None:
+        nonlocal refused
+        try:
+            work(fd)
+        except OSError as failure:
+            refused = failure.errno == errno.ENOSPC
+            raise
+
+    def take_back() -> None:
+        if refused:
+            sb.store.refused(inode.ino, first, count)
+        undo()
+
+    if count >= BIG:
+        sb.defer(inode.pages.later(watched), take_back)
+        return
+    try:
+        watched(inode.pages.fileno())
+    except OSError:
+        take_back()
+        raise
 
 
 def seek(inode: RegularFile, offset: int, whence: int) -> int:

@@ -80,7 +80,7 @@ class Superblock:
         self.inode_space.charge(INODE_SIZE)
         uid = owner.uid if self.options.uid is None else self.options.uid
         gid = owner.gid if self.options.gid is None else self.options.gid
-        self.root = Directory(self._next_ino(), self.options.mode, uid, gid, self.clock(), None)
+        self.root = Directory(self.next_ino(), self.options.mode, uid, gid, self.clock(), None)
         self.inodes[ROOT_INO] = self.root
 
     def use_native(self, store: NativeStore) -> None:
@@ -88,7 +88,7 @@ class Superblock:
         self.native = store
         self.blocks = NativeBlocks(store, self.options.blocks)
 
-    def _next_ino(self) -> int:
+    def next_ino(self) -> int:
         """A number never used before; with inode32, not in use and of 32 bits."""
         self._last_ino += 1
         if not self.options.inode64:
@@ -116,7 +116,7 @@ class Superblock:
         inherits_group = bool(directory.mode & stat.S_ISGID)
         gid = directory.gid if inherits_group else cred.gid
         now = self.clock()
-        ino = self._next_ino()
+        ino = self.next_ino()
         inode: Inode
         if stat.S_ISDIR(mode):
             mode |= stat.S_ISGID if inherits_group else 0
@@ -147,7 +147,7 @@ class Superblock:
 
     def hide(self, name: bytes, mode: int) -> Directory:
         """A directory of the root's that only those find who know it; it takes no inode of the limit."""
-        hidden = Directory(self._next_ino(), mode, self.root.uid, self.root.gid, self.clock(), self.root)
+        hidden = Directory(self.next_ino(), mode, self.root.uid, self.root.gid, self.clock(), self.root)
         hidden.flags = FS_IMMUTABLE_FL
         hidden.hidden = {}
         self.inodes[hidden.ino] = hidden

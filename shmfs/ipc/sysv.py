@@ -131,6 +131,7 @@ class Registry:
         if flags & SHM_HUGETLB or size > file.MAX_SIZE:
             raise error(errno.EINVAL)
         if not flags & SHM_NORESERVE and not self._has_room(pages):
+            self._tell_refused(key, size, flags, cred)
             raise error(errno.ENOMEM)
         if len(self._ids) >= min(limits.shmmni, IPCMNI):
             raise error(errno.ENOSPC)
@@ -159,6 +160,17 @@ class Registry:
             return pages <= os.sysconf("SC_PHYS_PAGES")
         return blocks.available(pages) >= pages
 
+    def _tell_refused(self, key: int, size: int, flags: int, cred: Credentials) -> None:
+        """Have the log say what did not fit, and whose: a segment that ends at once, and never had an id."""
+        tell, ino = self.superblock.instruments.call, self.superblock.next_ino()
+        path = f"/SYSV{key & 0xFFFF_FFFF:08x}"
+        tell("create", ino, path, stat.S_IFREG | flags & 0o777, cred.pid)
+        tell("door", ino, "sysv", key, -1)
+        tell("resize", ino, 0, size, cred.pid)
+        self.superblock.store.refused(ino, 0, -(-size // mmap.PAGESIZE))
+        tell("unlink", ino, path, 0, cred.pid)
+        tell("evict", ino)
+
     def _enter(self, segment: Segment, cred: Credentials) -> None:
         inode, shown = segment.inode, f"SYSV{segment.key & 0xFFFF_FFFF:08x}"
         inode.door = Door("sysv", f"/{shown} (id {segment.id})", fixed=True, key=segment.key, id=segment.id)
@@ -178,7 +190,7 @@ class Registry:
         """Where the charge is left to a thread, it may fail there."""
         if self.superblock.deferred is None:
             return
-        work, _ = self.superblock.deferred
+        work, undo = self.superblock.deferred
 
         def charge() -> None:
             try:
@@ -187,7 +199,11 @@ class Registry:
             except OSError as failure:
                 raise _no_memory(failure) from None
 
-        self.superblock.defer(charge, lambda: self._destroy(segment))
+        def take_back() -> None:
+            undo()
+            self._destroy(segment)
+
+        self.superblock.defer(charge, take_back)
 
     # ---- the end
 

@@ -71,7 +71,8 @@ class Report(Struct):
     inode_limit: int
     inodes_peak: int
     enough: str | None
-    """The `size=` that would have been enough, as in "37m"; None when a limit refused something."""
+    """The `size=` that would have been enough, as in "37m"; None when a limit refused something, or may have:
+    with native pages nobody counts what the kernel refuses to a touch or a write."""
     refused: int
     """Charges to segments that a limit refused: ENOSPC to a call, SIGBUS to a touch."""
     lost_records: int
@@ -116,7 +117,7 @@ def build(
         peak=statistics.peak,
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
-        enough=None if refused else f"{max(1, -(-statistics.peak // MIB))}m",
+        enough=None if refused or _is_full(statistics) else f"{max(1, -(-statistics.peak // MIB))}m",
         refused=refused,
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
@@ -126,6 +127,12 @@ def build(
         unlinked=[segment.inode for segment in left if not segment.nlink],
         segments=rows,
     )
+
+
+def _is_full(statistics: Statistics) -> bool:
+    """Whether native pages were all in use, so that more may have been refused."""
+    limit = statistics.size_limit
+    return statistics.store == "native" and 0 < limit <= statistics.peak
 
 
 def report_json(report: Report) -> bytes:
@@ -197,7 +204,7 @@ def _header(report: Report) -> list[Fact]:
         peak.append(" would have been enough")
     else:
         peak.append(" · ")
-        peak.append("not enough", "bold red")
+        peak.append("not enough" if report.refused else "perhaps not enough", "bold red")
     count = len(report.segments) + report.segments_dropped
     ended = exit_status(report.status)
     ended.append(f" after {report.duration:.2f} s · {plural(count, 'segment')} · ")
@@ -218,7 +225,7 @@ def _warnings(report: Report) -> list[Fact]:
         hit = [row.segment for row in report.segments if row.segment.refused]
         text = Text(plural(report.refused, "charge"), "bold red")
         limit = f" at {size(report.size_limit)}" if report.size_limit else ""
-        text.append(f" refused{limit}, in {_names(hit)}: ENOSPC to calls, SIGBUS to touches")
+        text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
         facts.append(("full", text))
     for label, inodes, what in (
         ("left", report.linked, "still linked"),

@@ -206,12 +206,8 @@ class Report:
             hit = [one for one in self.analysis.segments if one.refused]
             limit = f" at {size(self.analysis.size_limit)}" if self.analysis.size_limit else ""
             text = strong(plural(refused, "charge"), "bold red")
-            facts.append(
-                (
-                    "full",
-                    text.append(f" refused{limit}, in {_names(hit)}: ENOSPC to calls, SIGBUS to touches"),
-                )
-            )
+            text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
+            facts.append(("full", text))
         inodes = self.analysis.sizing.inodes_refused
         if inodes:
             text = strong(plural(inodes, "file"), "bold red")

@@ -136,3 +136,25 @@ def test_what_is_refused(arguments: list[str], words: str) -> None:
     done = subprocess.run([*SHMFS, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode not in (0, -6)
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("pages", ["managed", "auto"])
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("/SYSV00000000", "doors.get(0, 2 << 20)"),
+        ("/dev/zero", "mmap.mmap(-1, 2 << 20)"),
+        ("/x", "os.posix_fallocate(os.open('/dev/shm/x', os.O_RDWR | os.O_CREAT), 0, 2 << 20)"),
+    ],
+)
+def test_what_never_fits_is_reported_and_no_size_is_promised(
+    pages: str, name: str, ask: str, tmp_path: Path
+) -> None:
+    program = PREAMBLE + f"import mmap\ntry:\n    {ask}\nexcept OSError:\n    pass\n"
+    report = tmp_path / "report"
+    command = [sys.executable, "-c", program]
+    shmfs("run", "-o", f"size=1m,pages={pages}", "--json", "--report", report, "--", *command)
+    told = json.loads(report.read_text())
+    assert (told["refused"], told["enough"]) == (1, None)
+    assert segments(report)[name]["refused"] == 1
+    assert len(told["linked"]) == (name == "/x")

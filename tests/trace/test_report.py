@@ -103,6 +103,13 @@ def test_largest_first_and_the_rest_is_counted():
     assert "30 segments" in text
 
 
+def test_of_a_full_native_store_no_size_is_promised():
+    report = make(segment(), store="native", peak=64 * MIB)
+    assert (report.enough, report.refused) == (None, 0)
+    assert "peak 64 MiB of 64 MiB (100 %) · perhaps not enough" in flat(show(report))
+    assert make(segment(), store="native", peak=64 * MIB - 4096).enough == "64m"
+
+
 def test_what_was_left_behind():
     report = make(
         segment(2, "/kept", evicted=False, nlink=1, resident=2048),
@@ -120,7 +127,7 @@ def test_refused_charges_are_told_and_no_size_is_promised():
     assert (report.enough, report.refused) == (None, 4)
     text = flat(show(report))
     assert "SIGBUS (exit 135)" in text
-    assert "full 4 charges refused at 64 MiB, in /b, /psm_1: ENOSPC to calls, SIGBUS to touches" in text
+    assert "full 4 charges refused at 64 MiB, in /b, /psm_1: ENOSPC or ENOMEM to calls" in text
     assert "not enough" in text
     assert "would have been" not in text
 
