@@ -4,7 +4,7 @@
 def size(number: int) -> str:
     """Return bytes as people read them: "0 B", "4 KiB", "1.46 MiB"."""
     value: float = number
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024
         del units[0]

@@ -16,9 +16,9 @@ const number = n => n.toLocaleString("en");
 const count = (n, word) => `${number(n)} ${word}${n === 1 ? "" : /(s|ch)$/.test(word) ? "es" : "s"}`;
 function bytes(n) {
   if (n === null || n === undefined) return "not known";
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let unit = 0;
-  while (n >= 1024 && unit < 4) { n /= 1024; unit++; }
+  while (n >= 1024 && unit < 6) { n /= 1024; unit++; }
   return `${Number.isInteger(n) || n >= 100 ? Math.round(n) : n.toFixed(n >= 10 ? 1 : 2)} ${units[unit]}`;
 }
 const pages = n => n === null ? "not known" : `${count(n, "page")} (${bytes(n * D.page_size)})`;
