@@ -40,9 +40,12 @@ class Status(ctypes.Structure):
 
 
 class Limits(ctypes.Structure):
-    """struct shminfo."""
+    """struct shminfo, of which the kernel fills the reserved part too (struct shminfo64)."""
 
-    _fields_ = tuple((name, ctypes.c_ulong) for name in ("max", "min", "mni", "seg", "all"))
+    _fields_ = (
+        *((name, ctypes.c_ulong) for name in ("max", "min", "mni", "seg", "all")),
+        ("_reserved", ctypes.c_ulong * 4),
+    )
 
 
 class Usage(ctypes.Structure):
