@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import Samples
+from shmfs.trace.decode import Samples, grouped
 from shmfs.trace.format import FAULT, SOURCES, Faults
 
 _BLOCK = 15
@@ -79,9 +79,9 @@ class Around:
     def _ranges(self, faults: Faults, around: Samples | None, offset: int) -> Faults:
         """Return a row for each page of each range but that of the fault, in the order of time."""
         known = np.concatenate([self._latest, faults])
-        known = known[np.lexsort((known["time"], known["tid"]))]
-        if len(known):
-            self._latest = known[np.append(known["tid"][1:] != known["tid"][:-1], True)]
+        order, firsts = grouped(known["tid"])  # it was in order of time, and stays so in each thread
+        known = known[order]
+        self._latest = known[firsts - 1]
         if around is None or not len(known):
             return known[:0]
         began = around.time + np.uint64(offset)
