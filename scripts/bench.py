@@ -53,10 +53,15 @@ def requests_pinned(side: Side, sizes: Sizes) -> dict[str, float]:
 
 def client(side: Side, sizes: Sizes, *core: str) -> dict[str, float]:
     """Run the client; in seconds per operation."""
-    command = [sys.executable, "-I", "-S", str(CLIENT), str(side.path), str(sizes.names), *core]
+    return run_client("makes requests", "-I", "-S", str(CLIENT), str(side.path), str(sizes.names), *core)
+
+
+def run_client(what: str, *arguments: str) -> dict[str, float]:
+    """Run a client that does `what`, by Python with `arguments`; the figures that it prints."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
     if done.returncode != 0:
-        raise BenchError(f"the client that makes requests failed: {done.stderr.strip()}")
+        raise BenchError(f"the client that {what} failed: {done.stderr.strip()}")
     return dict(json.loads(done.stdout))
 
 
@@ -74,12 +79,8 @@ def segments_pinned(side: Side, sizes: Sizes) -> dict[str, float]:
 
 def segments_client(side: Side, sizes: Sizes, *core: str) -> dict[str, float]:
     """Run the client of segments; in seconds per operation or page."""
-    sizes_of = [str(sizes.touched), str(sizes.names // 4)]
-    command = [sys.executable, str(SEGMENTS), str(side.path), *sizes_of, *core]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
-    if done.returncode != 0:
-        raise BenchError(f"the client that uses segments failed: {done.stderr.strip()[-500:]}")
-    return dict(json.loads(done.stdout))
+    counts = [str(sizes.touched), str(sizes.names // 4)]
+    return run_client("uses segments", str(SEGMENTS), str(side.path), *counts, *core)
 
 
 def on_path(group: Callable[[Path, Sizes], dict[str, float]]) -> Callable[[Side, Sizes], dict[str, float]]:
