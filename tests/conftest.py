@@ -1,6 +1,13 @@
 """What all tests share. Modules are imported as packages where a directory has an `__init__.py`."""
 
+import ctypes
+import os
+from collections.abc import Iterator
+
 import hypothesis
+import pytest
+
+from shmfs.fuse import mounts, namespaces
 
 hypothesis.settings.register_profile(
     "shmfs",
@@ -14,3 +21,24 @@ hypothesis.settings.register_profile(
     "long", hypothesis.settings.get_profile("shmfs"), max_examples=1000, stateful_step_count=60
 )
 hypothesis.settings.load_profile("shmfs")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Give each process that runs tests a mount namespace of its own, where that needs no user namespace.
+
+    A daemon ends when the last namespace has unmounted it, and a namespace that a test makes begins as a
+    copy of this one: here it copies no mount of a test that runs beside it.
+    """
+    if os.geteuid() == 0 and ctypes.CDLL(None).unshare(namespaces.CLONE_NEWNS) == 0:
+        namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_SLAVE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mount_is_left() -> Iterator[None]:
+    """New mounts whose daemon has gone fail the run; one that lives may be somebody else's."""
+    before = set(mounts.shmfs_mounts())
+    yield
+    left = [
+        mount.mountpoint for mount in mounts.shmfs_mounts() if mount not in before and mounts.is_dead(mount)
+    ]
+    assert not left, f"left behind: {left}"

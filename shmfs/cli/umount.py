@@ -16,10 +16,16 @@ Example:
 def umount(as_json: bool, directory: str) -> None:
     """Unmount DIR, and return when its daemon has ended; its files are gone then.
 
-    A dead mount, whose daemon was killed, is cleared away.
+    A dead mount, whose daemon was killed, is cleared away. Where another mount
+    namespace has a copy (`unshare -m`, a container), it says who is in it.
     """
     from shmfs.fuse import launch
 
     ended = launch.umount(directory)
+    if ended.kept:
+        output.complain(
+            f"{ended.mountpoint} is unmounted here, but seen in another mount namespace by {ended.kept}: "
+            "its daemon goes on, with its memory, until they end"
+        )
     if as_json:
         output.print_json({"mountpoint": ended.mountpoint, "device": ended.device, "pid": ended.pid})

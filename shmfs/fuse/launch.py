@@ -17,6 +17,9 @@ from shmfs.fuse.messages import Configuration, Ready
 from shmfs.trace.records import Statistics
 
 _GRACE = 10.0
+"""Seconds that a daemon may take to end."""
+_ENDING = 0.5
+"""Seconds after which it is asked whether something keeps it from ending."""
 
 
 class Server:
@@ -161,10 +164,16 @@ class Unmounted(NamedTuple):
     device: str
     pid: int | None
     """Of its daemon; None if that was dead, or another user's."""
+    kept: str = ""
+    """Who still sees it in another mount namespace: the daemon serves on until they end."""
 
 
 def umount(path: str) -> Unmounted:
-    """Unmount and wait until the daemon has ended; a dead mount is cleared away. Raises ShmfsError."""
+    """Unmount and wait until the daemon has ended; a dead mount is cleared away. Raises ShmfsError.
+
+    Where another mount namespace has a copy of the mount (`unshare -m`, a container, `shmfs run`), there is
+    nothing to wait for: the result names who is in it.
+    """
     mount = mounts.find(path)
     if mount is None or mount.fstype != mounts.FSTYPE:
         raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
@@ -174,8 +183,10 @@ def umount(path: str) -> Unmounted:
         return Unmounted(mount.mountpoint, mount.device, None)
     pid = _daemon_pid(mount)
     mounts.unmount(mount.mountpoint)
-    deadline = time.monotonic() + _GRACE
-    while pid and _lives(pid) and time.monotonic() < deadline:
+    begin = time.monotonic()
+    while pid and _lives(pid) and time.monotonic() < begin + _GRACE:
+        if time.monotonic() > begin + _ENDING and (kept := mounts.elsewhere(mount.device)):
+            return Unmounted(mount.mountpoint, mount.device, pid, kept)
         time.sleep(0.01)
     return Unmounted(mount.mountpoint, mount.device, pid)
 

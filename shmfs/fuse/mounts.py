@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse.namespaces import umount
+from shmfs.fuse.namespaces import mount_namespace, umount
 
 FSTYPE = "fuse.shmfs"
 _PATIENCE = 5.0
@@ -156,18 +156,19 @@ def _holders(mountpoint: str) -> str:
     if mount is None:
         return ""
     device = os.makedev(*map(int, mount.device.split(":")))
-    holders = [
-        pid for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))) if _holds(pid, device)
-    ]
-    if not holders:
-        return ""
+    holders = [pid for pid in _processes() if _holds(pid, device)]
+    return ": held by " + _named(holders) if holders else ""
+
+
+def _named(pids: list[int]) -> str:
+    """A few processes by name, for a message."""
     names = []
-    for pid in holders[:5]:
+    for pid in pids[:5]:
         try:
             names.append(f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({pid})")
         except OSError:
             continue
-    return ": held by " + ", ".join(names) + (" and others" if len(holders) > 5 else "")
+    return ", ".join(names) + (" and others" if len(pids) > 5 else "")
 
 
 def _holds(pid: int, device: int) -> bool:
@@ -184,6 +185,25 @@ def _holds(pid: int, device: int) -> bool:
         except OSError:
             continue
     return False
+
+
+def elsewhere(device: str) -> str:
+    """Who sees a file system in another mount namespace than this one; "" where none may be looked at."""
+    here, pattern = mount_namespace("self"), f" {device} ".encode()
+    seen: dict[str | None, bool] = {here: False, None: False}
+    found = []
+    for pid in _processes():
+        namespace = mount_namespace(pid)
+        if namespace not in seen:
+            with contextlib.suppress(OSError):
+                seen[namespace] = pattern in Path(f"/proc/{pid}/mountinfo").read_bytes()
+        if seen.get(namespace):
+            found.append(pid)
+    return _named(found)
+
+
+def _processes() -> list[int]:
+    return sorted(map(int, filter(str.isdigit, os.listdir("/proc"))))
 
 
 def wait_gone(device: str, timeout: float) -> bool:

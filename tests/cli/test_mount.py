@@ -85,6 +85,26 @@ def test_umount8_ends_the_daemon(directory: Path, mounted: dict[str, Any]) -> No
     eventually(lambda: not alive(mounted["pid"]))
 
 
+def test_a_copy_in_another_namespace_is_told(cli: Cli, directory: Path, mounted: dict[str, Any]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("unshare(1) of mounts alone needs root")
+    script = ["unshare", "-m", "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout
+            other.stdout.readline()
+            result = cli("umount", directory)
+            assert (result.returncode, result.stdout) == (0, "")
+            start = f"shmfs: {directory} is unmounted here, but seen in another mount namespace by "
+            assert result.stderr.startswith(start)
+            assert f"sleep ({other.pid})" in result.stderr or " and others" in result.stderr
+            assert alive(mounted["pid"])
+            assert mounts.find(str(directory)) is None
+        finally:
+            other.kill()
+    eventually(lambda: not alive(mounted["pid"]))
+
+
 def test_a_busy_mount(cli: Cli, directory: Path, mounted: dict[str, Any]) -> None:
     with open(directory / "file", "w"):
         result = cli("umount", directory)

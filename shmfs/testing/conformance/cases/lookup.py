@@ -30,7 +30,10 @@ NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 1, 2, 4, 8, 16, 
 def openat2(path: str, flags: int = os.O_RDONLY, mode: int = 0, resolve: int = 0, at: int = AT_FDCWD) -> Any:
     """See openat2(2): "ok" or the name of the errno."""
     how = struct.pack("QQQ", flags, mode, resolve)
-    fd = tried(call, "syscall", OPENAT2, at, path, how, len(how))
+    # A mount or a rename anywhere on the machine makes ".." below a root EAGAIN: whoever asks tries again.
+    patience = 1000 if resolve & (BENEATH | IN_ROOT) else 0
+    while (fd := tried(call, "syscall", OPENAT2, at, path, how, len(how))) == "EAGAIN" and patience:
+        patience -= 1
     if isinstance(fd, int):
         os.close(fd)
         return "ok"
