@@ -52,7 +52,7 @@ APPEND = Reason(
     "passed-through writes go by the flags that the file had when it was opened",
 )
 SENDFILE = Reason(
-    "sendfile(2) from the end of a set-id file that another than root has open leaves atime as it is",
+    "sendfile(2), splice(2) from the end of a set-id file open by another than root leave atime as it is",
     "reads of it are not passed through, and the kernel asks nobody for what is behind the end",
 )
 CACHESTAT = Reason(
@@ -225,6 +225,7 @@ _CACHED: Known = {
     "regressions.times_of_sendfile": {
         "at the end": ({"f": ""}, CACHED_READ),
         "at the end of a set-id file": ({"f": ""}, CACHED_READ),
+        "splice at the end of a set-id file": ({"f": ""}, CACHED_READ),
     },
     "times.of_first_stores": {
         "hole": ("", STORE),
@@ -243,7 +244,10 @@ _MANAGED: Known = _CACHED | _TO_NOBODY | _DOORS
 _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
     "sysv_attach.pieces_that_are_whole_again": {"whole again": (1, MERGED)},
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
-    "regressions.times_of_sendfile": {"at the end of a set-id file": ({"f": ""}, SENDFILE)},
+    "regressions.times_of_sendfile": {
+        "at the end of a set-id file": ({"f": ""}, SENDFILE),
+        "splice at the end of a set-id file": ({"f": ""}, SENDFILE),
+    },
     "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }

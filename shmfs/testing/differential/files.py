@@ -141,16 +141,21 @@ def copy_file_range(
     return os.copy_file_range(actor.fd(source), actor.fd(target), size, from_, to)
 
 
+def not_from_the_end(actor: Actor, fd: int, offset: int | None) -> None:
+    """Leave out what would read a set-id file from its end on without read(2)."""
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        place = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
+        if place >= status.st_size and actor.masks("empty read"):
+            raise Missing
+
+
 @operation
 def sendfile(actor: Actor, target: int, source: int, offset: int | None, size: int) -> int:
     """sendfile(2) from file to file."""
     fd, to = actor.fd(source), actor.fd(target)
     size = readable(actor, fd, offset, size)
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and actor.masks("empty read"):
-        place = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
-        if place >= status.st_size:
-            raise Missing
+    not_from_the_end(actor, fd, offset)
     return os.sendfile(to, fd, offset, writable(actor, to, None, size))
 
 
@@ -160,6 +165,7 @@ def splice_out(actor: Actor, slot: int, offset: int, size: int) -> Any:
     fd = actor.fd(slot)
     reader, writer = actor.pipe
     size = readable(actor, fd, offset, min(size, 1 << 15))
+    not_from_the_end(actor, fd, offset)
     moved = os.splice(fd, writer, size, offset_src=offset)
     return digest(os.read(reader, moved)) if moved else b""
 

@@ -102,7 +102,7 @@ MASKS: dict[str, Mask] = {
     ),
     "empty read": Mask(
         BOTH,
-        "no read of no bytes, no sendfile from the end of a file on",
+        "no read of no bytes, no sendfile or splice from the end of a set-id file on",
         "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory),"
         " or asks nobody (native: of a set-id file, filemap_splice_read)",
     ),

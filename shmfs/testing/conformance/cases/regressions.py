@@ -184,6 +184,10 @@ def _sent() -> Any:
     return os.sendfile(fd, fd, 0, 1)
 
 
+def _spliced() -> Any:
+    return os.splice(os.open("s", os.O_RDWR), os.pipe()[1], 1, offset_src=0)
+
+
 @case()
 def times_of_sendfile(d: Path) -> Any:
     os.close(new("s")), os.chmod("s", 0o2777)
@@ -192,6 +196,7 @@ def times_of_sendfile(d: Path) -> Any:
         "data": changes(lambda: os.sendfile(target, fd, 0, 10), f="f"),
         "at the end": changes(lambda: os.sendfile(target, fd, 1, 10), f="f"),
         "at the end of a set-id file": changes(lambda: unprivileged(_sent), f="s"),
+        "splice at the end of a set-id file": changes(lambda: unprivileged(_spliced), f="s"),
     }
 
 
