@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import Samples, grouped
+from shmfs.trace.decode import Samples
 from shmfs.trace.format import FAULT, SOURCES, Faults
 
-_BLOCK = 15
+_BLOCK = np.uint64(6)
+"""Pages are noted in blocks of 64: few bytes for a small segment, few blocks for a large one."""
+_WITHIN = np.uint64((1 << 6) - 1)
 _PAGE = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _NEVER = np.uint64((1 << 64) - 1)
@@ -22,27 +24,58 @@ _NEVER = np.uint64((1 << 64) - 1)
 Keys = NDArray[np.uint64]
 
 
+class _Numbers:
+    """Numbers things by 64-bit keys, from 0 in the order in which they come. _NEVER is no key."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        # What came lately, by a hash of the key: two gathers, where sorting takes ten times as long.
+        self._keys, self._values = np.full(1 << 14, _NEVER), np.zeros(1 << 14, np.intp)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def of(self, keys: Keys) -> NDArray[np.intp]:
+        answer = np.empty(len(keys), np.intp)
+        slots = keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - 14)
+        rest = np.arange(len(keys))
+        while len(rest):
+            where = slots[rest]
+            answer[rest] = self._values[where]
+            rest = rest[self._keys[where] != keys[rest]]
+            self._learn(keys, slots, rest)
+        return answer
+
+    def _learn(self, keys: Keys, slots: Keys, which: NDArray[np.intp]) -> None:
+        """Put one key of those that belong to each slot there."""
+        self._values[slots[which]] = which
+        one = which[self._values[slots[which]] == which]
+        new = [self._numbers.setdefault(key, len(self._numbers)) for key in keys[one].tolist()]
+        self._keys[slots[one]], self._values[slots[one]] = keys[one], new
+
+
 class _Pages:
     """A set of keys: a number above, and the lower 32 bits of a page's index below. A byte a page."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, NDArray[np.bool_]] = {}
+        self._blocks = _Numbers()
+        self._bytes = np.zeros(1 << 16, bool)
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
-        found = np.zeros(len(keys), bool)
-        high = keys >> np.uint64(_BLOCK)
-        for block in np.unique(high).tolist():
-            bits = self._blocks.get(block)
-            if bits is not None:
-                rows = high == block
-                found[rows] = bits[keys[rows] & np.uint64((1 << _BLOCK) - 1)]
-        return found
+        places = self._places(keys)  # before the bytes, which may be others then
+        return self._bytes[places]
 
     def put(self, keys: Keys) -> None:
-        high = keys >> np.uint64(_BLOCK)
-        for block in np.unique(high).tolist():
-            bits = self._blocks.setdefault(block, np.zeros(1 << _BLOCK, bool))
-            bits[keys[high == block] & np.uint64((1 << _BLOCK) - 1)] = True
+        places = self._places(keys)
+        self._bytes[places] = True
+
+    def _places(self, keys: Keys) -> NDArray[np.intp]:
+        places = self._blocks.of(keys >> _BLOCK) << int(_BLOCK) | (keys & _WITHIN).astype(np.intp)
+        if len(self._blocks) << int(_BLOCK) > len(self._bytes):
+            larger = np.zeros(len(self._blocks) << int(_BLOCK) + 1, bool)
+            larger[: len(self._bytes)] = self._bytes
+            self._bytes = larger
+        return places
 
 
 class Around:
@@ -50,8 +83,8 @@ class Around:
 
     def __init__(self) -> None:
         self._present, self._mapped = _Pages(), _Pages()
-        self._numbers: dict[int, int] = {}
-        """Numbers for pairs of a segment and a process."""
+        self._pairs, self._threads = _Numbers(), _Numbers()
+        """Of a segment and a process; of tids."""
         self._latest: Faults = np.zeros(0, FAULT)
         """The last fault of each thread."""
 
@@ -78,32 +111,38 @@ class Around:
 
     def _ranges(self, faults: Faults, around: Samples | None, offset: int) -> Faults:
         """Return a row for each page of each range but that of the fault, in the order of time."""
-        known = np.concatenate([self._latest, faults])
-        order, firsts = grouped(known["tid"])  # it was in order of time, and stays so in each thread
-        known = known[order]
-        self._latest = known[firsts - 1]
+        known = faults if around is None else np.concatenate([self._latest, faults])
+        self._remember(faults)
         if around is None or not len(known):
-            return known[:0]
+            return faults[:0]
         began = around.time + np.uint64(offset)
-        tids = np.concatenate([known["tid"], around.tid])
-        times = np.concatenate([known["time"], began])
-        second = np.arange(len(tids)) >= len(known)
-        order = np.lexsort((second, times, tids))
-        before = np.maximum.accumulate(np.where(second[order], -1, order))
-        at = np.flatnonzero(second[order])
-        fault, told = known[np.maximum(before[at], 0)], order[at] - len(known)
+        tids = np.concatenate([known["tid"], around.tid]).astype(np.uint64)
+        times = np.concatenate([known["time"], began]).astype(np.int64)
+        times -= int(min([*began[:1], *faults["time"][:1]]))
+        # By thread, and in it by time: of what is older than this batch, the last fault alone is here.
+        keys = self._threads.of(tids).astype(np.uint64) << np.uint64(44)
+        order = np.argsort(keys | np.clip(times, 0, (1 << 44) - 1).astype(np.uint64), kind="stable")
+        second = order >= len(known)
+        before = np.maximum.accumulate(np.where(second, -1, np.arange(len(order))))
+        at = np.flatnonzero(second & (before >= 0))
+        fault, told = known[order[before[at]]], order[at] - len(known)
         start, last = around.address[told], around.ip[told]
-        fits = (before[at] >= 0) & (fault["tid"] == around.tid[told])
+        fits = fault["tid"] == around.tid[told]
         fits &= (start <= fault["page"]) & (fault["page"] <= last)
         fits &= (last <= _LOW) & (last - start < np.uint64(1 << 16))
         fault, start, last, began = fault[fits], start[fits], last[fits], began[told][fits]
         return _spread(fault, start, last, began)
 
+    def _remember(self, faults: Faults) -> None:
+        threads = self._threads.of(faults["tid"].astype(np.uint64))
+        last = np.full(len(self._threads), -1)
+        last[threads] = np.arange(len(faults))
+        self._latest = np.concatenate([self._latest, np.zeros(len(last) - len(self._latest), FAULT)])
+        self._latest[last >= 0] = faults[last[last >= 0]]
+
     def _of_processes(self, rows: Faults) -> Keys:
         joined = rows["segment"].astype(np.uint64) << _PAGE | rows["process"]
-        found, which = np.unique(joined, return_inverse=True)
-        numbers = [self._numbers.setdefault(pair, len(self._numbers)) for pair in found.tolist()]
-        return _keys(np.array(numbers, np.uint64)[which], rows["page"])
+        return _keys(self._pairs.of(joined), rows["page"])
 
 
 def _spread(faults: Faults, start: Keys, last: Keys, times: Keys) -> Faults:
@@ -126,10 +165,9 @@ def _keys(numbers: NDArray[Any], pages: Keys) -> Keys:
 
 
 def _first(keys: Keys, times: Keys, wanted: Keys) -> Keys:
-    """Return the first time of each wanted key among `keys`, or _NEVER."""
-    order = np.lexsort((times, keys))
-    found, first = np.unique(keys[order], return_index=True)
+    """Return the first time of each wanted key among `keys`, which are in the order of time, or _NEVER."""
+    found, first = np.unique(keys, return_index=True)
     if not len(found):
         return np.full(len(wanted), _NEVER)
     at = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
-    return np.where(found[at] == wanted, times[order][first[at]], _NEVER)
+    return np.where(found[at] == wanted, times[first[at]], _NEVER)

@@ -244,15 +244,13 @@ class Recorder:
         found = self._attribution.feed(samples, changes)
         ours = found.segment >= 0
         self._close(ended)
-        waits = outcomes == PENDING
-        rows, pids = self._rows(found, outcomes, np.flatnonzero(ours & waits))
-        for row, pid in zip(np.split(rows, len(rows)) if len(rows) else (), pids.tolist(), strict=True):
-            self._waiting[int(row["tid"][0])] = row, pid
-        self._write(*self._rows(found, outcomes, np.flatnonzero(ours & ~waits)))
-        if self._around:
-            faults = self._rows(found, outcomes, np.flatnonzero(ours))[0]
-            if len(rows := self._around.feed(faults, around, self._offset)):
-                self._writer.faults(rows)
+        rows, pids = self._rows(found, outcomes, np.flatnonzero(ours))
+        done = rows["kind"] != PENDING
+        for at in np.flatnonzero(~done).tolist():
+            self._waiting[int(rows["tid"][at])] = rows[at : at + 1].copy(), int(pids[at])
+        self._write(*((rows, pids) if done.all() else (rows[done], pids[done])))
+        if self._around and len(brought := self._around.feed(rows, around, self._offset)):
+            self._writer.faults(brought)
 
     def _rows(
         self, found: Found, outcomes: NDArray[np.uint8], which: NDArray[np.intp]
