@@ -1,5 +1,8 @@
 """`shmfs explain`."""
 
+import os
+import select
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -96,13 +99,28 @@ def _print(console: "Console", teller: "Teller", *, pause: bool) -> None:
 
 def _wait() -> None:
     """Until Enter is pressed; no longer once there is no more input."""
-    if sys.stdin.isatty():
+    terminal = sys.stdin.isatty()
+    if terminal:
         click.echo("\n   Enter goes on, Ctrl-C ends. ", nl=False, err=True)
     try:
+        if terminal:
+            _ready()
         sys.stdin.readline()
     except KeyboardInterrupt:
         click.echo(err=True)
         raise
+
+
+def _ready() -> None:
+    """Wait for a line of the terminal. A Ctrl-C right before a read(2) would be seen only after it."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(writer)
+    try:
+        select.select([sys.stdin, reader], [], [])
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
 
 
 def _compare(console: "Console", told: "Telling", teller: "Teller") -> "Telling":
