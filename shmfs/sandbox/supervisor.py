@@ -4,14 +4,16 @@ The command stays in the process group and session of its supervisor, so that th
 control of the user's shell work as without shmfs: what the terminal sends reaches both, and the
 supervisor waits for what the command makes of it. Other signals to the supervisor are forwarded.
 
-All of them are blocked here and taken with sigtimedwait(2). Threads that were started before `run` must
-have them blocked too, or they take them: import what starts threads (numpy) in `sample`, not before.
+All of them are blocked here, waited for with signalfd(2) and taken with sigtimedwait(2). Threads that were
+started before `run` must have them blocked too, or they take them: import what starts threads (numpy) in
+`sample`, not before.
 """
 
 import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import time
 import warnings
@@ -94,12 +96,15 @@ def run(
     subreaper = ctypes.c_int()
     _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(subreaper), 0, 0, 0)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    supervisor = _Supervisor(server.pid, sample, interval)
+    numbers = sum(1 << (number - 1) for number in _TAKEN).to_bytes(128, "little")
+    signals = _libc.signalfd(-1, numbers, os.O_CLOEXEC)
+    supervisor = _Supervisor(server.pid, signals, sample, interval)
     try:
         supervisor.start(command, inherited, mask, attach, doors)
         supervisor.wait()
     finally:
         supervisor.clean_up(grace)
+        os.close(signals)
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, subreaper.value, 0, 0, 0)
         signal.signal(signal.SIGCHLD, disposition)
         while signal.sigtimedwait(_TAKEN, 0):
@@ -111,7 +116,9 @@ def run(
 class _Supervisor:
     """One command, its state, and the processes that belong to it."""
 
-    def __init__(self, server: int, sample: Callable[[set[int]], object] | None, interval: float) -> None:
+    def __init__(
+        self, server: int, signals: int, sample: Callable[[set[int]], object] | None, interval: float
+    ) -> None:
         self._server = server
         self._sample = sample
         self._interval = interval
@@ -124,6 +131,17 @@ class _Supervisor:
         self._failure = b""
         self._left: dict[int, str] = {}
         self._duration = 0.0
+        self._poll = select.poll()
+        self._poll.register(signals, select.POLLIN)
+
+    def _next(self, timeout: float | None) -> signal.struct_siginfo | None:
+        """The next signal; None after `timeout` seconds without one.
+
+        Not from sigtimedwait(2) with a time: Python returns any bytes as its answer when that is interrupted
+        at its end (EINTR, by a debugger or SIGCONT), and without a time it never sleeps.
+        """
+        self._poll.poll(None if timeout is None else timeout * 1000)
+        return signal.sigtimedwait(_TAKEN, 0)
 
     def start(
         self,
@@ -170,10 +188,9 @@ class _Supervisor:
         delay = min(_FIRST_SAMPLE, self._interval)
         due = begin + delay
         while not self._ended():
-            if self._sample is None:
-                self._handle(signal.sigwaitinfo(_TAKEN))
-            elif (rest := due - time.monotonic()) > 0:
-                self._handle(signal.sigtimedwait(_TAKEN, rest))
+            rest = None if self._sample is None else due - time.monotonic()
+            if rest is None or rest > 0:
+                self._handle(self._next(rest))
             else:
                 cost = self._take_sample()
                 spent += cost
@@ -245,7 +262,7 @@ class _Supervisor:
                 told.add(pid)
             if not remaining or time.monotonic() >= deadline:
                 return bool(remaining)
-            info = signal.sigtimedwait(_TAKEN, _POLL)
+            info = self._next(_POLL)
             if info and info.si_signo in _HURRY and signal.getsignal(info.si_signo) != signal.SIG_IGN:
                 return True
 

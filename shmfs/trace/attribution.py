@@ -58,11 +58,20 @@ class Space:
         self.areas.insert(bisect_left(self.areas, area), area)
         self.mapped = self.mapped or area.segment != ELSEWHERE
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether something is mapped in a range."""
+        first, last = self._about(start, end)
+        return any(area.end > start for area in self.areas[first:last])
+
+    def _about(self, start: int, end: int) -> tuple[int, int]:
+        """Where areas in a range are; the first may end before it."""
+        first = max(0, bisect_right(self.areas, start, key=lambda area: area.start) - 1)
+        return first, bisect_left(self.areas, end, key=lambda area: area.start)
+
     def take(self, start: int, end: int) -> list[Area]:
         """Unmap a range; returns the pieces that were there."""
         self._arrays = None
-        first = max(0, bisect_right(self.areas, start, key=lambda area: area.start) - 1)
-        last = bisect_left(self.areas, end, key=lambda area: area.start)
+        first, last = self._about(start, end)
         taken, kept = [], []
         for area in self.areas[first:last]:
             if area.end <= start:
@@ -90,6 +99,8 @@ class Space:
         """Segment (or ELSEWHERE or UNMAPPED) and page of each address."""
         if not self.areas:
             return np.full(len(addresses), UNMAPPED), np.zeros(len(addresses), np.uint64)
+        if self._arrays is None and len(addresses) < _FEW:
+            return self._find_few(addresses.tolist())
         if self._arrays is None:
             columns = zip(*(area[:4] for area in self.areas), strict=True)
             starts, ends, pages, segments = (np.array(column) for column in columns)
@@ -101,6 +112,20 @@ class Space:
         inside = (at >= 0) & (addresses < ends[at])
         page = pages[at] + ((addresses - starts[at]) >> np.uint64(PAGE_SHIFT))
         return np.where(inside, segments[at], UNMAPPED), page
+
+    def _find_few(self, addresses: list[int]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """As above, without arrays of the areas."""
+        segments = np.full(len(addresses), UNMAPPED)
+        pages = np.zeros(len(addresses), np.uint64)
+        for row, address in enumerate(addresses):
+            at = bisect_right(self.areas, address, key=lambda area: area.start) - 1
+            if at >= 0 and address < self.areas[at].end:
+                segments[row], pages[row] = self.areas[at].segment, _page(self.areas[at], address)
+        return segments, pages
+
+
+_FEW = 16
+"""Addresses that are found faster one by one than by arrays that have to be made first."""
 
 
 def _page(area: Area, address: int) -> int:
@@ -143,8 +168,8 @@ class Attribution:
         self.spaces: dict[int, Space] = {}
         self._moving: dict[int, Mremap] = {}
         self._threads: dict[int, int] = {}
-        self._pending: dict[int, NDArray[np.intp]] = {}
-        """Indexes of the samples of each process that are not found yet."""
+        self._pending: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
+        """Indexes and times of the samples of each process that are not found yet."""
 
     def feed(self, samples: Samples, changes: list[Change]) -> Found:
         """Find the segments and pages of samples.
@@ -153,28 +178,40 @@ class Attribution:
         """
         found = Found(samples)
         order, firsts = grouped(samples.pid)
+        which, times = np.split(order, firsts[1:]), np.split(samples.time[order], firsts[1:])
         pids = samples.pid[order[firsts]].tolist()
-        self._pending = dict(zip(pids, np.split(order, firsts[1:]), strict=True)) if pids else {}
+        self._pending = dict(zip(pids, zip(which, times, strict=True), strict=True)) if pids else {}
         for change in changes:
+            segment = self._segment(change) if isinstance(change, Mmap) else ELSEWHERE
+            if isinstance(change, Mmap) and segment == ELSEWHERE and not self._matters(change):
+                continue
             self._before(change.pid, change.time, found)
-            self._apply(change)
+            self._apply(change, segment)
         for pid in list(self._pending):
             self._before(pid, None, found)
         return found
+
+    def _matters(self, change: Mmap) -> bool:
+        """Whether a mapping of something else can change what is found: most of all mappings cannot."""
+        space = self.spaces.get(change.pid)
+        if space is None or not space.mapped:
+            return False  # what else such a process maps is looked for when it matters
+        return self._look is not None or space.overlaps(change.address, change.address + change.length)
 
     def _before(self, pid: int, time: int | None, found: Found) -> None:
         """Resolve the samples of a process up to a time."""
         pending = self._pending.get(pid)
         if pending is None:
             return
-        times = found.samples.time
-        count = len(pending) if time is None else int(np.searchsorted(times[pending], time))
+        which, times = pending
+        # Of the same type, or numpy makes floating-point numbers of all.
+        count = len(which) if time is None else int(np.searchsorted(times, np.uint64(time)))
         if count:
-            self._resolve(pid, pending[:count], found)
-        if count == len(pending):
+            self._resolve(pid, which[:count], found)
+        if count == len(which):
             del self._pending[pid]
         else:
-            self._pending[pid] = pending[count:]
+            self._pending[pid] = which[count:], times[count:]
 
     def _resolve(self, pid: int, which: NDArray[np.intp], found: Found) -> None:
         space = self.spaces.get(pid)
@@ -201,12 +238,9 @@ class Attribution:
                 space.put(area)
         return areas is not None
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change, segment: int) -> None:
         space = self.spaces.get(change.pid)
         if isinstance(change, Mmap):
-            segment = self._segment(change)
-            if segment == ELSEWHERE and (space is None or not space.mapped):
-                return  # most of all mappings; what else such a process maps is looked for when it matters
             if space is None:
                 space = self.spaces[change.pid] = Space()
             start, end = change.address, change.address + change.length

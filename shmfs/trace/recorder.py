@@ -229,7 +229,7 @@ class Recorder:
         if horizon is None:
             self._samples, self._changes = [], []
             return samples, changes
-        early = int(np.searchsorted(samples.time, horizon))
+        early = int(np.searchsorted(samples.time, np.uint64(horizon)))  # of one type: see attribution.py
         self._samples = [samples.take(slice(early, None))] if early < samples.rows else []
         self._changes = [change for change in changes if change.time >= horizon]
         return samples.take(slice(early)), [change for change in changes if change.time < horizon]
