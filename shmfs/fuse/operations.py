@@ -390,7 +390,11 @@ class Operations:
         inode = self._file(source)
         room = min(length, _COPY_CHUNK, max(0, inode.size - source_offset))
         data = inode.pages.read(source_offset, room)
-        return self.write(target, target_offset, data, cred if cred.uid else None, writeback=False)
+        try:
+            return self.write(target, target_offset, data, cred if cred.uid else None, writeback=False)
+        except OSError:  # the times have changed all the same, and the kernel asks after a success only
+            self._attributes_changed(self._file(target))
+            raise
 
     def _attributes_changed(self, inode: RegularFile) -> None:
         inode.attributes_cached = False

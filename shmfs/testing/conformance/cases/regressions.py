@@ -200,6 +200,13 @@ def times_of_sendfile(d: Path) -> Any:
     }
 
 
+@case(options="size=64k")
+def times_of_a_copy_without_room(d: Path) -> Any:
+    fd, target = new("full", bytes(64 << 10)), new("f")
+    os.stat("f")
+    return changes(lambda: os.copy_file_range(fd, target, 1, 0, 0), f="f")
+
+
 @case()
 def times_of_a_fifo(d: Path) -> Any:
     os.mkfifo("p")
