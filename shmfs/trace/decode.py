@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.perf import Event
+from shmfs.trace.perf import MARKED, Event
 
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
 _MISC_COMM_EXEC = 1 << 13
@@ -20,10 +20,10 @@ _HEADER = np.uint64(0xFFFF_0000_FFFF_FFFF)  # without misc, which says user or k
 
 _SOFTWARE_SAMPLE = np.dtype(
     {
-        "names": ["id", "ip", "pid", "tid", "time", "address"],
-        "formats": ["<u8", "<u8", "<u4", "<u4", "<u8", "<u8"],
-        "offsets": [8, 16, 24, 28, 32, 40],
-        "itemsize": 48,
+        "names": ["id", "ip", "pid", "tid", "time", "address", "mark"],
+        "formats": ["<u8", "<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 24, 28, 32, 40, 48],
+        "itemsize": 56,
     }
 )
 # Raw data of a tracepoint starts at byte 36: 8 bytes that all have, then the fields of its own.
@@ -45,6 +45,7 @@ _AROUND_SAMPLE = np.dtype(
         "itemsize": 80,
     }
 )
+_TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE}
 
 Column = NDArray[Any]
 
@@ -203,18 +204,28 @@ def _samples(
     chunk: bytes | memoryview, size: int, events: Mapping[int, Event], cpu: int, found: Decoded
 ) -> None:
     """Sort samples of one size by what they are of: mostly all of one event."""
-    software = size == _SOFTWARE_SAMPLE.itemsize
-    raw = np.frombuffer(chunk, _SOFTWARE_SAMPLE if software else _fitting(_FAULT_SAMPLE, size))
+    raw = np.frombuffer(chunk, np.dtype((np.void, size)))  # whole, for a copy of some has no more than fields
+    identifiers = np.frombuffer(chunk, "<u8")[1 :: size // 8]
     while len(raw):
-        identifier = raw["id"][0]
-        same = raw["id"] == identifier
-        rows, raw = (raw, raw[:0]) if same.all() else (raw[same], raw[~same])
-        event = events.get(int(identifier))
+        same = identifiers == identifiers[0]
+        event = events.get(int(identifiers[0]))
+        rows = raw if same.all() else raw[same]
+        raw, identifiers = raw[~same], identifiers[~same]
         if event is Event.MREMAP:
             found.changes.extend(_mremap(row.tobytes()) for row in rows)
         elif event is not None:
-            rows = rows.view(_fitting(_AROUND_SAMPLE, size)) if event is Event.AROUND else rows
-            found.samples.append(_columns(rows, event, cpu, software=software))
+            kind = _TRACEPOINT_SAMPLES.get(event, _FAULT_SAMPLE)
+            found.samples.append(_columns(rows.view(_fitting(kind, size)), event, cpu, software=False))
+        elif size == _SOFTWARE_SAMPLE.itemsize:
+            _software(rows.view(_SOFTWARE_SAMPLE), cpu, found)
+
+
+def _software(raw: NDArray[np.void], cpu: int, found: Decoded) -> None:
+    marks = np.minimum(raw["mark"], len(MARKED) - 1)
+    for mark, event in enumerate(MARKED):
+        rows = raw[marks == mark]
+        if len(rows):
+            found.samples.append(_columns(rows, event, cpu, software=True))
 
 
 def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -> Samples:

@@ -24,7 +24,8 @@ _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY = 2, 5, 6, 9
 
-IP, TID, TIME, ADDR, RAW, IDENTIFIER = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 10, 1 << 16
+IP, TID, TIME, ADDR, PERIOD, RAW = (1 << bit for bit in (0, 1, 2, 3, 8, 10))
+WEIGHT, DATA_SRC, IDENTIFIER = (1 << bit for bit in (14, 15, 16))
 
 _INHERIT, _EXCLUDE_KERNEL, _MMAP, _COMM, _ENABLE_ON_EXEC = 1 << 1, 1 << 5, 1 << 8, 1 << 9, 1 << 12
 _DISABLED, _TASK, _WATERMARK, _MMAP_DATA, _SAMPLE_ID_ALL = 1 << 0, 1 << 13, 1 << 14, 1 << 17, 1 << 18
@@ -53,6 +54,15 @@ class Event(IntEnum):
     MREMAP = 4
     AROUND = 5
     """Pages were mapped around a fault: filemap:mm_filemap_map_pages."""
+
+
+_MARK = {Event.MINOR: WEIGHT, Event.FAULT: PERIOD, Event.MAJOR: DATA_SRC}
+MARKED = Event.MINOR, Event.FAULT, Event.MAJOR
+"""Software events by the last word of their samples: 0 (a weight), 1 (a period), or more (a data source).
+
+An identifier does not tell them: who else has the same event open may be told first, and then the samples of
+both have the other's (kernel/events/core.c:do_perf_sw_event has one perf_sample_data for all).
+"""
 
 
 class Ring:
@@ -94,7 +104,7 @@ class Perf:
         Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.
         """
         self.events: dict[int, Event] = {}
-        """What the identifier in a sample stands for."""
+        """What the identifier in a sample stands for; those of software events are not among them."""
         self.notes: list[str] = []
         """What the kernel did not permit, a sentence each."""
         self.tracepoints = False
@@ -198,15 +208,16 @@ class Perf:
         self.rings.append(ring)
         self._epoll.register(leader)
         for kind, config, event, condition in plan:
-            fd = self._open(kind, config, processor)
+            fd = self._open(kind, config, processor, mark=_MARK.get(event, 0))
             if condition:
                 fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
             fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
-            number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
-            self.events[number] = event
+            if kind == _TRACEPOINT:
+                number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
+                self.events[number] = event
 
-    def _open(self, kind: int, config: int, processor: int, *, leader: bool = False) -> int:
-        sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR)
+    def _open(self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0) -> int:
+        sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
         flags = _DISABLED | _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK
         flags |= _INHERIT | _ENABLE_ON_EXEC if self._pid >= 0 else 0
         flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK if leader else 0

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import mounts
+from shmfs.fuse import launch, mounts
+from shmfs.testing.plugin import why_absent
 from shmfs.trace import perf, stream
-from shmfs.trace.attribution import FAILED, MINOR, Area, Space
+from shmfs.trace.attribution import FAILED, MAJOR, MINOR, Area, Space
 from shmfs.trace.decode import WRITE, decode
 from shmfs.trace.exits import Exits
 from shmfs.trace.recording import Recording, Subject
@@ -349,6 +350,43 @@ def test_everybody_with_what_was_mapped_before(directory: Path, tmp_path: Path, 
     assert {
         pid: faults for pid, faults in seen(stream.Trace(tmp_path / "trace")).items() if pid in ours
     } == ours
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to watch everybody")
+@pytest.mark.parametrize("by", ["tracepoints", "software"])
+def test_recorders_beside_each_other_see_the_same(
+    by: str, tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have their samples carry the identifier of whoever is told first."""
+    if reason := why_absent():
+        pytest.skip(f"no FUSE here: {reason}")
+    if by == "software":
+        monkeypatch.setattr(perf.Perf, "_by_tracepoints", staticmethod(refuse))
+    (tmp_path / "mount").mkdir()
+    server = launch.start(str(tmp_path / "mount"), "pages=managed")
+    try:
+        path = tmp_path / "mount" / "a"
+        path.touch()
+        os.truncate(path, 40 * 4096)
+        one = child()
+        one.map(path, 40 * 4096)
+        one.map(path, 40 * 4096)
+        subject = Subject(str(tmp_path / "mount"), server.device, "managed")
+        recordings = [Recording(str(tmp_path / f"trace{number}"), subject) for number in range(3)]
+        for recording in recordings:
+            recording.start()
+        one.do("for page in range(80): maps[page // 40][page % 40 * 4096] = 1")
+        for recording in recordings:
+            recording.stop()
+        one.end()
+    finally:
+        server.stop()
+    for number in range(3):
+        trace = stream.Trace(tmp_path / f"trace{number}")
+        assert seen(trace, MAJOR) == {one.pid: [("a", page) for page in range(40)]}, number
+        assert seen(trace, MINOR) == seen(trace, MAJOR), number
+        assert not seen(trace, FAILED)
 
 
 def test_what_does_not_fit_into_the_ring_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
