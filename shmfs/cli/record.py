@@ -24,6 +24,7 @@ system: the system's own /dev/shm, say.
 Examples:
   shmfs record /dev/shm
   shmfs record --seconds 10 --trace busy.shmtrace /mnt/shm
+  shmfs record --trace-io /mnt/shm
   shmfs report shmfs.shmtrace
 """
 
@@ -31,12 +32,22 @@ Examples:
 @click.command(epilog=_EPILOG, short_help="Record every process's page faults on a file system.")
 @output.trace_options
 @click.option(
+    "--trace-io",
+    is_flag=True,
+    help="Have calls of read and write in the trace, too, of files opened meanwhile; needs native pages.",
+)
+@click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long; else with Ctrl-C."
 )
 @output.json_option("what was recorded")
 @click.argument("directory", metavar="DIR", type=output.DIRECTORY)
 def record(
-    trace: str | None, max_size: str | None, seconds: float | None, as_json: bool, directory: str
+    trace: str | None,
+    max_size: str | None,
+    trace_io: bool,
+    seconds: float | None,
+    as_json: bool,
+    directory: str,
 ) -> None:
     """Record who maps and touches what on the file system of DIR, until Ctrl-C.
 
@@ -47,7 +58,7 @@ def record(
     stopped: list[int] = []
     before = {number: signal.signal(number, lambda number, _: stopped.append(number)) for number in _ENDS}
     try:
-        recording = _begin(directory, path, output.amount(max_size))
+        recording = _begin(directory, path, output.amount(max_size), io=trace_io)
         try:
             _wait(recording, directory, seconds, stopped)
         finally:
@@ -72,7 +83,7 @@ def _tell(recording: "Recording", path: str, *, as_json: bool) -> None:
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _begin(directory: str, path: str, max_size: int) -> "Recording":
+def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording":
     from shmfs.errors import ShmfsError
     from shmfs.fuse import control, mounts
     from shmfs.trace.recording import Recording, Subject
@@ -86,6 +97,8 @@ def _begin(directory: str, path: str, max_size: int) -> "Recording":
             "to watch every process takes root; `shmfs run --trace FILE -- COMMAND` watches one of your own"
         )
     if mount.fstype != mounts.FSTYPE:
+        if io:
+            raise ShmfsError(f"{directory} is no mount of shmfs, and on others calls cannot be traced")
         subject = Subject(mount.mountpoint, mount.device, mount.fstype, mount.options)
         return _started(Recording(path, subject, max_size=max_size), mount.device)
     about = control.statistics(mount)
@@ -97,9 +110,11 @@ def _begin(directory: str, path: str, max_size: int) -> "Recording":
             return None
 
     subject = Subject(
-        *(mount.mountpoint, mount.device, about.store, about.options, about.size_limit), backing=about.backing
+        *(mount.mountpoint, mount.device, about.store, about.options, about.size_limit),
+        backing=about.backing,
+        io=io,
     )
-    events = control.events(mount.device)
+    events = control.events(mount.device, io=io)
     recording = Recording(path, subject, events=events, ask=ask, say=output.complain, max_size=max_size)
     return _started(recording, mount.device)
 

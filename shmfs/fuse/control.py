@@ -144,10 +144,14 @@ def call(device: str, command: str, **arguments: Any) -> Any:
         return _ask(connection, device, {"command": command, **arguments})
 
 
-def events(device: str) -> int:
-    """A descriptor from which what happens in a mount can be read as JSON lines; raises ShmfsError."""
+def events(device: str, *, io: bool = False) -> int:
+    """A descriptor from which what happens in a mount can be read as JSON lines; raises ShmfsError.
+
+    With `io` read(2) and write(2) as well, of files that are opened until it is closed (native pages only).
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        _ask(connection, device, {"command": "events"}, room=1)  # what follows the answer is not ours
+        # What follows the answer is not for us.
+        _ask(connection, device, {"command": "events", "io": io}, room=1)
         connection.settimeout(None)
         return connection.detach()
 

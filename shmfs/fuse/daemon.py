@@ -47,6 +47,7 @@ log = logging.getLogger("shmfs")
 
 _PEAK_INTERVAL = 0.05
 """Seconds between two looks at what a native store uses."""
+_NO_CALLS = "read and write calls can be traced on native pages only, and those of this mount are managed"
 _RECLAIM_SLICE = 2048
 """Frames given back between two looks at the requests: about a millisecond's work."""
 
@@ -100,7 +101,7 @@ class Daemon:
         if self.configuration.sandbox:
             namespaces.enter_private()
         if self.configuration.log_fd is not None:  # it starts a thread, which no namespace permits before
-            self.log = JsonLines(self.configuration.log_fd)
+            self.log = JsonLines(self.configuration.log_fd, io=self.configuration.trace_io)
             self.superblock.instruments.install(self.log)
         os.umask(0)
         os.chdir("/")
@@ -167,7 +168,7 @@ class Daemon:
         operations = self.adapter.operations
         operations.ipc.device = self.device
         operations.ipc.process_of = self.history.process_of
-        operations.trace_io = self.configuration.trace_io
+        operations.trace_io = int(self.configuration.trace_io)
         notifier = Notifier(session.device())
         operations.ipc.drop_name = notifier.drop_name
         operations.pages_cached = notifier.drop_pages
@@ -271,12 +272,19 @@ class Daemon:
                 self.nursery.start_soon(self._answer, connection)
 
     async def _answer(self, connection: trio.socket.SocketType) -> None:
-        follow: list[dict[str, Any]] = []
+        follow: list[bool] = []
+
+        def events(request: dict[str, Any]) -> None:
+            io = bool(request.get("io"))
+            if io and self.superblock.native is None:
+                raise ShmfsError(_NO_CALLS)
+            follow.append(io)
+
         handlers: dict[str, control.Handler] = {
             "statistics": self.statistics,
             "remount": self.remount,
             "shutdown": self.shutdown,
-            "events": follow.append,
+            "events": events,
             **orphans.handlers(self.adapter.operations, self.history),
         }
         stream = trio.SocketStream(connection)
@@ -294,18 +302,23 @@ class Daemon:
                 except trio.BrokenResourceError:
                     return
             if follow:
-                await self._stream_events(stream)
+                await self._stream_events(stream, io=follow[0])
 
-    async def _stream_events(self, stream: trio.SocketStream) -> None:
-        """Send what happens from now on as JSON lines, until the other end has had enough."""
-        instruments = self.superblock.instruments
+    async def _stream_events(self, stream: trio.SocketStream, *, io: bool) -> None:
+        """Send what happens from now on as JSON lines, until the other end has had enough, or is dead.
+
+        With `io` that long read(2) and write(2) of files that are opened meanwhile, too.
+        """
+        instruments, operations = self.superblock.instruments, self.adapter.operations
         paths = {ino: inode.path() for ino, inode in self.superblock.inodes.items()}
-        events = JsonLines(stream.socket.fileno(), paths)
+        events = JsonLines(stream.socket.fileno(), paths, io=io)
         instruments.install(events)
+        operations.trace_io += io
         try:
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.receive_some()
         finally:
+            operations.trace_io -= io
             instruments.remove(events)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(events.close)

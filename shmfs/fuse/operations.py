@@ -37,8 +37,11 @@ class Operations:
         self.ipc = Registry(superblock)
         self.handle_killpriv = False
         """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
-        self.trace_io = False
-        """Whether read(2) and write(2) come here, and instruments are told (native store)."""
+        self.trace_io = 0
+        """How many want read(2) and write(2) told to instruments; files opened meanwhile have them come here.
+
+        With the native store only.
+        """
         self.pages_cached: Callable[[int, int, int], None] = lambda ino, offset, length: None
         """Called with the bytes of a native file that the kernel will cache, and not keep up to date."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None

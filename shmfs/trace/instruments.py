@@ -37,7 +37,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "rename": ("inode", "old_path", "path", "pid"),
     "resize": ("inode", "old_size", "size", "pid"),
     "evict": ("inode",),
-    # read(2) and write(2), only where that was asked for (`Configuration.trace_io`): bytes, process, thread.
+    # read(2) and write(2), only where that was asked for (`Operations.trace_io`): bytes, process, thread.
     "read": ("inode", "offset", "length", "pid", "tid"),
     "write": ("inode", "offset", "length", "pid", "tid"),
 }

@@ -68,11 +68,16 @@ NAMING = {"create": 2, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
 class JsonLines:
     """An instrument that writes every record to a descriptor, which stays the caller's to close.
 
-    `paths` names inodes that were there before; `room` bounds the records that wait to be written. It never
-    raises and never blocks its caller; what could not be written is counted in `lost`.
+    `paths` names inodes that were there before; `room` bounds the records that wait to be written; without
+    `io` it hears of no read(2) and write(2) that another asked for. It never raises and never blocks its
+    caller; what could not be written is counted in `lost`.
     """
 
-    def __init__(self, fd: int, paths: Mapping[int, str] | None = None, room: int | None = None) -> None:
+    def __init__(
+        self, fd: int, paths: Mapping[int, str] | None = None, room: int | None = None, *, io: bool = True
+    ) -> None:
+        if not io:
+            self.read = self.write = None
         self._fd = fd
         self._regular = _is_regular(fd)
         self._room = room or (ROOM if self._regular else ROOM_PIPE)

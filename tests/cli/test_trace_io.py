@@ -1,26 +1,35 @@
 """`shmfs run --trace-io`: every read and write of a native file in the trace, and the same content."""
 
 import json
+import mmap
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import shmfs.trace
+from shmfs.errors import ShmfsError
+from shmfs.fuse import control, launch
 from shmfs.testing.plugin import why_absent
-from tests.cli.conftest import SHMFS, Cli
+from tests.cli.conftest import SHMFS, Cli, alive, eventually
 
 pytestmark = pytest.mark.mount
 
 CALLS = """
 import ctypes, mmap, os, sys, threading
 said = sys.argv[1]
+os.chdir(sys.argv[2])
 PAGE = 4096
-fd = os.open("/dev/shm/data", os.O_RDWR | os.O_CREAT, 0o600)
+fd = os.open("data", os.O_RDWR | os.O_CREAT, 0o600)
 events = []
 
 def write(data, offset):
@@ -41,7 +50,7 @@ write(b"call", 4095)  # across two pages, and not aligned
 assert memory[4094:4100] == b"\\0call\\1"
 assert read(100, 8 * PAGE - 1) == b"\\7"
 assert read(100, 1 << 30) == b""
-with open("/dev/shm/data", "rb", buffering=0) as other:
+with open("data", "rb", buffering=0) as other:
     assert other.readinto(bytearray(10)) == 10
     events.append(["read", 0, 10, os.getpid(), os.getpid()])
 thread = threading.Thread(target=read, args=(77, 1))
@@ -53,7 +62,7 @@ if child := os.fork():
 else:
     read(5, 0)
     os._exit(0)
-appended = os.open("/dev/shm/data", os.O_WRONLY | os.O_APPEND)
+appended = os.open("data", os.O_WRONLY | os.O_APPEND)
 os.write(appended, b"end")
 events.append(["write", 8 * PAGE, 3, os.getpid(), os.getpid()])
 assert os.fstat(fd).st_size == 8 * PAGE + 3
@@ -74,6 +83,50 @@ def _fuse() -> None:
         pytest.skip(f"no FUSE here: {reason}")
 
 
+class Mounted(NamedTuple):
+    """A mount with native pages."""
+
+    path: Path
+    device: str
+
+
+@pytest.fixture
+def native(cli: Cli, directory: Path) -> Iterator[Mounted]:
+    done = cli("mount", "--json", "-o", "pages=native", directory)
+    if "native pages cannot be had" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
+    mount = json.loads(done.stdout)
+    yield Mounted(directory, mount["device"])
+    launch.umount(str(directory))
+    eventually(lambda: not alive(mount["pid"]))
+
+
+@contextmanager
+def recorded(mounted: Mounted, trace: Path) -> Iterator["subprocess.Popen[str]"]:
+    """`shmfs record --trace-io`, once it records; killed if it does not end."""
+    path = mounted.path / "mapped"
+    path.write_bytes(bytes(4096))
+    words = [*SHMFS, "record", "--trace-io", "--trace", str(trace), str(mounted.path)]
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        recorder = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            eventually(lambda: begun(trace) or recorder.poll() is not None)
+            yield recorder
+        finally:
+            recorder.kill()
+            recorder.communicate(timeout=60)
+
+
+def begun(trace: Path) -> bool:
+    """Whether a recorder has looked at what was mapped before, which it does once it sees everything."""
+    try:
+        with shmfs.trace.open(trace) as opened:
+            return bool(opened.segments)
+    except (ShmfsError, OSError):
+        return False
+
+
 def calls(trace: Path) -> list[dict[str, Any]]:
     with shmfs.trace.open(trace) as opened:
         return [one for one in opened.events() if one["event"] in ("read", "write")]
@@ -83,7 +136,7 @@ def calls(trace: Path) -> list[dict[str, Any]]:
 def traced(cli: Cli, tmp_path: Path) -> tuple[Path, str, list[list[Any]]]:
     """A trace of CALLS, the checksum of what it left, and the calls that it made."""
     trace, said = tmp_path / "a.shmtrace", tmp_path / "said"
-    program = ("--", sys.executable, "-c", CALLS, said)
+    program = ("--", sys.executable, "-c", CALLS, said, "/dev/shm")
     done = cli("run", "-q", "--trace", trace, "--trace-io", *program)
     if "native pages cannot be had" in done.stderr:
         pytest.skip(done.stderr)
@@ -196,3 +249,76 @@ def test_sendfile_sees_what_a_mapping_stored(cli: Cli, tmp_path: Path) -> None:
         pytest.skip(done.stderr)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one["event"] for one in calls(trace)] == ["write"]
+
+
+@needs_native
+def test_of_a_mount_that_is_there(cli: Cli, native: Mounted, tmp_path: Path) -> None:
+    """Calls on files that are opened while somebody records, and no others."""
+    trace, said = tmp_path / "a.shmtrace", tmp_path / "said"
+    with (native.path / "old").open("w+b", buffering=0) as old, recorded(native, trace) as recorder:
+        old.write(b"opened before")
+        done = subprocess.run([sys.executable, "-c", CALLS, said, native.path], timeout=60)
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait(timeout=60)
+    assert (done.returncode, recorder.returncode) == (0, 0)
+    made = json.loads(said.read_text())[1]
+    assert sorted([one[name] for name in FIELDS] for one in calls(trace)) == sorted(made)
+    with shmfs.trace.open(trace) as opened:
+        assert {"read", "write"} <= {figure for source in opened.meta.sources for figure in source.figures}
+    assert "read(), write(): fuse, exact" in cli("report", trace).stdout
+
+
+@needs_native
+def test_a_recorder_that_is_killed_leaves_nothing_switched_on(native: Mounted, tmp_path: Path) -> None:
+    with ExitStack() as files:
+
+        def opened(name: str) -> int:
+            return files.enter_context((native.path / name).open("w+b", buffering=0)).fileno()
+
+        with recorded(native, tmp_path / "trace") as recorder:
+            marker = opened("marker")
+            recorder.kill()
+            recorder.wait(timeout=60)
+        numbers = count()
+        eventually(lambda: not told(native, opened(f"file{next(numbers)}"), marker))
+
+
+def told(mounted: Mounted, fd: int, marker: int) -> bool:
+    """Whether calls on `fd` come to the daemon, as those on `marker` do since it was opened."""
+    with open(control.events(mounted.device, io=True), encoding="utf-8") as lines:
+        while not select.select([lines], [], [], 0)[0]:
+            os.pread(marker, 1, 0)  # until the daemon has begun to tell
+        os.pread(fd, 1, 0)
+        os.pread(marker, 1, 7)
+        reads = (event for event in map(json.loads, lines) if event["event"] == "read")
+        paths = {event["path"] for event in takewhile(lambda event: event["offset"] != 7, reads)}
+        return paths != {"/marker"}
+
+
+@needs_native
+def test_another_who_listens_is_not_told(native: Mounted, tmp_path: Path) -> None:
+    with open(control.events(native.device), encoding="utf-8") as lines:
+        with recorded(native, tmp_path / "trace"):
+            (native.path / "a").write_bytes(b"x")
+        (native.path / "last").touch()
+        kinds = []
+        for event in map(json.loads, lines):
+            kinds.append(event["event"])
+            if event.get("path") == "/last":
+                break
+    assert "open" in kinds
+    assert not {"read", "write"} & set(kinds)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to watch every process takes root")
+def test_what_has_no_calls_to_show(cli: Cli, directory: Path, tmp_path: Path) -> None:
+    server = launch.start(str(directory), "pages=managed")
+    managed = "read and write calls can be traced on native pages only, and those of this mount are managed"
+    other = "/dev/shm is no mount of shmfs, and on others calls cannot be traced"
+    try:
+        for path, why in (directory, managed), ("/dev/shm", other):
+            done = cli("record", "--trace-io", "--trace", tmp_path / "trace", path)
+            assert (done.returncode, done.stderr) == (1, f"shmfs: {why}\n")
+            assert not (tmp_path / "trace").exists()
+    finally:
+        server.stop()
