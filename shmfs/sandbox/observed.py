@@ -114,8 +114,7 @@ class _Tracer:
         self._command = command
         self._recording: Recording | None = None
         if trace.path:
-            with open(trace.path, "ab"):  # before a daemon is started for nothing
-                pass
+            _check_writable(trace.path)  # before a daemon is started for nothing
         self._events, self.log = os.pipe()
 
     def serve(self, server: launch.Server) -> None:
@@ -166,6 +165,17 @@ class _Tracer:
         if self._recording:
             self._recording.stop(outcome.status if outcome else None, statistics)
         os.close(self._events)
+
+
+def _check_writable(path: str) -> None:
+    """Raise OSError if a trace cannot be written to `path`; a file stays as it is, and none is left."""
+    path = os.path.realpath(path)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    else:
+        os.unlink(path)
 
 
 class _Observer:

@@ -194,11 +194,15 @@ def _sum(made: list[list[Any]]) -> dict[str, int]:
     ("options", "wrong"), [("pages=managed", "pages=managed"), ("readahead=4", "readahead")]
 )
 def test_the_managed_store_has_no_calls_to_show(cli: Cli, tmp_path: Path, options: str, wrong: str) -> None:
-    done = cli("run", "-o", options, "--trace", tmp_path / "t", "--trace-io", "--", "true")
-    assert done.returncode == 125
-    assert (
-        done.stderr == f"shmfs: read and write calls can be traced on native pages only; leave {wrong} out\n"
-    )
+    (tmp_path / "old").write_bytes(b"kept")
+    for name in "new", "old":
+        done = cli("run", "-o", options, "--trace", tmp_path / name, "--trace-io", "--", "true")
+        assert done.returncode == 125
+        assert (
+            done.stderr
+            == f"shmfs: read and write calls can be traced on native pages only; leave {wrong} out\n"
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"kept"}
 
 
 def test_a_trace_is_needed(cli: Cli) -> None:
@@ -217,6 +221,7 @@ def test_without_the_rights(tmp_path: Path) -> None:
     reason, said = done.stderr.removeprefix("shmfs: ").rsplit("; ", 1)
     assert said == "leave --trace-io out, which needs them\n"
     assert reason.startswith("native pages cannot be had: Operation not permitted")
+    assert not (tmp_path / "t").exists()
 
 
 SENDFILE = """
