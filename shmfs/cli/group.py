@@ -64,10 +64,11 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run, also where not even the help can be written."""
+        output.name_standard_output()
         try:
             return super().main(*args, **extra)
         except OSError as error:
-            output.complain(f"cannot write: {error.strerror}")
+            output.complain(output.sentence(error))
             sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,5 +1,7 @@
 """What all commands share: how failures are told, how text is printed, which options look the same."""
 
+import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -167,9 +169,49 @@ def expected(status: int | None = None, keep: Sequence[int] = ()) -> Iterator[No
     except BrokenPipeError:
         raise  # whoever reads our output has had enough, which click ends quietly
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
         dead = "; a dead mount is cleared away by `shmfs umount`" if error.errno == errno.ENOTCONN else ""
-        fail(f"{name}{error.strerror or error}{dead}", 1)
+        fail(f"{sentence(error)}{dead}", 1)
+
+
+def sentence(error: OSError) -> str:
+    """Say what failed, and with which file, as perror(3) does."""
+    return f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
+
+
+class _StandardOutput(io.FileIO):
+    """Standard output whose error has its name, as those of files that cannot be opened have theirs.
+
+    It fails once: what is in buffers above is tried again when the interpreter ends, which nobody is to hear.
+    """
+
+    _failed = False
+
+    def write(self, data: Any, /) -> int:
+        length = memoryview(data).nbytes
+        if self._failed:
+            return length
+        try:
+            return super().write(data)
+        except OSError as error:
+            self._failed = length > 0  # click writes nothing, to find out what a stream takes
+            error.filename = "standard output"
+            raise
+
+
+def name_standard_output() -> None:
+    """Have a failed write(2) to standard output tell where it was to go, whoever does it."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and isinstance(out.buffer, (io.BufferedWriter, io.FileIO)):
+        raw = _StandardOutput(out.fileno(), "wb", closefd=False)
+        unbuffered = isinstance(out.buffer, io.FileIO)  # python -u
+        buffer = raw if unbuffered else io.BufferedWriter(raw)
+        sys.stdout = io.TextIOWrapper(
+            buffer,
+            out.encoding,
+            out.errors,
+            line_buffering=out.line_buffering,
+            write_through=unbuffered,
+        )
 
 
 def complain(message: str) -> None:

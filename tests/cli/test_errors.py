@@ -1,5 +1,7 @@
 """Bad input: a sentence on standard error, the exit status, and nothing mounted."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from shmfs import __version__
 from shmfs.cli import main
 from shmfs.fuse import mounts
 from tests.cli.conftest import Cli
+from tests.trace.recording import Recording
 
 BAD_OPTIONS = [
     ("bogus", "unknown mount option 'bogus'"),
@@ -180,8 +183,25 @@ def test_a_trace_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     assert result.stderr == f"shmfs: {trace}: No such file or directory\n"
 
 
-def test_output_that_nobody_reads(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        *((command, "") for command in ("--help", "map --help", "ps --json", "doctor")),
+        *((command, "") for command in ("report {}", "report --json {}", "report --html - {}")),
+        *((f"export -f {form} {{}}", "") for form in ("jsonl", "csv", "parquet", "perfetto")),
+        *((command, "1") for command in ("--help", "report {}", "report --html - {}", "export {}")),
+    ],
+)
+def test_output_that_cannot_be_written(cli: Cli, tmp_path: Path, command: str, unbuffered: str) -> None:
+    recording = Recording(tmp_path / "trace")
+    recording.touch(recording.process(1, "a"), 1, recording.segment(5, "/x"), range(3), 1, 2)
+    words = command.format(recording.close()).split()
+    how = {"stderr": subprocess.PIPE, "capture_output": False, "env": {"PYTHONUNBUFFERED": unbuffered}}
     with open("/dev/full", "w") as full:
-        result = cli("--help", stdout=full, stderr=-1, capture_output=False)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
+        result = cli(*words, stdout=full, **how)
+    assert (result.returncode, result.stderr) == (1, "shmfs: standard output: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = cli(*words, stdout=writer, **how)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
