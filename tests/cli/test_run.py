@@ -140,7 +140,7 @@ def test_the_report(cli: Cli, tmp_path: Path) -> None:
         if shared["shared"] == 64:
             break
     assert shared["shared"] == 64
-    assert len(shared["mapped_by"]) == 3
+    assert len(shared["mapped_by"]) >= 3  # who is seen between fork and exec maps what its parent does
     assert shared["segment"]["evicted"]
     assert shared["segment"]["peak_resident"] == 64
     assert shared["segment"]["page_ins"] == 64
