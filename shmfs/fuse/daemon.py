@@ -172,6 +172,7 @@ class Daemon:
         notifier = Notifier(session.device())
         operations.ipc.drop_name = notifier.drop_name
         operations.pages_cached = notifier.drop_pages
+        operations.cache_again = notifier.store_pages
         operations.ipc.names_dropped = lambda: notifier.wait if notifier.pending else None
         self.lane = Lane(operations, self._answer_later, self._freed, self._native_store())
         session.serve_lane(self.lane, self.options)

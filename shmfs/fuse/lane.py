@@ -356,11 +356,16 @@ class Lane:
 
     def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_WRITE."""
-        handle, offset, size, flags, *_ = p.WRITE_IN.unpack_from(body)
+        handle, offset, size, flags, _, opened, _ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
         cached = bool(flags & p.WRITE_CACHE)
-        stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
+        stored = 0
+        try:
+            stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
+        finally:
+            if stored < size and not cached and not opened & os.O_DIRECT:
+                self.operations.not_stored(handle, offset + stored, offset + size)
         return p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:

@@ -13,6 +13,8 @@ _INVAL_INODE = 2
 _INVAL_INODE_OUT = struct.Struct("<Qqq")
 _INVAL_ENTRY = 3
 _INVAL_ENTRY_OUT = struct.Struct("<QII")
+_STORE = 4
+_STORE_OUT = struct.Struct("<QQII")
 
 
 class Notifier:
@@ -20,7 +22,7 @@ class Notifier:
 
     def __init__(self, device: int) -> None:
         self._device = device
-        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._asked = self._done = 0
         self._progress = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -33,12 +35,17 @@ class Notifier:
         """FUSE_NOTIFY_INVAL_INODE, soon. It waits for the reads of these pages that are under way."""
         self._send(_INVAL_INODE, _INVAL_INODE_OUT.pack(ino, offset, length))
 
+    def store_pages(self, ino: int, pages: list[tuple[int, bytes]]) -> None:
+        """FUSE_NOTIFY_STORE, at once; not for the thread that serves requests: it waits for pages."""
+        for offset, data in pages:
+            self._write(_STORE, _STORE_OUT.pack(ino, offset, len(data), 0) + data)
+
     def _send(self, code: int, body: bytes) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shmfs-notify", daemon=True)
             self._thread.start()
         self._asked += 1
-        self._queue.put(_HEADER.pack(_HEADER.size + len(body), code, 0) + body)
+        self._queue.put((code, body))
 
     @property
     def pending(self) -> bool:
@@ -53,13 +60,15 @@ class Notifier:
 
     def _run(self) -> None:
         while True:
-            message = self._queue.get()
-            try:
-                os.write(self._device, message)
-            except (FileNotFoundError, NotADirectoryError):
-                pass  # it does not have the name or the file, or no longer the directory
-            except OSError as failure:
-                log.debug("a notification failed: %s", failure)
+            self._write(*self._queue.get())
             with self._progress:
                 self._done += 1
                 self._progress.notify_all()
+
+    def _write(self, code: int, body: bytes) -> None:
+        try:
+            os.write(self._device, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it does not have the name or the file, or no longer the directory
+        except OSError as failure:
+            log.debug("a notification failed: %s", failure)

@@ -22,6 +22,7 @@ from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
 from shmfs.ipc import protocol
 from shmfs.ipc.sysv import ANONYMOUS, Registry
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE
 
 _COPY_CHUNK = 8 << 20
 """Bytes that one COPY_FILE_RANGE copies at most, so that it delays nobody; the caller asks again."""
@@ -44,6 +45,8 @@ class Operations:
         """
         self.pages_cached: Callable[[int, int, int], None] = lambda ino, offset, length: None
         """Called with the bytes of a native file that the kernel will cache, and not keep up to date."""
+        self.cache_again: Callable[[int, list[tuple[int, bytes]]], None] = lambda ino, pages: None
+        """Called, in a thread, with what the kernel is to cache of a managed file: offsets and data."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
 
@@ -368,6 +371,27 @@ class Operations:
         if self.trace_io and caller is not None:
             self._called("write", inode.ino, offset, stored, caller)
         return stored
+
+    def not_stored(self, handle: int, start: int, end: int) -> None:
+        """Have the kernel cache again what a write(2) was to replace, before that is answered.
+
+        The kernel copied all data into its pages before it asked, and leaves those that are mapped so
+        (fuse_send_write_pages): with the next store into one the refused data would be written back. The
+        writer has the file's lock meanwhile, and may have that of a page which it filled in part.
+        """
+        inode = self._file(handle)
+        if isinstance(inode, NativeFile) or self.superblock.deferred is not None:
+            return
+        whole = (end if end < inode.size else inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT
+        kept = []
+        for run in inode.pages.runs((start + PAGE_SIZE - 1) >> PAGE_SHIFT, whole):
+            offset = run.first << PAGE_SHIFT
+            size = min(run.length << PAGE_SHIFT, inode.size - offset)  # more would let the file grow
+            kept.append((offset, inode.pages.read(offset, size)))
+        if end < inode.size and any(inode.pages.runs(whole, whole + (end % PAGE_SIZE > 0))):
+            self.pages_cached(inode.ino, whole << PAGE_SHIFT, PAGE_SIZE)
+        if kept:
+            self.superblock.defer(lambda: self.cache_again(inode.ino, kept), lambda: None)
 
     def _called(self, call: str, ino: int, offset: int, length: int, tid: int) -> None:
         pid = self.ipc.process_of(tid) or tid

@@ -92,7 +92,7 @@ BUFFER = Reason(
     "the kernel touches the buffer before it asks for the write that lets the file grow",
 )
 FAILED_WRITE = Reason(
-    "what a write(2) that fails for lack of space was to write over shows in mappings",
+    "what a write(2) that fails for lack of space was to write shows in mappings, and is stored with them",
     "the kernel has copied the data into its cache before it asks, and leaves pages there that are mapped",
 )
 NODIRATIME = Reason(
@@ -220,7 +220,6 @@ _CACHED: Known = {
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
     "regressions.a_fault_of_a_reader_of_what_nobody_writes": {"blocks": (0, NO_WRITER)},
     "transfer.a_buffer_that_the_write_itself_takes_into_the_file": {"behind": (["EFAULT", 0], BUFFER)},
-    "regressions.a_write_that_finds_no_room_leaves_what_is_mapped": {"mapped": (b"n", FAILED_WRITE)},
     "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
     "regressions.times_of_sendfile": {
         "at the end": ({"f": ""}, CACHED_READ),
@@ -258,6 +257,7 @@ _NO_EXTENSION: Known = _CACHED | {
     "names.temporary_files": {"O_TMPFILE": ("ENOTSUP", WITHOUT)},
     "special.birth_time": {"kept": (False, WITHOUT)},
     "xattrs.flags": {"both, missing": (None, BOTH_FLAGS)},
+    "regressions.a_write_that_finds_no_room_leaves_what_is_mapped": {"mapped": (b"n", FAILED_WRITE)},
 }
 OF: dict[str, Known] = {"managed": _MANAGED, "native": _NATIVE, "no extension": _NO_EXTENSION}
 """What one store differs in, or shmfs without its C extension."""
@@ -312,6 +312,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
         "suites.set_group_id_without_execution": SET_ID,
         "suites.direct_requests_end_at_once": DIRECT,
         "regressions.a_direct_write_is_partial_then_refused": DIRECT,
+        "regressions.a_store_after_a_write_that_found_no_room": FAILED_WRITE,
         "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": BOTH_FLAGS,
         "xattrs.lists_are_inherited": UMASK,
         "users.a_default_list_is_inherited": UMASK,

@@ -177,7 +177,7 @@ def writable(actor: Actor, fd: int, offset: int | None, size: int) -> int:
     except OSError:  # what cannot be written cannot be synced, and a fifo has no places
         return size
     if actor.calls("mmap") and actor.masks("failed write over a mapped page"):
-        size = min(size, PAGE - place % PAGE)
+        size -= (place + size) % PAGE if place % PAGE + size > PAGE else 0
     return size
 
 

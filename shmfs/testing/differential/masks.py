@@ -62,8 +62,9 @@ MASKS: dict[str, Mask] = {
     ),
     "failed write over a mapped page": Mask(
         ("managed",),
-        "in a program that maps a write for which there may be no room stays in one page",
-        "the kernel has copied the data into all pages before it asks, and leaves those mapped (the same)",
+        "in a program that maps a write for which there may be no room stays in one page or fills its last",
+        "the kernel has copied the data into all pages before it asks, leaves those mapped (the same), and"
+        " may hold the lock of one that it filled in part, so that shmfs cannot put it right in time",
     ),
     "failed direct write": Mask(
         ("managed",),

@@ -179,6 +179,26 @@ def a_write_that_finds_no_room_leaves_what_is_mapped(d: Path) -> Any:
     return {"answer": seen, "mapped": mapping.load(PAGE), "read": os.pread(fd, 1, PAGE)}
 
 
+@case(options="size=64k,nr_inodes=24")
+def a_store_after_a_write_that_found_no_room(d: Path) -> Any:
+    """It is kept, and what was refused beside it is not."""
+    fd = new("f")
+    for page in (1, 3, 4):
+        os.pwrite(fd, b"o" * PAGE, page * PAGE)
+    os.ftruncate(fd, 5 * PAGE - 7)
+    mapping = Mapping(fd, 5 * PAGE)
+    before = [mapping.load(page * PAGE) for page in (1, 3, 4)]
+    os.pwrite(new("filler"), b"x" * 13 * PAGE, 0)
+    answers = [tried(os.pwrite, fd, b"n" * 5 * PAGE, 0), tried(os.pwrite, fd, b"n" * 3 * PAGE, PAGE)]
+    answers.append(tried(os.pwrite, fd, b"n" * 3 * PAGE, 2 * PAGE))
+    for page in (1, 3, 4):
+        mapping.store(b"stored", page * PAGE + 50)
+    kept = [mapping.load(page * PAGE + 45, 16) for page in (1, 3, 4)]
+    mapping.sync(4)
+    pages = [os.pread(fd, 60, page * PAGE) for page in (1, 3, 4)]
+    return {"before": before, "answers": answers, "mapped": kept, "read": pages, "size": os.fstat(fd).st_size}
+
+
 def _sent() -> Any:
     fd = os.open("s", os.O_RDWR)
     return os.sendfile(fd, fd, 0, 1)
