@@ -125,6 +125,7 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
     """Charge all that lies between the end of the file and `size`, so that no touch of it can fail."""
     old = inode.size
     first, end = old >> PAGE_SHIFT, _pages_up_to(size)
+    _check_machine(sb, end - first)
 
     def undo() -> None:
         inode.pages.truncate(old)
@@ -136,6 +137,15 @@ def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
     inode.pages.get_pages(first, end, Intent.FALLOC)
     if sb.options.reserve == "prefault":
         sb.defer(inode.pages.populate(first, end), undo)
+
+
+def _check_machine(sb: Superblock, count: int) -> None:
+    """Without a limit refuse (ENOSPC) what the machine can never hold. Compare __vm_enough_memory.
+
+    Native pages would be allocated until the OOM killer comes; managed ones take a byte each before that.
+    """
+    if not sb.blocks.limit and count > os.sysconf("SC_PHYS_PAGES"):
+        raise error(errno.ENOSPC)
 
 
 def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length: int) -> None:
@@ -170,6 +180,7 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
         if sb.blocks.limit and stop - first > sb.blocks.limit:
             sb.store.refused(inode.ino, first, stop - first)
             raise error(errno.ENOSPC)
+        _check_machine(sb, stop - first)
         inode.pages.get_pages(first, stop, Intent.FALLOC)
         if not mode & FALLOC_FL_KEEP_SIZE:
             inode.size = max(inode.size, end)

@@ -221,3 +221,16 @@ def test_shrinking_defers_nothing(prefault):
     prefault.truncate("f", PAGE)
     prefault.write("f", 0, b"x" * PAGE)
     assert prefault.sb.deferred is None
+
+
+@pytest.mark.parametrize("reserve", ["strict", "prefault"])
+def test_without_a_limit_what_the_machine_cannot_hold_is_refused(model_of, reserve):
+    fs = model_of(f"size=0,reserve={reserve}")
+    fs.create("f")
+    huge = (os.sysconf("SC_PHYS_PAGES") + 1) * PAGE
+    assert errno_of(fs.truncate, "f", huge) == "ENOSPC"
+    assert errno_of(fs.fallocate, "f", 0, 0, huge) == "ENOSPC"
+    assert errno_of(fs.fallocate, "f", KEEP, 0, 1 << 50) == "ENOSPC"
+    assert errno_of(fs.write, "f", huge, b"x") == "ENOSPC"
+    assert fs.stat("f")["size"] == fs.stat("f")["blocks"] == 0
+    assert fs.sb.deferred is None
