@@ -165,7 +165,7 @@ def _named(pids: list[int]) -> str:
     names = []
     for pid in pids[:5]:
         try:
-            names.append(f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({pid})")
+            names.append(f"{os.fsdecode(Path(f'/proc/{pid}/comm').read_bytes()).strip()} ({pid})")
         except OSError:
             continue
     return ", ".join(names) + (" and others" if len(pids) > 5 else "")

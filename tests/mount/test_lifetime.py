@@ -242,6 +242,15 @@ def test_a_busy_mount_is_not_unmounted(shmfs: Any, actor: MakeActor) -> None:
     assert shmfs.server.process.returncode == 0
 
 
+def test_whoever_keeps_a_mount_busy_may_have_any_name(shmfs: Any, actor: MakeActor) -> None:
+    """A name is cut after 15 bytes, which can be within a character (PR_SET_NAME)."""
+    one, path = actor("/"), str(shmfs.path)
+    one(f"os.chdir({path!r}); call('prctl', 15, b'abcdefghijklmn\\xc3', 0, 0, 0)")
+    with pytest.raises(ShmfsError, match=rf"busy: held by .*abcdefghijklmn\udcc3 \({one.pid}\)"):
+        launch.umount(path)
+    one("os.chdir('/')")
+
+
 def unmounted(path: str) -> bool:
     """Whether the mount could be ended; what was released is noticed a moment later."""
     with contextlib.suppress(ShmfsError):
