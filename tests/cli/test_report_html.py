@@ -26,6 +26,18 @@ def test_a_file(cli: Cli, trace: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "one.shmtrace"]
 
 
+def test_in_any_locale(cli: Cli, trace: Path, tmp_path: Path) -> None:
+    pages = []
+    for number, environment in enumerate(
+        ({}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"})
+    ):
+        out = tmp_path / f"{number}.html"
+        result = cli("report", "--html", out, trace, env=environment)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        pages.append(out.read_bytes())
+    assert pages[0] == pages[1]
+
+
 def test_where_it_cannot_be_written(cli: Cli, trace: Path, tmp_path: Path) -> None:
     for out in (tmp_path, tmp_path / "none/one.html", trace):
         before = trace.read_bytes()

@@ -16,7 +16,9 @@ from shmfs.trace.html.model import Page
 def render(page: Page) -> bytes:
     """Return the file."""
     files = resources.files(__package__)
-    template, style, script = (files.joinpath(f"page.{kind}").read_text() for kind in ("html", "css", "js"))
+    template, style, script = (  # in UTF-8, whatever the locale
+        files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
     data = msgspec.json.encode(page).decode()
     for character in "<>&\u2028\u2029":  # no name ends the element that it is in
         data = data.replace(character, f"\\u{ord(character):04x}")
