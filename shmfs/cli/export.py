@@ -66,6 +66,8 @@ def export(form: str, out: str | None, file: str) -> None:
         perfetto.import_perfetto()
     with stream.open(file) as trace:
         if out is None:
+            if sys.stdout is None:
+                raise ShmfsError("standard output is closed: name a file with -o", 2)
             if form in BINARY and sys.stdout.isatty():
                 raise ShmfsError(f"{BINARY[form]} is no text for a terminal: name a file with -o", 2)
             _write(trace, form, sys.stdout.buffer, bar=not sys.stdout.isatty())

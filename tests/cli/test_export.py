@@ -39,6 +39,15 @@ def test_standard_output(cli: Cli, trace: Path) -> None:
     assert [line["page"] for line in lines if line["event"] == "fault"] == list(range(200_000))
 
 
+def test_a_closed_standard_output(trace: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *SHMFS, "export", str(trace)]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "shmfs: standard output is closed: name a file with -o\n",
+    )
+
+
 def test_a_file(cli: Cli, trace: Path, tmp_path: Path) -> None:
     for form in ("csv", "parquet"):
         result = cli("export", "-f", form, "-o", tmp_path / form, trace)
