@@ -99,6 +99,8 @@ def _print(console: "Console", teller: "Teller", *, pause: bool) -> None:
 
 def _wait() -> None:
     """Until Enter is pressed; no longer once there is no more input."""
+    if sys.stdin is None:
+        return  # it was closed
     terminal = sys.stdin.isatty()
     if terminal:
         click.echo("\n   Enter goes on, Ctrl-C ends. ", nl=False, err=True)

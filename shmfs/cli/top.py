@@ -55,7 +55,7 @@ def top(interval: float, once: bool, as_json: bool, target: str | None) -> None:
     try:
         if as_json:
             _print_json(watch, interval, once=once)
-        elif once or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
+        elif once or not all(one and one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
             _print_once(watch, interval)
         else:
             from shmfs.live.app import Top

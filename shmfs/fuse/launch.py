@@ -86,7 +86,7 @@ def start(
         [sys.executable, "-P", "-m", "shmfs.fuse.daemon"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=stderr or (None if sys.stderr else subprocess.DEVNULL),  # its log goes where ours goes
         bufsize=0,
         pass_fds=() if log is None else (log,),
         start_new_session=True,

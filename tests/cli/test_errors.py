@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from shmfs import __version__
 from shmfs.cli import main
 from shmfs.fuse import mounts
-from tests.cli.conftest import Cli
+from tests.cli.conftest import SHMFS, Cli
 from tests.trace.recording import Recording
 
 BAD_OPTIONS = [
@@ -181,6 +181,20 @@ def test_a_trace_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     result = cli("run", "--trace", trace, "--", "true")
     assert result.returncode == 125
     assert result.stderr == f"shmfs: {trace}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_descriptors(directory: Path, mounted: dict[str, object], closed: str) -> None:
+    """Python has no sys.stdin or sys.stderr then, and what is opened next gets their numbers."""
+    for arguments, words in (
+        (["top", str(directory)], "0 segments"),
+        (["run", "--", "sh", "-c", "echo here >/dev/shm/f; cat /dev/shm/f"], "here"),
+        (["explain", "--pause", "shm"], "shm_open"),
+        (["ps", str(directory)], "0 segments"),
+    ):
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", *SHMFS, *arguments]
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert (result.returncode, words in result.stdout) == (0, True), (arguments, result)
 
 
 @pytest.mark.parametrize(
