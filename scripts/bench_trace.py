@@ -2,13 +2,15 @@
 
 Rounds in turn: a program that does nothing but fault (two processes touch 1 GiB each), on the kernel's tmpfs
 bare and under `perf record -e page-faults -c 1 -d`, and under `shmfs run` with native pages, without and with
---trace; and the program of the demo likewise. Wall and CPU time are those of the whole command with
-everything that it starts; the ratio is to the same program not recorded, the median of the rounds.
+--trace; and the program of the demo likewise, pgbench where PostgreSQL is installed and a DataLoader where
+PyTorch is. Wall and CPU time are those of the whole command with everything that it starts; the ratio is to
+the same program not recorded, the median of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import resource
 import shutil
@@ -42,9 +44,24 @@ for number in range(2):
     children.append(pid)
 sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
 """
+DATABASE = """
+set -e
+pg_ctl -D "$0" -s -w -l "$0/log" -o "-k $0 -c listen_addresses= -c fsync=off -c shared_buffers=64MB" start
+trap 'pg_ctl -D "$0" -s -w -m fast stop' EXIT
+pgbench -h "$0" "$@" postgres
+"""
+LOADER = """
+import sys, torch.utils.data
+class Pictures(torch.utils.data.Dataset):
+    def __len__(self): return int(sys.argv[1])
+    def __getitem__(self, number): return torch.full((3, 224, 224), float(number))
+batches = torch.utils.data.DataLoader(Pictures(), 16, num_workers=2)
+sys.exit(sum(len(batch) for batch in batches) != int(sys.argv[1]))
+"""
 DEMO = [sys.executable, str(Path(__file__).with_name("demo_frames.py"))]
 TIMES = "×"  # noqa: RUF001
 SHMFS = [sys.executable, "-P", "-m", "shmfs"]
+NOBODY = 65534  # PostgreSQL refuses root
 WAYS = ("shmfs run", "shmfs run --trace")
 PERF = ["record", "-q", "-e", "page-faults", "-c", "1", "-d", "-o"]
 
@@ -59,7 +76,35 @@ def timed(command: list[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def commands(size: int, directory: Path) -> dict[str, dict[str, list[str]]]:
+def ordinary(directory: Path, share: int) -> dict[str, list[str]]:
+    """Programs that do what programs do, by name; each takes `share` of its time, a divisor."""
+    found = {"the demo": DEMO}
+    initdb = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=shutil.which("initdb"))
+    if initdb:
+        data = directory / "data"
+        data.mkdir()
+        shutil.chown(data, NOBODY, NOBODY)
+        path = f"PATH={Path(initdb).parent}:/usr/bin:/bin"
+        nobody = [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            "env",
+            "-C",
+            "/",
+            path,
+        ]
+        timed([*nobody, "initdb", "-A", "trust", "-U", "nobody", "-N", "-D", str(data)])
+        database = [*nobody, "PGUSER=nobody", "bash", "-c", DATABASE, str(data)]
+        timed([*database, "-i", "-q", "-s", "4"])
+        found["pgbench"] = [*database, "-n", "-c", "2", "-j", "2", "-t", str(20000 // share)]
+    if importlib.util.find_spec("torch"):
+        found["a DataLoader"] = [sys.executable, "-c", LOADER, str(8000 // share)]
+    return found
+
+
+def commands(size: int, directory: Path, share: int) -> dict[str, dict[str, list[str]]]:
     """By program and way, the bare one of each pair first."""
     touch = [sys.executable, "-c", TOUCH, "/dev/shm", str(size)]
     run = [*SHMFS, "run", "-q", "-o", f"size={4 * size},pages=native"]
@@ -68,11 +113,13 @@ def commands(size: int, directory: Path) -> dict[str, dict[str, list[str]]]:
     faults = {"tmpfs": touch}
     if perf:
         faults["tmpfs, perf record"] = [perf, *PERF, str(directory / "perf.data"), "--", *touch]
-    return {
-        "nothing but faults": faults
-        | dict(zip(WAYS, ([*run, "--", *touch], [*recorded, "--", *touch]), strict=True)),
-        "the demo": dict(zip(WAYS, ([*run, "--", *DEMO], [*recorded, "--", *DEMO]), strict=True)),
+    programs = {"nothing but faults": touch} | ordinary(directory, share)
+    both = {
+        name: dict(zip(WAYS, ([*run, "--", *one], [*recorded, "--", *one]), strict=True))
+        for name, one in programs.items()
     }
+    both["nothing but faults"] = faults | both["nothing but faults"]
+    return both
 
 
 def main() -> int:
@@ -88,7 +135,8 @@ def main() -> int:
     size, rounds = (64 << 20, 1) if arguments.quick else (1 << 30, arguments.rounds)
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="shmfs-bench-") as directory:
-        pairs = commands(size, Path(directory))
+        os.chmod(directory, 0o711)  # the database's owner has a directory in it
+        pairs = commands(size, Path(directory), 10 if arguments.quick else 1)
         for number in range(rounds):
             print(f"bench: round {number + 1} of {rounds}", file=sys.stderr)
             for program, ways in pairs.items():
