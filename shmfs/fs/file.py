@@ -91,6 +91,12 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
     return stored
 
 
+def held(inode: RegularFile, first: int, end: int) -> list[tuple[int, bytes]]:
+    """What there is of the pages from `first` to `end`, without holes, up to the size: offsets and data."""
+    runs = [(run.first << PAGE_SHIFT, run.length << PAGE_SHIFT) for run in inode.pages.runs(first, end)]
+    return [(offset, inode.pages.read(offset, min(length, inode.size - offset))) for offset, length in runs]
+
+
 def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False) -> None:
     """Set the size in bytes; `times` asks for new times even where it stays the same (ftruncate).
 

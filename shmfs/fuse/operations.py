@@ -383,11 +383,7 @@ class Operations:
         if isinstance(inode, NativeFile) or self.superblock.deferred is not None:
             return
         whole = (end if end < inode.size else inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT
-        kept = []
-        for run in inode.pages.runs((start + PAGE_SIZE - 1) >> PAGE_SHIFT, whole):
-            offset = run.first << PAGE_SHIFT
-            size = min(run.length << PAGE_SHIFT, inode.size - offset)  # more would let the file grow
-            kept.append((offset, inode.pages.read(offset, size)))
+        kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, whole)
         if end < inode.size and any(inode.pages.runs(whole, whole + (end % PAGE_SIZE > 0))):
             self.pages_cached(inode.ino, whole << PAGE_SHIFT, PAGE_SIZE)
         if kept:
