@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -24,11 +25,16 @@ hypothesis.settings.load_profile("shmfs")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Give each process that runs tests a mount namespace of its own, where that needs no user namespace.
+    """Make what tests start independent of the shell that runs them, and of each other.
 
-    A daemon ends when the last namespace has unmounted it, and a namespace that a test makes begins as a
-    copy of this one: here it copies no mount of a test that runs beside it.
+    Jobs of a script in the background ignore the keyboard's signals, and so does what they start.
+
+    Each process that runs tests gets a mount namespace of its own, where that needs no user namespace: a
+    daemon ends when the last namespace has unmounted it, and one that a test makes begins as a copy of this
+    one. Here it copies no mount of a test that runs beside it.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if os.geteuid() == 0 and ctypes.CDLL(None).unshare(namespaces.CLONE_NEWNS) == 0:
         namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_SLAVE)
 

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -94,18 +93,7 @@ def namespaces_work() -> None:
 
 
 @pytest.fixture
-def keyboard() -> Iterator[None]:
-    """Undo what a script does to its jobs in the background: they ignore the keyboard."""
-    numbers = (signal.SIGINT, signal.SIGQUIT)
-    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def sandbox(namespaces_work: None, keyboard: None) -> Iterator[Sandbox]:
+def sandbox(namespaces_work: None) -> Iterator[Sandbox]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)  # for drivers that run as somebody else
         sandbox = Sandbox(Path(name))

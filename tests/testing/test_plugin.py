@@ -178,7 +178,6 @@ class Inner:
 
     def start(self, text: str, *arguments: str) -> "subprocess.Popen[str]":
         (self.directory / "test_inner.py").write_text(TELL + text)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(self.directory)]
         command += ["-p", "no:cacheprovider", "-W", "error", "-rA", f"--basetemp={self.directory}/tmp"]
         return subprocess.Popen(
