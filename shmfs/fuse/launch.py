@@ -1,6 +1,7 @@
 """Start a daemon, wait until its mount can be used, and end it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,8 +34,17 @@ class Server:
         self.notes = ready.notes
 
     def statistics(self) -> Statistics:
-        """What the daemon knows now; raises ShmfsError."""
-        return msgspec.convert(control.call(self.device, "statistics"), Statistics)
+        """What the daemon knows now; raises ShmfsError, which says how it ended where it did."""
+        try:
+            return msgspec.convert(control.call(self.device, "statistics"), Statistics)
+        except ShmfsError:
+            try:  # its socket is closed a moment before it can be waited for
+                status = self.process.wait(_ENDING)
+            except subprocess.TimeoutExpired:
+                status = None
+            if status is None:
+                raise
+            raise ShmfsError(f"the daemon of {self.mountpoint} {how_it_ended(status)}") from None
 
     def wait(self) -> int:
         """Wait for its end; returns the exit status, negative for a signal."""
@@ -144,9 +154,16 @@ def _abandon(process: "subprocess.Popen[bytes]", mountpoint: str) -> None:
 
 
 def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:
-    status = process.wait()
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    how = how_it_ended(process.wait())
     return f"the daemon for {mountpoint} {how} before the mount could be used"
+
+
+def how_it_ended(status: int) -> str:
+    """Say it of a process, for a message; `status` as of Server.wait."""
+    if status >= 0:
+        return f"ended with status {status}"
+    hint = ", perhaps for lack of memory (see `dmesg`)" if status == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-status).name}{hint}"
 
 
 def _clean_up(device: str, mountpoint: str) -> None:

@@ -69,7 +69,7 @@ def serve(mountpoint: str, options: str, ready: Callable[[launch.Server], object
             asked.clear()  # once is enough
             server.stop()
     if status:
-        raise ShmfsError(f"the daemon of {mountpoint} {how_it_ended(status)}: its files are lost")
+        raise ShmfsError(f"the daemon of {mountpoint} {launch.how_it_ended(status)}: its files are lost")
 
 
 class _EndError(Exception):
@@ -91,14 +91,6 @@ def _asked_to_end() -> Iterator[set[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def how_it_ended(status: int) -> str:
-    """Say it of a process, for a message; `status` as of Server.wait."""
-    if status >= 0:
-        return f"ended with status {status}"
-    hint = ", perhaps for lack of memory (see `dmesg`)" if status == -signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-status).name}{hint}"
 
 
 def remount(path: str, options: str) -> mounts.Mount:

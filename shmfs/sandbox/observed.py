@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch, service
+from shmfs.fuse import launch
 from shmfs.ipc import library
 from shmfs.sandbox import command as child
 from shmfs.sandbox import supervisor
@@ -236,7 +236,7 @@ def _settled(server: launch.Server) -> Statistics | None:
 
 def _why_dead(server: launch.Server) -> str:
     """Say how the daemon ended, before `stop` was called, and what to do."""
-    how = service.how_it_ended(server.process.returncode)
+    how = launch.how_it_ended(server.process.returncode)
     return (
         f"the daemon of {SHM} {how} while the command ran, so what it had there was lost and its exit status"
         " means little; run it again, and report what the daemon said above"

@@ -172,6 +172,8 @@ def test_a_killed_daemon_is_told_and_replaced(store: str, shmfs: Any, actor: Mak
     one, two = actor(shmfs.path), actor("/")
     one("fd = new('f', b'x' * PAGE); os.ftruncate(fd, 8 * PAGE); m = Mapping(fd, 8 * PAGE); m.load()")
     os.kill(shmfs.server.pid, signal.SIGKILL)
+    with pytest.raises(ShmfsError, match="was killed by SIGKILL"):
+        shmfs.server.statistics()
     assert shmfs.server.wait() == -signal.SIGKILL
     path = str(shmfs.path)
     assert two(f"tried(os.listdir, {path!r}), tried(os.statvfs, {path!r})") == ("ENOTCONN", "ENOTCONN")
