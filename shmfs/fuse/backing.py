@@ -26,6 +26,8 @@ class Backings:
         """`device` is the descriptor of /dev/fuse."""
         self._device = device
         self._ids: OrderedDict[int, tuple[int, NativeFile]] = OrderedDict()
+        self._room = _WARM
+        """Ids until it is looked for some that are not in use; more than _WARM where most of them are."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -44,8 +46,9 @@ class Backings:
             self._shrink(0)
             number = self.backing_open(inode.descriptor())
         self._ids[inode.ino] = number, inode
-        if len(self._ids) > _WARM:
+        if len(self._ids) > self._room:
             self._shrink(_WARM - _WARM // 8)
+            self._room = max(_WARM, len(self._ids) + _WARM // 8)  # not with each open over all that are open
         return number
 
     def backing_open(self, fd: int) -> int:

@@ -87,8 +87,29 @@ def test_ids_of_open_files_are_never_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert [device.get(file) for file in files] == numbers  # type: ignore[arg-type]
     for file in files:
         file.opens = 0
-    device.get(File(99))  # type: ignore[arg-type]
+    for ino in (98, 99):
+        device.get(File(ino))  # type: ignore[arg-type]
     assert len(device) == len(device.given) <= 8
+
+
+def test_many_open_files_are_not_looked_through_at_each_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backing, "_WARM", 256)
+    looks = []
+
+    class Counted(File):
+        @property
+        def opens(self) -> int:
+            looks.append(self.ino)
+            return 1
+
+        @opens.setter
+        def opens(self, value: int) -> None:
+            pass
+
+    device = Device()
+    for ino in range(4096):
+        device.get(Counted(ino))  # type: ignore[arg-type]
+    assert len(looks) < 100 * 4096
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
