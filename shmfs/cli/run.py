@@ -143,9 +143,13 @@ def _print(report: "Report", file: IO[str] | None, *, as_json: bool) -> None:
 
     from shmfs.trace.report import render, report_json
 
-    if as_json:
-        click.echo(report_json(report).decode(), file=file, err=True, nl=False)
-    elif file is not None:
-        render(report, Console(file=file, width=120, highlight=False))
-    else:
-        render(report, output.console(stderr=True))
+    try:
+        if as_json:
+            click.echo(report_json(report).decode(), file=file, err=True, nl=False)
+        elif file is not None:
+            render(report, Console(file=file, width=120, highlight=False))
+        else:
+            render(report, output.console(stderr=True))
+    except OSError as error:
+        error.filename = file.name if file else "standard error"
+        raise

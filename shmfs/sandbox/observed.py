@@ -133,12 +133,18 @@ class _Tracer:
             *(self._command, about.backing, self._trace.io),
         )
         make = partial(Recording, pid=pid, events=self._events, ask=self._ask, say=self._trace.say)
-        if self._trace.path:
-            self._recording = make(self._trace.path, subject, max_size=self._trace.max_size)
-        else:
-            with tempfile.NamedTemporaryFile(prefix="shmfs-") as file:  # without a name nothing can be left
-                self._recording = make(file.name, subject, max_size=MIN_SIZE, when_full="stop")
-        self._recording.start()
+        try:
+            if self._trace.path:
+                self._recording = make(self._trace.path, subject, max_size=self._trace.max_size)
+            else:
+                with tempfile.NamedTemporaryFile(
+                    prefix="shmfs-"
+                ) as file:  # without a name nothing can be left
+                    self._recording = make(file.name, subject, max_size=MIN_SIZE, when_full="stop")
+            self._recording.start()
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise ShmfsError(f"the command cannot be recorded: {where}{error.strerror}") from None
 
     def counts(self) -> Faults | None:
         """What was recorded; None where nothing was."""

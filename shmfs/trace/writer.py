@@ -91,11 +91,19 @@ class Writer:
         """Of the lines, bytes that came since the last flush."""
         self._json = msgspec.json.Encoder()
         self._started = self._flushed = time.monotonic()
-        self._file = _File(os.path.realpath(path))
+        path = os.path.realpath(path)
+        new = not os.path.exists(path)
         try:
-            self._file.append(META, 1, _pack(META, self._json.encode(msgspec.convert(meta, Meta))))
-        except BaseException:
-            self._file.close()
+            self._file = _File(path)
+            try:
+                self._file.append(META, 1, _pack(META, self._json.encode(msgspec.convert(meta, Meta))))
+            except BaseException:
+                self._file.close()
+                raise
+        except OSError:
+            if new:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
             raise
 
     def faults(self, faults: Faults) -> None:
@@ -294,7 +302,11 @@ class _File:
     def _write(self, data: bytes, at: int) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._fd, view, at)
+            try:
+                written = os.pwrite(self._fd, view, at)
+            except OSError as error:
+                error.filename = self.path
+                raise
             view, at = view[written:], at + written
 
 

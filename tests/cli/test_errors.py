@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,22 @@ def test_a_trace_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     result = cli("run", "--trace", trace, "--", "true")
     assert result.returncode == 125
     assert result.stderr == f"shmfs: {trace}: No such file or directory\n"
+
+
+def test_a_full_disk(cli: Cli, directory: Path, mounted: dict[str, object]) -> None:
+    """A trace and a report that cannot even be begun; no empty trace is left."""
+    full, report = directory / "full", directory / "report"
+    report.touch()
+    with suppress(OSError), full.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    result = cli("run", "-q", "--trace", directory / "trace", "--", "true")
+    words = f"shmfs: the command cannot be recorded: {directory}/trace: No space left on device\n"
+    assert (result.returncode, result.stderr) == (125, words)
+    assert sorted(directory.iterdir()) == [full, report]
+    for form in ([], ["--json"]):
+        result = cli("run", "--report", report, *form, "--", "true")
+        assert (result.returncode, result.stderr) == (125, f"shmfs: {report}: No space left on device\n")
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
