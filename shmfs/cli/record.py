@@ -72,11 +72,13 @@ def record(
 def _tell(recording: "Recording", path: str, *, as_json: bool) -> None:
     from shmfs.trace.text import plural
 
-    faults, lost = recording.recorder.faults, recording.recorder.lost
+    dropped, lost = recording.dropped, recording.recorder.lost
+    faults = recording.recorder.faults - dropped
     if as_json:
-        output.print_json({"trace": path, "faults": faults, "lost": lost})
+        output.print_json({"trace": path, "faults": faults, "dropped": dropped, "lost": lost})
         return
-    missing = f"; {plural(lost, 'record')} lost, for the machine was too busy" if lost else ""
+    missing = f"; {plural(dropped, 'fault')} for which the file had no room" if dropped else ""
+    missing += f"; {plural(lost, 'record')} lost, for the machine was too busy" if lost else ""
     click.echo(f"{plural(faults, 'fault')} in {path}{missing}", err=True)
 
 

@@ -113,6 +113,11 @@ class Recording:
         seen = self._perf is not None
         return Faults(minor, major, failed, unknown, self.recorder.lost, self._notes, seen)
 
+    @property
+    def dropped(self) -> int:
+        """Faults for which the file had no room."""
+        return self._writer.dropped
+
     def stop(self, status: int | None = None, statistics: Statistics | None = None) -> None:
         """Write what has happened until now and end; raises ShmfsError if recording failed."""
         if statistics is not None:

@@ -1,15 +1,19 @@
 """Bad input: a sentence on standard error, the exit status, and nothing mounted."""
 
+import json
 import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from shmfs import __version__
 from shmfs.cli import main
+from shmfs.cli.record import _tell
 from shmfs.fuse import mounts
 from tests.cli.conftest import SHMFS, Cli
 from tests.trace.recording import Recording
@@ -198,6 +202,16 @@ def test_a_full_disk(cli: Cli, directory: Path, mounted: dict[str, object]) -> N
     for form in ([], ["--json"]):
         result = cli("run", "--report", report, *form, "--", "true")
         assert (result.returncode, result.stderr) == (125, f"shmfs: {report}: No space left on device\n")
+
+
+def test_faults_without_room_are_not_said_to_be_in_the_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recording: Any = SimpleNamespace(dropped=3, recorder=SimpleNamespace(faults=8, lost=0))
+    _tell(recording, "trace", as_json=False)
+    assert capsys.readouterr().err == "5 faults in trace; 3 faults for which the file had no room\n"
+    _tell(recording, "trace", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"trace": "trace", "faults": 5, "dropped": 3, "lost": 0}
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
