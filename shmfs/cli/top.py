@@ -60,7 +60,10 @@ def top(interval: float, once: bool, as_json: bool, target: str | None) -> None:
         else:
             from shmfs.live.app import Top
 
-            Top(watch, interval).run()
+            app = Top(watch, interval)
+            app.run()
+            if app.return_code:  # it failed, and has said so
+                raise click.exceptions.Exit(app.return_code)
     finally:
         watch.close()
 

@@ -277,6 +277,8 @@ class Top(App[None]):
         if self.snapshot is None:
             return
         columns = [column.heading for column in self.query_one(Listing).columns]
+        if not columns:  # none fits in
+            return
         heading, _ = self._order.get(self.view.place, (self._table.order, False))
         at = columns.index(heading) + by if heading in columns else 0
         self._order[self.view.place] = columns[at % len(columns)], False

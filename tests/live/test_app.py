@@ -324,3 +324,19 @@ def test_a_trend_shows_what_is_not_0():
 
 def test_a_snapshot_is_json():
     assert msgspec.json.decode(msgspec.json.encode(fake.snapshot()))["segments"][0]["path"] == "/frames"
+
+
+@pytest.mark.parametrize("size", [(1, 50), (20, 5)])
+def test_any_key_in_a_tiny_terminal(size: tuple[int, int]) -> None:
+    """Also where no column fits in."""
+
+    async def script(app: Top, pilot: "Pilot[Any]") -> None:
+        await pilot.resize_terminal(*size)
+        await press(
+            app, pilot, "s", "r", "enter", "s", "escape", "tab", "s", "j", "space", "question_mark", "escape"
+        )
+        await pilot.resize_terminal(200, 60)
+        await pilot.pause()
+        await press(app, pilot, "s")
+
+    assert not run(script).return_code
