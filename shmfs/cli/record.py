@@ -73,7 +73,7 @@ def _tell(recording: "Recording", path: str, *, as_json: bool) -> None:
     from shmfs.trace.text import plural
 
     dropped, lost = recording.dropped, recording.recorder.lost
-    faults = recording.recorder.faults - dropped
+    faults = max(0, recording.recorder.faults - dropped)  # pages around faults are dropped with them
     if as_json:
         output.print_json({"trace": path, "faults": faults, "dropped": dropped, "lost": lost})
         return

@@ -137,9 +137,8 @@ class _Tracer:
             if self._trace.path:
                 self._recording = make(self._trace.path, subject, max_size=self._trace.max_size)
             else:
-                with tempfile.NamedTemporaryFile(
-                    prefix="shmfs-"
-                ) as file:  # without a name nothing can be left
+                # Without a name nothing can be left.
+                with tempfile.NamedTemporaryFile(prefix="shmfs-") as file:
                     self._recording = make(file.name, subject, max_size=MIN_SIZE, when_full="stop")
             self._recording.start()
         except OSError as error:
