@@ -170,6 +170,7 @@ def rename(
         whiteout = sb.new_inode(source, WHITEOUT, cred) if how & RENAME_WHITEOUT else None
         source.remove(old_name)
         if whiteout is not None:
+            inherit_acl(source, whiteout, cred.umask)
             _enter(sb, source, old_name, whiteout)
         _move(sb, source, inode, target, new_name, victim, now)
     inode.ctime = now
