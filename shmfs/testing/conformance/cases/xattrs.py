@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.testing.conformance import case
-from shmfs.testing.conformance.tools import NOBODY, call, child, free, mode, new, opened, tried, unprivileged
+from shmfs.testing.conformance.tools import (
+    NOBODY,
+    RENAME_WHITEOUT,
+    call,
+    child,
+    free,
+    mode,
+    new,
+    opened,
+    renameat2,
+    tried,
+    unprivileged,
+)
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
@@ -232,6 +244,12 @@ def lists_are_inherited(d: Path) -> Any:
             os.mkdir(made + "d/deeper", 0o700)
             seen[made + "d/deeper"] = [mode(made + "d/deeper"), sorted(os.listxattr(made + "d/deeper"))]
     return seen
+
+
+@case()
+def a_whiteout_inherits_a_list(d: Path) -> Any:
+    os.setxattr(".", DEFAULT, FULL), os.close(new("f"))
+    return [renameat2("f", "g", RENAME_WHITEOUT), mode("f"), os.getxattr("f", ACCESS, follow_symlinks=False)]
 
 
 @case()
