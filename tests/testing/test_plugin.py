@@ -134,7 +134,7 @@ def test_a_bad_option(shmfs_mount: MountFactory) -> None:
 
 def test_after_the_end(shmfs: PrivateMount) -> None:
     shmfs.stop()
-    with pytest.raises(ShmfsError, match="no daemon of yours"):
+    with pytest.raises(ShmfsError, match="ended with status 0"):
         shmfs.statistics()
 
 
