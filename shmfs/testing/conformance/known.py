@@ -166,6 +166,11 @@ MERGED = Reason(
     "the kernel merges mappings of its tmpfs, which native pages are, and none of its segments",
 )
 
+NEIGHBOUR = Reason(
+    "a mapping beside one of the same file changes atime",
+    "the kernel merges the two on tmpfs without asking the file; passed-through ones are of the backing file",
+)
+
 EVERY: Known = {
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -247,6 +252,7 @@ _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
         "at the end of a set-id file": ({"f": ""}, SENDFILE),
         "splice at the end of a set-id file": ({"f": ""}, SENDFILE),
     },
+    "regressions.atime_of_a_mapping_beside_another": {"f": ("a", NEIGHBOUR)},
     "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }

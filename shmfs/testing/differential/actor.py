@@ -12,6 +12,7 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Collection
+from itertools import count
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Any, NoReturn
@@ -51,6 +52,8 @@ class Actor:
         self.root = -1
         """A descriptor of the mount, for statfs: the working directory may be closed to the actor."""
         self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.apart = count(1 << 44, 1 << 34)
+        """Addresses for mappings that do not meet."""
 
     def masks(self, name: str) -> bool:
         """Whether a difference is known of the store."""

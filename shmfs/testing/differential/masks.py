@@ -81,6 +81,12 @@ MASKS: dict[str, Mask] = {
         "no mtime of empty files in a program that calls madvise",
         "it goes to the backing file, and the kernel keeps the attributes of an empty file",
     ),
+    "time of a merged mapping": Mask(
+        ("native",),
+        "mmap asks for addresses that lie apart",
+        "the kernel merges a mapping with its neighbour of the same file without asking the file, so atime"
+        " stays; passed-through mappings are of the backing file, and do not merge (backing_file_mmap)",
+    ),
     "time of a store": Mask(
         ("managed",),
         "no mtime of regular files in a program that stores through a shared mapping",

@@ -39,8 +39,8 @@ RANDOM, WILLNEED, REMOVE = 1, 3, 9
 class Mapping:
     """Memory of a file, and a duplicate of the descriptor, which lives as long as the mapping does anyway."""
 
-    def __init__(self, fd: int, offset: int, length: int, protection: int, flags: int) -> None:
-        self.address = call("mmap", 0, length, protection, flags, fd, offset)
+    def __init__(self, fd: int, offset: int, length: int, protection: int, flags: int, hint: int) -> None:
+        self.address = call("mmap", hint, length, protection, flags, fd, offset)
         self.offset, self.length = offset, -(-length // PAGE) * PAGE
         self.shared = bool(flags & SHARED)
         self.split = False
@@ -149,7 +149,8 @@ def mmap(actor: Actor, slot: int, fd_slot: int, offset: int, length: int, protec
     if flags & POPULATE and actor.masks("populate a full file system"):
         room = os.fstatvfs(actor.root).f_bfree * PAGE
         flags = flags if length <= room and is_written(fd, unknown=False) else flags & ~POPULATE
-    made = Mapping(fd, offset, length, protection, flags)
+    hint = next(actor.apart) if actor.masks("time of a merged mapping") else 0
+    made = Mapping(fd, offset, length, protection, flags, hint)
     old = actor.mappings.pop(slot, None)
     actor.mappings[slot] = made
     if old:  # not before: FUSE tells of the space that this frees later, and to populate may take it

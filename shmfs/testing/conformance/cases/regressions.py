@@ -7,7 +7,10 @@ from typing import Any
 
 from shmfs.testing.conformance import case
 from shmfs.testing.conformance.tools import (
+    FIXED,
     PAGE,
+    READ,
+    SHARED,
     Mapping,
     blocks,
     call,
@@ -225,6 +228,14 @@ def times_of_a_copy_without_room(d: Path) -> Any:
     fd, target = new("full", bytes(64 << 10)), new("f")
     os.stat("f")
     return changes(lambda: os.copy_file_range(fd, target, 1, 0, 0), f="f")
+
+
+@case()
+def atime_of_a_mapping_beside_another(d: Path) -> Any:
+    fd = new("f")
+    place = Mapping(new("other"), 4 * PAGE, 0).address
+    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
+    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")
 
 
 @case()
