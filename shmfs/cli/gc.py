@@ -33,7 +33,7 @@ def gc(dry_run: bool, as_json: bool, target: str) -> None:
         output.print_json([{**_fields(one), "removed": one.inode in found.removed} for one in found.orphans])
     else:
         _print(found, dry_run=dry_run)
-    output.tell_refused(found.refused)
+    output.tell_hidden(found.hidden)
 
 
 def _fields(orphan: object) -> dict[str, object]:

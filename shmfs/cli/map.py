@@ -88,7 +88,7 @@ def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
             _print_ranges(console, matrix)
         if not matrix.frames_visible:
             output.complain("note: the kernel shows frame numbers to root only")
-    output.tell_refused(matrix.refused)
+    output.tell_hidden(matrix.hidden)
 
 
 def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:

@@ -221,7 +221,7 @@ def complain(message: str) -> None:
     click.echo(f"shmfs: {clean(message)}", err=True)
 
 
-def tell_refused(count: int) -> None:
+def tell_hidden(count: int) -> None:
     """Say that processes could not be looked at, if any; what is shown may not be all then."""
     import os
 

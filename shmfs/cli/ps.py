@@ -113,7 +113,7 @@ def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
     segments = [one for one in entry.statistics.segments if ended or not one.evicted]
     segments.sort(key=lambda one: (-one.resident, one.path))
     if not as_json:
-        _print_segments(entry, segments, by_inode, seen.refused)
+        _print_segments(entry, segments, by_inode, seen.hidden)
         return
     rows = []
     for segment in segments:
@@ -123,11 +123,11 @@ def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
         row["shared"] = one.shared if one else 0
         row["attaches"] = one.attaches if one else 0
         rows.append(row)
-    output.print_json(_mount_json(entry) | {"refused": seen.refused, "segments": rows})
+    output.print_json(_mount_json(entry) | {"hidden": seen.hidden, "segments": rows})
 
 
 def _print_segments(
-    entry: "Entry", segments: "list[Segment]", seen: "dict[int, Observation]", refused: int
+    entry: "Entry", segments: "list[Segment]", seen: "dict[int, Observation]", hidden: int
 ) -> None:
     from rich.text import Text
 
@@ -146,7 +146,7 @@ def _print_segments(
     headings += ["CREATED BY", "MAPPED BY", "ATTACHES", "SHARED"]
     rows = [_row(segment, seen.get(segment.inode)) for segment in segments]
     output.listing(console, headings, rows, right=["SIZE", "PAGES", "PAGE-INS", "ATTACHES", "SHARED"])
-    output.tell_refused(refused)
+    output.tell_hidden(hidden)
 
 
 def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":

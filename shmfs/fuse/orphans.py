@@ -97,7 +97,7 @@ class Collected(NamedTuple):
     orphans: list[Orphan]
     removed: set[int]
     """Inodes of those that are gone now."""
-    refused: int
+    hidden: int
     """Processes that may not be looked at: what they map is not known."""
 
 
@@ -110,14 +110,14 @@ def collect(target: str, *, dry_run: bool) -> Collected:
         raise ShmfsError(f"{entry.mountpoint}: {entry.reason}")
     found = msgspec.convert(control.call(entry.device, "orphans"), list[Orphan])
     mapped: Counter[int] = Counter()
-    refused = 0
+    hidden = 0
     if found:
-        mapped, refused = attaches.mappings(entry.device)
+        mapped, hidden = attaches.mappings(entry.device)
     orphans = [one for one in found if not mapped[one.inode]]
     removed: list[int] = []
     if orphans and not dry_run:
         removed = control.call(entry.device, "remove", inodes=[one.inode for one in orphans])
-    return Collected(entry.mountpoint, orphans, set(removed), refused)
+    return Collected(entry.mountpoint, orphans, set(removed), hidden)
 
 
 def handlers(operations: Operations, history: History) -> dict[str, control.Handler]:

@@ -20,7 +20,7 @@ class Attaches(NamedTuple):
 
     number: int
     """Shared mappings in all address spaces."""
-    refused: int
+    hidden: int
     """Processes that may not be looked at."""
 
 
@@ -29,8 +29,8 @@ def count(device: str, inode: int, proc: str = "/proc") -> Attaches:
 
     A mapping is a VMA, as shm_open and shm_close count them: a hole unmapped in the middle makes two of one.
     """
-    found, refused = mappings(device, inode, proc=proc)
-    return Attaches(found[inode], refused)
+    found, hidden = mappings(device, inode, proc=proc)
+    return Attaches(found[inode], hidden)
 
 
 def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> tuple["Counter[int]", int]:
@@ -39,7 +39,7 @@ def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> t
     file += b"" if inode is None else b"%d " % inode
     which = rb"(\d+) " if inode is None else b""
     line = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ...s [0-9a-f]+" + re.escape(file) + which, re.MULTILINE)
-    refused = 0
+    hidden = 0
     found: dict[tuple[bytes, ...], list[int]] = {}
     for name in os.listdir(proc):
         if not name.isdecimal():
@@ -48,7 +48,7 @@ def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> t
             with open(f"{proc}/{name}/maps", "rb", buffering=0) as maps:
                 data = maps.readall() or b""
         except PermissionError:
-            refused += 1
+            hidden += 1
             continue
         except OSError:
             continue  # it is gone
@@ -59,7 +59,7 @@ def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> t
         spaces = _address_spaces(pids)
         for one in seen:
             total[int(one.split()[-1])] += spaces
-    return total, refused
+    return total, hidden
 
 
 def _address_spaces(pids: list[int]) -> int:

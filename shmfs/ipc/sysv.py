@@ -299,8 +299,8 @@ class Registry:
         opens = segment.opens
 
         def result() -> int:
-            self.uncounted = found.refused
-            unattached = not found.number and not found.refused and segment.opens == opens
+            self.uncounted = found.hidden
+            unattached = not found.number and not found.hidden and segment.opens == opens
             if segment.mode & SHM_DEST and unattached:
                 self._destroy(segment)  # the kernel is about to say so
             if segment.inode.ino not in self._by_inode:

@@ -45,7 +45,7 @@ class Watch:
         self._last: Snapshot | None = None
         self._page_ins: dict[int, int] | None = None
         self._looked = self._cpu = 0.0
-        self._refused = 0
+        self._hidden = 0
 
     def look(self) -> Snapshot:
         """Look once."""
@@ -97,7 +97,7 @@ class Watch:
         pids = self._meter.mapping()
         found = pagemap.processes_mapping(self._files.device, pids)
         if pids is None:
-            self._refused = found.refused
+            self._hidden = found.hidden
         now, cpu = time.monotonic(), time.process_time()
         seconds = now - self._looked if self._looked else 0.0
         rates = self._meter.rates(seconds or 1.0, found.mappings)
@@ -123,7 +123,7 @@ class Watch:
             processes=self._group(shares, rates if seconds else None),
             shares=shares,
             sources=self._sources(seconds),
-            hidden=self._refused + unread,
+            hidden=self._hidden + unread,
             lost=self._meter.lost,
             notes=self._notes + ([BEHIND] if self._meter.behind else []),
         )

@@ -66,7 +66,7 @@ class Found(NamedTuple):
 
     mappings: dict[int, list[Vma]]
     """By pid; only processes that map something."""
-    refused: int
+    hidden: int
     """Processes that could not be looked at for lack of rights."""
 
 
@@ -96,7 +96,7 @@ class Matrix:
     """As the mapping processes see it, without " (deleted)"; "" when nobody maps it."""
     processes: list[ProcessPages]
     frames_visible: bool
-    refused: int
+    hidden: int
 
     def shared(self) -> Pages:
         """Return the pages of the file that two or more processes have present; private copies are not."""
@@ -123,7 +123,7 @@ class Matrix:
             exact=True,
             frames_visible=self.frames_visible,
             shared=len(self.shared()),
-            refused=self.refused,
+            hidden=self.hidden,
             processes=[
                 MappingProcess(one.pid, one.command, len(one.pages), len(one.copies), one.mapped)
                 for one in self.processes
@@ -147,18 +147,18 @@ def mappings(pid: int, device: str | None = None) -> list[Vma]:
 def processes_mapping(device: str, pids: Iterable[int] | None = None) -> Found:
     """Return who of `pids` (all processes if None) maps files of the device, and what."""
     found: dict[int, list[Vma]] = {}
-    refused = 0
+    hidden = 0
     for pid in _all_pids() if pids is None else pids:
         try:
             vmas = mappings(pid, device)
         except (FileNotFoundError, ProcessLookupError):
             continue
         except PermissionError:
-            refused += not _is_kernel_thread(pid)
+            hidden += not _is_kernel_thread(pid)
             continue
         if vmas:
             found[pid] = vmas
-    return Found(found, refused)
+    return Found(found, hidden)
 
 
 def matrix(device: str, inode: int, pids: Iterable[int] | None = None) -> Matrix:
@@ -167,7 +167,7 @@ def matrix(device: str, inode: int, pids: Iterable[int] | None = None) -> Matrix
     names = Processes()
     processes = []
     path = ""
-    refused = found.refused
+    hidden = found.hidden
     for pid, all_vmas in found.mappings.items():
         vmas = [vma for vma in all_vmas if vma.inode == inode]
         if not vmas:
@@ -179,12 +179,12 @@ def matrix(device: str, inode: int, pids: Iterable[int] | None = None) -> Matrix
         except (FileNotFoundError, ProcessLookupError):
             continue
         except PermissionError:
-            refused += 1
+            hidden += 1
     if any(len(one.pages) or len(one.copies) for one in processes):
         visible = any(one.frames.any() or one.copy_frames.any() for one in processes)
     else:
         visible = frames_visible()
-    return Matrix(device, inode, path, processes, visible, refused)
+    return Matrix(device, inode, path, processes, visible, hidden)
 
 
 def process_pages(pid: int, command: str, vmas: list[Vma]) -> ProcessPages:

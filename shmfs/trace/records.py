@@ -133,7 +133,7 @@ class Observations(Struct):
     samples: int = 0
     interval: float = 0.0
     """Mean seconds from one sample to the next."""
-    refused: int = 0
+    hidden: int = 0
     """Processes whose /proc files could not be read for lack of rights."""
     segments: list[Observation] = field(default_factory=list)
 
@@ -181,7 +181,7 @@ class Sharing(Struct, frozen=True):
     frames_visible: bool
     shared: int
     """Pages of the file that two or more processes have present."""
-    refused: int
+    hidden: int
     """Processes that could not be looked at for lack of rights."""
     processes: list[MappingProcess]
     pages: list[PageHolders]

@@ -48,7 +48,7 @@ class Source(Struct):
     samples: int = 0
     interval: float = 0.0
     """Mean seconds between samples."""
-    refused: int = 0
+    hidden: int = 0
     """Processes that could not be looked at."""
 
 
@@ -162,7 +162,7 @@ def _sources(observations: Observations | None) -> list[Source]:
                 False,
                 observations.samples,
                 observations.interval,
-                observations.refused,
+                observations.hidden,
             )
         )
     return sources
@@ -267,8 +267,8 @@ def _footer(report: Report) -> str:
         if source.samples > 1:
             text += f" every ~{source.interval * 1000:.0f} ms"
         text += f" ({source.source})"
-        if source.refused:
-            text += f", {plural(source.refused, 'process')} not readable"
+        if source.hidden:
+            text += f", {plural(source.hidden, 'process')} not readable"
         parts.append(text)
     if len(parts) == 1:
         parts.append("mapped by, shared: not observed")

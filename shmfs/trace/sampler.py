@@ -50,7 +50,7 @@ class Sampler:
         self._pids = pids
         self._processes = Processes()
         self._seen: dict[int, _Seen] = {}
-        self._refused: set[int] = set()
+        self._hidden: set[int] = set()
         self._samples = 0
         self._first = self._last = 0.0
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class Sampler:
                 device=self._device,
                 samples=self._samples,
                 interval=(self._last - self._first) / (self._samples - 1) if self._samples > 1 else 0.0,
-                refused=len(self._refused),
+                hidden=len(self._hidden),
                 segments=[
                     Observation(
                         inode,
@@ -95,7 +95,7 @@ class Sampler:
         paths: dict[int, str] = {}
         attaches: Counter[int] = Counter()
         mapped: list[tuple[int, Process, int, int]] = []
-        refused = set()
+        hidden = set()
         for pid in self._pids():
             try:
                 vmas = self._mappings(pid)
@@ -106,7 +106,7 @@ class Sampler:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             except PermissionError:
-                refused.add(pid)
+                hidden.add(pid)
                 continue
             for inode, several in vmas.items():
                 pages.setdefault(inode, []).append(present[inode])
@@ -118,7 +118,7 @@ class Sampler:
         if self._tell:
             self._tell_all(pages, mapped)
         with self._lock:
-            self._refused |= refused
+            self._hidden |= hidden
             self._note(paths, shared, mapped)
             for inode, number in attaches.items():
                 self._seen[inode].attaches = max(self._seen[inode].attaches, number)
@@ -186,5 +186,5 @@ def observe(device: str) -> Observations:
     sampler = Sampler(device, lambda: found.mappings)
     sampler.sample()
     seen = sampler.observations()
-    seen.refused += found.refused
+    seen.hidden += found.hidden
     return seen

@@ -31,7 +31,7 @@ MATRIX = Matrix(
     "/dev/shm/frames",
     [pages(100, range(225)), pages(101, range(90), copies=range(200, 210)), pages(102, range(120, 225))],
     frames_visible=True,
-    refused=0,
+    hidden=0,
 )
 
 

@@ -181,7 +181,7 @@ def test_maps_names(shm, child):
 def test_nobody_maps_it(shm, child):
     path = make(shm)
     matrix = look(path, child())
-    assert (matrix.processes, matrix.path, matrix.refused) == ([], "", 0)
+    assert (matrix.processes, matrix.path, matrix.hidden) == ([], "", 0)
     assert matrix.frames_visible == pagemap.frames_visible()
     assert matrix.sharing("/x").pages == []
 
@@ -232,15 +232,15 @@ def test_refused_processes_are_counted(shm, child, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(pagemap, "read_file", refuse)
-        assert look(path, one).refused == 1
-        assert pagemap.processes_mapping(device_of(path), [2**22 + 1]).refused == 0
+        assert look(path, one).hidden == 1
+        assert pagemap.processes_mapping(device_of(path), [2**22 + 1]).hidden == 0
 
     def refuse_pagemap(*arguments):
         raise PermissionError(errno.EPERM, "no")
 
     monkeypatch.setattr(pagemap, "_Pagemap", refuse_pagemap)
     monkeypatch.setattr(pagemap, "frames_visible", lambda: False)
-    assert look(path, one).refused == 1
+    assert look(path, one).hidden == 1
 
 
 def test_a_kernel_without_pagemap_scan(shm, child, monkeypatch):
@@ -294,7 +294,7 @@ with open({str(path)!r}, "r+b") as file:
     memory = mmap.mmap(file.fileno(), {16 * PAGE})
 memory[{3 * PAGE}] = 1
 matrix = pagemap.matrix({device_of(path)!r}, {path.stat().st_ino})
-print(matrix.frames_visible, matrix.refused > 0, [one.pages.tolist() for one in matrix.processes])
+print(matrix.frames_visible, matrix.hidden > 0, [one.pages.tolist() for one in matrix.processes])
 print(all(holder.frame is None for page in matrix.sharing().pages for holder in page.processes))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -150,7 +150,7 @@ def test_everything_that_is_missing_is_told():
 
 
 def test_refused_processes_are_told():
-    observations = msgspec.structs.replace(OBSERVATIONS, refused=2)
+    observations = msgspec.structs.replace(OBSERVATIONS, hidden=2)
     assert "2 processes not readable" in flat(show(make(segment(), observations=observations)))
 
 

@@ -121,4 +121,4 @@ def test_refused_processes_are_counted_once(segment, monkeypatch):
     watch = Sampler(device_of(segment), lambda: [1])
     watch.sample()
     watch.sample()
-    assert (watch.observations().refused, watch.observations().samples) == (1, 2)
+    assert (watch.observations().hidden, watch.observations().samples) == (1, 2)
