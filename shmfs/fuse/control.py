@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 import stat
 import struct
@@ -107,8 +108,29 @@ def _answered(path: Path) -> bool:
 
 def peer_allowed(connection: socket.socket) -> bool:
     """Whether the other end is root or the user of this process."""
+    return _peer(connection)[1] in (0, os.geteuid())
+
+
+def _peer(connection: socket.socket) -> tuple[int, ...]:
+    """Pid, uid and gid of the other end."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(raw)[1] in (0, os.geteuid())
+    return _CREDENTIALS.unpack(raw)
+
+
+class StoppedError(ShmfsError):
+    """The daemon is stopped, by a signal or a debugger, and would not answer."""
+
+
+def _check_runs(pid: int, device: str) -> None:
+    """Raise StoppedError for a daemon that is."""
+    try:
+        stopped = re.search(r"\) [Tt] ", Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+    except OSError:
+        return
+    if stopped:
+        raise StoppedError(
+            f"the daemon of mount {device}, process {pid}, is stopped; continue it with `kill -CONT {pid}`"
+        )
 
 
 def answer(line: bytes, handlers: dict[str, Handler]) -> bytes:
@@ -162,6 +184,7 @@ def _ask(connection: socket.socket, device: str, request: dict[str, Any], *, roo
     try:
         connection.settimeout(TIMEOUT)
         connection.connect(str(socket_path(device)))
+        _check_runs(_peer(connection)[0], device)
         connection.sendall(msgspec.json.encode(request) + b"\n")
         while not reply.endswith(b"\n"):
             data = connection.recv(room)

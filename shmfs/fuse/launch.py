@@ -194,11 +194,11 @@ def umount(path: str) -> Unmounted:
     mount = mounts.find(path)
     if mount is None or mount.fstype != mounts.FSTYPE:
         raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
-    if mounts.is_dead(mount):
+    pid = _daemon_pid(mount)
+    if pid is None and mounts.is_dead(mount):
         mounts.unmount(mount.mountpoint, lazy=True)
         control.remove_traces(mount.device)
         return Unmounted(mount.mountpoint, mount.device, None)
-    pid = _daemon_pid(mount)
     mounts.unmount(mount.mountpoint)
     begin = time.monotonic()
     while pid and _lives(pid) and time.monotonic() < begin + _GRACE:
@@ -219,5 +219,7 @@ def _lives(pid: int) -> bool:
 def _daemon_pid(mount: mounts.Mount) -> int | None:
     try:
         return control.statistics(mount).pid
+    except control.StoppedError:
+        raise  # the kernel would wait for its answer
     except ShmfsError:
         return None  # another user's: the mount may be ended, the daemon not asked

@@ -377,15 +377,16 @@ class Operations:
 
         The kernel copied all data into its pages before it asked, and leaves those that are mapped so
         (fuse_send_write_pages): with the next store into one the refused data would be written back. The
-        writer has the file's lock meanwhile, and may have that of a page which it filled in part.
+        writer has the file's lock meanwhile, and may have that of the last page if it filled that in part,
+        until it is answered: that page is dropped when it can be.
         """
         inode = self._file(handle)
         if isinstance(inode, NativeFile) or self.superblock.deferred is not None:
             return
-        whole = (end if end < inode.size else inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT
-        kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, whole)
-        if end < inode.size and any(inode.pages.runs(whole, whole + (end % PAGE_SIZE > 0))):
-            self.pages_cached(inode.ino, whole << PAGE_SHIFT, PAGE_SIZE)
+        last = end >> PAGE_SHIFT
+        kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, last)
+        if any(inode.pages.runs(last, last + (end % PAGE_SIZE > 0))):
+            self.pages_cached(inode.ino, last << PAGE_SHIFT, PAGE_SIZE)
         if kept:
             self.superblock.defer(lambda: self.cache_again(inode.ino, kept), lambda: None)
 

@@ -145,6 +145,18 @@ def test_a_dead_mount_is_recognised(cli: Cli, directory: Path, mounted: dict[str
     assert mounts.find(str(directory)) is None
 
 
+def test_a_stopped_daemon_is_told(cli: Cli, directory: Path, mounted: dict[str, Any]) -> None:
+    os.kill(mounted["pid"], signal.SIGSTOP)
+    try:
+        for command in ("umount", "ps", "gc"):
+            result = cli(command, directory)
+            assert result.returncode == 1
+            assert f"is stopped; continue it with `kill -CONT {mounted['pid']}`" in result.stderr
+    finally:
+        os.kill(mounted["pid"], signal.SIGCONT)
+    assert cli("umount", directory).returncode == 0
+
+
 def test_a_dead_mount_is_replaced(cli: Cli, directory: Path, mounted: dict[str, Any]) -> None:
     kill_daemon(mounted)
     result = cli("mount", directory)

@@ -109,9 +109,9 @@ MASKS: dict[str, Mask] = {
     ),
     "empty read": Mask(
         BOTH,
-        "no read of no bytes, no sendfile or splice from the end of a set-id file on",
+        "no read of no bytes, no sendfile or splice from the end of a file on",
         "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory),"
-        " or asks nobody (native: of a set-id file, filemap_splice_read)",
+        " or asks nobody (native: of a file that was set-id when it was opened, filemap_splice_read)",
     ),
     "place of a replaced name": Mask(
         BOTH,

@@ -183,6 +183,17 @@ def a_write_that_finds_no_room_leaves_what_is_mapped(d: Path) -> Any:
 
 
 @case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_up_to_the_end(d: Path) -> Any:
+    """The writer of a last page that is not cached has its lock until it is answered."""
+    os.pwrite(new("f"), b"o" * (PAGE - 1), PAGE)
+    fd = os.open("f", os.O_RDWR)
+    os.fsync(fd), os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pwrite(new("filler"), b"x" * 15 * PAGE, 0)
+    seen = [tried(os.pwrite, fd, b"n" * size, 0) for size in (2 * PAGE - 1, 2 * PAGE - 2)]
+    return [*seen, os.pread(fd, 2, PAGE), os.stat("f").st_size]
+
+
+@case(options="size=64k,nr_inodes=24")
 def a_store_after_a_write_that_found_no_room(d: Path) -> Any:
     """It is kept, and what was refused beside it is not."""
     fd = new("f")
