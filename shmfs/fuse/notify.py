@@ -15,6 +15,8 @@ _INVAL_ENTRY = 3
 _INVAL_ENTRY_OUT = struct.Struct("<QII")
 _STORE = 4
 _STORE_OUT = struct.Struct("<QQII")
+_PATIENCE = 1.0
+"""Seconds that an answer waits for a store."""
 
 
 class Notifier:
@@ -36,9 +38,20 @@ class Notifier:
         self._send(_INVAL_INODE, _INVAL_INODE_OUT.pack(ino, offset, length))
 
     def store_pages(self, ino: int, pages: list[tuple[int, bytes]]) -> None:
-        """FUSE_NOTIFY_STORE, at once; not for the thread that serves requests: it waits for pages."""
-        for offset, data in pages:
-            self._write(_STORE, _STORE_OUT.pack(ino, offset, len(data), 0) + data)
+        """FUSE_NOTIFY_STORE, at once; not for the thread that serves requests: it waits for pages.
+
+        Returns before it is done if somebody keeps the lock of one: perhaps he who waits for the daemon, as
+        the writer of a large folio that he filled in part. Nobody can have mapped that, and who wants to is
+        behind the store.
+        """
+
+        def store() -> None:
+            for offset, data in pages:
+                self._write(_STORE, _STORE_OUT.pack(ino, offset, len(data), 0) + data)
+
+        storing = threading.Thread(target=store, name="shmfs-store", daemon=True)
+        storing.start()
+        storing.join(_PATIENCE)
 
     def _send(self, code: int, body: bytes) -> None:
         if self._thread is None:
