@@ -71,6 +71,11 @@ class Commands(click.Group):
             output.complain(output.sentence(error))
             sys.exit(1)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line; click itself would end with 1 where that is interrupted."""
+        with output.expected():
+            return super().make_context(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of their importance."""
         return list(self.commands)

@@ -95,6 +95,15 @@ def test_the_help_tells_the_exit_statuses() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"shmfs {__version__}\n"
 
 
+def test_an_interruption_before_a_command_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "parse_args", interrupted)
+    result = CliRunner().invoke(main, ["ps"])
+    assert (result.exit_code, result.output) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
