@@ -121,16 +121,22 @@ class StoppedError(ShmfsError):
     """The daemon is stopped, by a signal or a debugger, and would not answer."""
 
 
+class EndedError(ShmfsError):
+    """The daemon has ended, but for a thread that waits in the kernel and keeps the socket open."""
+
+
 def _check_runs(pid: int, device: str) -> None:
-    """Raise StoppedError for a daemon that is."""
+    """Raise StoppedError or EndedError for a daemon that would not answer."""
     try:
-        stopped = re.search(r"\) [Tt] ", Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+        state = re.search(r"\) (\w) ", Path(f"/proc/{pid}/stat").read_text(errors="replace"))
     except OSError:
         return
-    if stopped:
+    if state and state[1] in "Tt":
         raise StoppedError(
             f"the daemon of mount {device}, process {pid}, is stopped; continue it with `kill -CONT {pid}`"
         )
+    if state and state[1] in "ZX":
+        raise EndedError(f"the daemon of mount {device} has ended; `shmfs umount` clears the mount away")
 
 
 def answer(line: bytes, handlers: dict[str, Handler]) -> bytes:

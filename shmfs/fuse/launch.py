@@ -58,7 +58,11 @@ class Server:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                _clean_up(self.device, self.mountpoint)
+                self.process.wait()
         if self.process.stdin:
             self.process.stdin.close()
         _clean_up(self.device, self.mountpoint)
@@ -150,7 +154,7 @@ def _abandon(process: "subprocess.Popen[bytes]", mountpoint: str) -> None:
         process.communicate()
     mount = mounts.find(mountpoint)
     if mount and mount.fstype == mounts.FSTYPE and mounts.is_dead(mount):
-        mounts.unmount(mountpoint, lazy=True)
+        mounts.clear(mountpoint)
 
 
 def _death(process: "subprocess.Popen[bytes]", mountpoint: str) -> str:
@@ -171,7 +175,7 @@ def _clean_up(device: str, mountpoint: str) -> None:
     control.remove_traces(device)
     mount = mounts.find(mountpoint)
     if mount and mount.device == device:
-        mounts.unmount(mountpoint, lazy=True)
+        mounts.clear(mountpoint)
 
 
 class Unmounted(NamedTuple):
@@ -194,9 +198,9 @@ def umount(path: str) -> Unmounted:
     mount = mounts.find(path)
     if mount is None or mount.fstype != mounts.FSTYPE:
         raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
-    pid = _daemon_pid(mount)
-    if pid is None and mounts.is_dead(mount):
-        mounts.unmount(mount.mountpoint, lazy=True)
+    pid, dead = _daemon(mount)
+    if dead:
+        mounts.clear(mount.mountpoint)
         control.remove_traces(mount.device)
         return Unmounted(mount.mountpoint, mount.device, None)
     mounts.unmount(mount.mountpoint)
@@ -216,10 +220,13 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _daemon_pid(mount: mounts.Mount) -> int | None:
+def _daemon(mount: mounts.Mount) -> tuple[int | None, bool]:
+    """The daemon's pid, None of another user's, and whether nobody serves the mount any more."""
     try:
-        return control.statistics(mount).pid
+        return control.statistics(mount).pid, False
     except control.StoppedError:
         raise  # the kernel would wait for its answer
+    except control.EndedError:
+        return None, True
     except ShmfsError:
-        return None  # another user's: the mount may be ended, the daemon not asked
+        return None, mounts.is_dead(mount)

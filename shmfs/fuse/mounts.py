@@ -109,7 +109,7 @@ def check_mountpoint(path: str) -> str:
     if mount and mount.fstype == FSTYPE:
         if not is_dead(mount):
             raise ShmfsError(f"{path} is a shmfs mount already; `shmfs umount {path}` ends it")
-        unmount(mount.mountpoint, lazy=True)
+        clear(mount.mountpoint)
     try:
         os.listdir(path)
     except FileNotFoundError:
@@ -121,10 +121,19 @@ def check_mountpoint(path: str) -> str:
     return os.path.realpath(path)
 
 
-def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+def clear(mountpoint: str) -> None:
+    """Unmount what nobody serves any more; raises ShmfsError.
+
+    A thread of a daemon that was killed may still wait in the kernel for a page, which a client has locked
+    that waits for the daemon: only the end of the connection, which root may force, ends both.
+    """
+    unmount(mountpoint, lazy=True, force=True)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:
     """Unmount as root, or through fusermount3; raises ShmfsError, naming who keeps it busy."""
     try:
-        umount(mountpoint, lazy=lazy)
+        umount(mountpoint, lazy=lazy, force=force)
         return
     except OSError as failure:
         if failure.errno == errno.EBUSY:

@@ -21,7 +21,7 @@ CLONE_NEWUSER = 0x10000000
 MS_RDONLY = 1
 MS_REC = 0x4000
 MS_SLAVE = 1 << 19
-MNT_DETACH = 2
+MNT_FORCE, MNT_DETACH = 1, 2
 UMOUNT_NOFOLLOW = 8
 
 SWITCHES = (
@@ -168,12 +168,13 @@ def mount(source: str | None, target: str, fstype: str | None, flags: int, data:
     _check(_libc.mount(*arguments[:3], ctypes.c_ulong(flags), arguments[3]))
 
 
-def umount(target: str, *, lazy: bool = False) -> None:
+def umount(target: str, *, lazy: bool = False, force: bool = False) -> None:
     """Detach what is mounted on `target`; a busy mount is EBUSY unless `lazy`.
 
-    Raises OSError. See umount(2).
+    With `force` all that FUSE is asked there fails (MNT_FORCE). Raises OSError. See umount(2).
     """
-    _check(_libc.umount2(os.fsencode(target), (MNT_DETACH if lazy else 0) | UMOUNT_NOFOLLOW))
+    flags = (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
+    _check(_libc.umount2(os.fsencode(target), flags | UMOUNT_NOFOLLOW))
 
 
 def parents(proc: int | None = None, *, zombies: bool = False) -> dict[int, int]:
