@@ -23,13 +23,16 @@ WHITEOUT = stat.S_IFCHR
 
 
 def find(directory: Inode, name: bytes) -> Inode | None:
-    """What `name` names (`.` and `..` too), or None; raises ENOTDIR, ENAMETOOLONG."""
+    """What `name` names, or None; raises ENOTDIR, ENAMETOOLONG.
+
+    `.` is anything itself, for a handle (open_by_handle_at) tells no more than the inode; `..` a directory's.
+    """
+    if name == b".":
+        return directory
     parent = _directory(directory)
     inode = parent.get(name)
     if inode is None:
         _check_name(name)
-        if name == b".":
-            return parent
         if name == b"..":
             return parent.parent
     return inode

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,32 @@ def a_handle_by_nobody(d: Path) -> Any:
     os.close(new("f"))
     handle = handle_of("f")
     return unprivileged(open_handle, handle)
+
+
+def forget_names() -> None:
+    """Have the kernel drop the dentries and inodes that nobody uses, where that is permitted."""
+    with suppress(OSError):
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+@case()
+def handles_outlive_the_cache(d: Path) -> Any:
+    """Also of what the kernel has forgotten meanwhile; and a directory knows the one above it."""
+    os.makedirs("a/b")
+    os.close(new("a/b/f", b"content"))
+    os.symlink("f", "a/s")
+    handles = {name: handle_of(name) for name in (".", "a", "a/b", "a/b/f", "a/s")}
+    numbers = {name: os.lstat(name).st_ino for name in handles}
+    seen: dict[str, Any] = {}
+    for what in ("forgotten", "renamed"):
+        if what == "renamed":
+            os.rename("a/b", "a/c")
+        for name, handle in reversed(handles.items()):
+            forget_names()
+            fd = open_handle(handle, os.O_PATH)
+            seen[f"{what} {name}"] = fd if isinstance(fd, str) else os.fstat(fd).st_ino == numbers[name]
+            if isinstance(fd, int) and name == "a/b":
+                seen[f"{what}, above"] = os.stat("..", dir_fd=fd).st_ino == numbers["a"]
+    fd = open_handle(handles["a/b/f"], os.O_RDWR)
+    seen["read"] = fd if isinstance(fd, str) else os.read(fd, 7)
+    return seen
