@@ -177,7 +177,13 @@ class NativePages:
 
     def seek(self, offset: int, *, data: bool, size: int) -> int:
         """SEEK_DATA or SEEK_HOLE; raises ENXIO."""
-        return os.lseek(self.fileno(), offset, os.SEEK_DATA if data else os.SEEK_HOLE)
+        if data or offset >= size:
+            return os.lseek(self.fileno(), offset, os.SEEK_DATA if data else os.SEEK_HOLE)
+        try:
+            found = os.lseek(self.fileno(), offset, os.SEEK_HOLE)
+        except (OSError, SystemError):  # which Python may make of a negative answer
+            return size
+        return found if found >= 0 else size  # mapping_seek_hole_data overflows behind the last page of all
 
     def later(self, work: Callable[[int], None]) -> Callable[[], None]:
         """Work on a descriptor of its own, which may run in a thread."""

@@ -255,6 +255,16 @@ def test_seek(pages: NativePages) -> None:
         assert failure.value.errno == errno.ENXIO
 
 
+def test_seek_a_hole_behind_the_last_page_of_all(pages: NativePages) -> None:
+    size = (1 << 63) - 1
+    pages.write(size - 3, b"x")
+    for offset in (size - 3, size - 1):
+        assert pages.seek(offset, data=False, size=size) == size
+    assert pages.seek(0, data=False, size=size) == 0
+    with pytest.raises(OSError, match="No such device"):
+        pages.seek(size, data=False, size=size)
+
+
 def test_truncation_leaves_the_times(pages: NativePages) -> None:
     pages.write(0, b"x" * 3 * PAGE)
     os.utime(pages.fileno(), ns=(10**9, 2 * 10**9))
