@@ -28,7 +28,7 @@ def find(directory: Inode, name: bytes) -> Inode | None:
     `.` is anything itself, for a handle (open_by_handle_at) tells no more than the inode; `..` a directory's.
     """
     if name == b".":
-        return directory
+        return directory if directory.nlink else None
     parent = _directory(directory)
     inode = parent.get(name)
     if inode is None:

@@ -79,6 +79,16 @@ def test_what_fails_counts_none(table):
     assert table.superblock.root.nlookup == 0
 
 
+def test_lookup_of_anything_itself_for_a_handle(table):
+    ino, handle = make(table)
+    inode = table.superblock.inode(ino)
+    assert table.lookup(ino, b".") is inode
+    assert inode.nlookup == 2
+    table.unlink(ROOT, b"f", CRED)
+    assert table.lookup(ino, b".") is None
+    table.release(handle)
+
+
 def test_forget_of_what_lost_its_name_ends_it(table, recorder):
     ino, handle = make(table)
     table.write(handle, 0, b"x" * 5000)
