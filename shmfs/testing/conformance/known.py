@@ -171,6 +171,54 @@ NEIGHBOUR = Reason(
     "the kernel merges the two on tmpfs without asking the file; passed-through ones are of the backing file",
 )
 
+PINNED = Reason(
+    "io_uring registers no buffer in a shared mapping",
+    "pages of files that are written back may not be pinned for long (writable_file_mapping_allowed)",
+)
+USERFAULTFD = Reason(
+    "userfaultfd watches no mapping",
+    "the kernel does it for its own shmem, hugetlbfs and anonymous memory only",
+)
+POLICY = Reason(
+    "a memory policy (mbind) is the mapping's, and not the file's",
+    "only the kernel's own shmem keeps policies of files (set_policy)",
+)
+NO_WRITER_LEFT = Reason(
+    "a writable mapping whose descriptor is closed keeps nobody from executing the file or leasing it",
+    "a passed-through mapping holds the backing file, and FUSE's is closed with its last descriptor",
+)
+UNREAD_BUFFER = Reason(
+    "a write from memory that is not there, or in part, stores nothing, and does not grow the file",
+    "the kernel finds that out before it asks (fuse_fill_write_pages)",
+)
+RUNNING = Reason(
+    "O_RDONLY | O_TRUNC on a running program truncates it, and fails with ETXTBSY",
+    "the kernel looks for who executes it after the open, which truncates (FUSE_ATOMIC_O_TRUNC)",
+)
+NAMES_LISTED = Reason(
+    "listxattr without a buffer answers 65536 where the names take more",
+    "the kernel cuts FUSE's answer at what can be listed (XATTR_LIST_MAX)",
+)
+NO_ARGUMENT = Reason(
+    "an ioctl without an argument is EFAULT where its number says that it has one",
+    "the kernel copies the argument before it asks whether there is such an ioctl",
+)
+IDENTITY = Reason(
+    "FS_IOC_GETFSUUID fails with ENOTTY", "the kernel's FUSE gives its file systems no UUID (s_uuid)"
+)
+NO_FSID = Reason(
+    "fanotify tells no names and handles of a whole file system (ENODEV)",
+    "it takes a file system with an f_fsid for that, and FUSE's statfs has none",
+)
+IDMAPPED = Reason(
+    "idmapped mounts are refused",
+    "with FUSE_ALLOW_IDMAP requests that make no file lack the caller's ids, which the daemon needs",
+)
+COPIED_UP = Reason(
+    "an overlay's copy of a set-id file that is written to has no set-id bits",
+    "the overlay sets the owner last, and FUSE asks for that as for chown(2), which takes them away",
+)
+
 EVERY: Known = {
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -191,6 +239,12 @@ EVERY: Known = {
         "data": (0, POSITIONS),
         "hole": (60, POSITIONS),
     },
+    "rare.a_running_program_is_opened_to_be_truncated": {"read": (["ETXTBSY", False], RUNNING)},
+    "rare.more_names_of_attributes_than_can_be_listed": {"size": (65536, NAMES_LISTED)},
+    "rare.ioctls_that_no_file_has": {"none": ("EFAULT", NO_ARGUMENT), "identity": (..., IDENTITY)},
+    "rare.fanotify_of_every_name": {"mark": (..., NO_FSID)},
+    "rare.other_ids_by_a_mount": {"answer": (..., IDMAPPED), "owner": (..., IDMAPPED)},
+    "rare.layers_of_an_overlay": {"below": (..., COPIED_UP)},
     "regressions.times_of_a_fifo": {
         "write": ({"p": ""}, LEFT_TO_THE_DAEMON),
         "read": ({"p": ""}, LEFT_TO_THE_DAEMON),
@@ -218,6 +272,13 @@ _TO_NOBODY: Known = {
     }
 }
 _CACHED: Known = {
+    "rare.a_buffer_that_ends_before_its_length": {
+        "nothing": (["EFAULT", (7, 1)], UNREAD_BUFFER),
+        "a part": (["EFAULT", (0, 0)], UNREAD_BUFFER),
+    },
+    "rare.a_mapping_registered_with_io_uring": {"shared": (..., PINNED)},
+    "rare.a_memory_policy_is_the_files": {"of the other": (..., POLICY)},
+    "rare.userfaultfd_of_a_shared_mapping": {"answer": (..., USERFAULTFD)},
     "madvise.madv_willneed_of_a_hole_allocates_nothing": {1: (4, WILLNEED)},
     "madvise.mincore_after_a_write": {1: (0, PARTLY)},
     "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
@@ -253,6 +314,11 @@ _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
         "splice at the end of a set-id file": ({"f": ""}, SENDFILE),
     },
     "regressions.atime_of_a_mapping_beside_another": {"f": ("a", NEIGHBOUR)},
+    "rare.a_mapping_outlives_its_descriptor": {
+        "closed": (True, NO_WRITER_LEFT),
+        "executed": (0, NO_WRITER_LEFT),
+        "leased": (0, NO_WRITER_LEFT),
+    },
     "suites.pages_that_cachestat_counts": {"cached": (0, CACHESTAT)},
     "data.append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }
