@@ -26,7 +26,7 @@ from shmfs.fs import options as mount_options
 from shmfs.fs.native import NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
-from shmfs.fuse import control, mounts, namespaces, orphans, session
+from shmfs.fuse import control, limits, mounts, namespaces, orphans, session
 from shmfs.fuse import protocol as p
 from shmfs.fuse.adapter import Adapter
 from shmfs.fuse.backing import Backings
@@ -98,6 +98,7 @@ class Daemon:
     def run(self) -> None:
         """Mount, serve until the mount is gone or the end is asked for, and clean up; raises ShmfsError."""
         _spare_from_oom_killer()
+        limits.lift()
         if self.configuration.sandbox:
             namespaces.enter_private()
         if self.configuration.log_fd is not None:  # it starts a thread, which no namespace permits before

@@ -1,0 +1,17 @@
+"""The resource limits of the daemon: those of the shell that mounted are not for what serves everybody."""
+
+import contextlib
+import resource
+
+_LIFTED = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)
+"""The daemon serves for long, and all pages are in one file of it."""
+
+
+def lift() -> None:
+    """Lift the limits wholly, which needs CAP_SYS_RESOURCE, or as far as the hard ones permit."""
+    for limit in _LIFTED:
+        hard = resource.getrlimit(limit)[1]
+        for ceiling in (resource.RLIM_INFINITY, hard):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(limit, (ceiling, ceiling))
+                break
