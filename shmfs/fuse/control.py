@@ -68,25 +68,29 @@ def remove_traces(device: str) -> None:
     path, log = socket_path(device), log_path(device)
     with _locked(path.parent):
         if not _answered(path):
-            path.unlink(missing_ok=True)
+            if path.exists():  # else unlink(2) fails where the file system is read-only
+                path.unlink(missing_ok=True)
             if log.exists() and log.stat().st_size == 0:
                 log.unlink()
 
 
 def listen(device: str) -> socket.socket:
-    """The daemon's end; a socket left by a dead daemon is replaced."""
+    """The daemon's end; a socket left by a dead daemon is replaced. Raises ShmfsError."""
     path = socket_path(device)
     new = path.with_name(f"{device}.{os.getpid()}")
-    new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
+        new.unlink(missing_ok=True)
         listener.bind(str(new))
+        listener.listen()
+        with _locked(path.parent):
+            new.replace(path)
+    except OSError as failure:
+        listener.close()
+        raise ShmfsError(f"cannot make a socket in {path.parent}: {failure.strerror}") from None
     finally:
         os.umask(mask)
-    listener.listen()
-    with _locked(path.parent):
-        new.replace(path)
     return listener
 
 

@@ -5,7 +5,6 @@ Importing this module imports pyfuse3, after the extension that has to be loaded
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
@@ -77,7 +76,7 @@ def mount(
         # cuts short is EIO (fuse_get_res_by_io).
         refused = p.AUTO_INVAL_DATA | p.ASYNC_DIO | p.HANDLE_KILLPRIV | p.DO_READDIRPLUS
         _lane.configure(wanted, refused, options.readahead * PAGE_SIZE, 1)
-    with tempfile.TemporaryFile() as said:
+    with open(os.memfd_create("libfuse"), "w+b") as said:  # no directory need be writable
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:

@@ -77,9 +77,12 @@ def mount_plain() -> list[Trial]:
 def mount(options: str, *, private: str | None = None) -> Trial:
     """Mount on a directory of our own, use the mount, and unmount it; or on `private`, in a sandbox."""
     sandbox = private is not None
-    directory = private or tempfile.mkdtemp(prefix="shmfs-doctor-")
     try:
-        with tempfile.TemporaryFile() as said:
+        directory = private or tempfile.mkdtemp(prefix="shmfs-doctor-")
+    except OSError as error:
+        return Trial("", f"no directory to try it on could be made: {error.strerror}")
+    try:
+        with open(os.memfd_create("daemon"), "w+b") as said:
             try:
                 server = launch.start(directory, f"size=1m,{options}", sandbox=sandbox, stderr=said)
             except ShmfsError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -69,6 +70,55 @@ def _fuse() -> None:
     reason = why_absent()
     if reason:
         pytest.skip(f"no FUSE here: {reason}")
+
+
+def test_soft_limits_of_the_shell_are_not_the_daemon_s(cli: Cli) -> None:
+    """All pages are in one file of the daemon's, and it lives for as long as there is a mount."""
+
+    def limit() -> None:
+        for which, soft in ((resource.RLIMIT_FSIZE, 1 << 20), (resource.RLIMIT_CPU, 1)):
+            resource.setrlimit(which, (soft, resource.getrlimit(which)[1]))
+
+    work = """
+for file in 1 2 3 4; do head -c 500000 /dev/zero > /dev/shm/$file || exit; done
+ulimit -St unlimited
+exec "$0" -c 'import os, time
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    os.close(os.open("/dev/shm/new", os.O_CREAT))
+    os.unlink("/dev/shm/new")'
+"""
+    command = ["sh", "-c", work, sys.executable]
+    result = cli("run", "-q", "-o", "pages=managed", "--", *command, preexec_fn=limit)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "prepare", ["mount -t tmpfs -o ro none /run", "mkdir -m 700 /run/shmfs; mount -o remount,ro /run"]
+)
+def test_read_only_directories(cli: Cli, prepare: str) -> None:
+    """Nothing is written to the temporary directory, and that there is no socket is told in a sentence."""
+    if os.geteuid():
+        pytest.skip("mounts take root")
+    refuse = (
+        "for one in /tmp /var/tmp /; do mount --rbind $one $one; mount -o remount,bind,ro $one; done; cd /"
+    )
+    run = [*SHMFS, "run", "-q", "--", "sh", "-c", "echo kept > /dev/shm/file; cat /dev/shm/file"]
+
+    def inside(*first: str) -> "subprocess.CompletedProcess[str]":
+        script = "; ".join([*first, refuse, 'exec "$@"'])
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-ec", script, "sh", *run],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+    result = inside("mount -t tmpfs none /run")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "kept\n", "")
+    result = inside("mount -t tmpfs none /run", prepare)
+    assert (result.returncode, result.stdout) == (125, "")
+    assert result.stderr.startswith("shmfs: cannot make ")
+    assert result.stderr.endswith("Read-only file system\n")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_private_dev_shm(cli: Cli) -> None:
