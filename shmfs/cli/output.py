@@ -50,6 +50,12 @@ class PathName(click.types.StringParamType):
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty name, which is a variable of the shell that was not set."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
@@ -101,6 +107,7 @@ def trace_options(function: Command) -> Command:
     limit = click.option(
         "--max-size",
         metavar="SIZE",
+        callback=_amount,
         help="Let the trace take no more than SIZE (as in 100m): the oldest faults make room.",
     )
     return trace(limit(function))
@@ -131,7 +138,7 @@ def preload_option(function: Command) -> Command:
     return option(function)
 
 
-def amount(text: str | None) -> int:
+def _amount(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
     """Bytes of "100m", 0 for none; raises a usage error."""
     from shmfs.fs.options import OptionError, parse
 
@@ -140,7 +147,7 @@ def amount(text: str | None) -> int:
     try:
         return parse(f"size={text}").blocks * 4096
     except OptionError:
-        raise click.UsageError(f"{text!r} is no size: give one as in 100m") from None
+        raise click.BadParameter(f"{text!r} is no size: give one as in 100m", ctx, param) from None
 
 
 @contextmanager
@@ -246,8 +253,10 @@ def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+    columns = os.environ.get("COLUMNS", "").lstrip("0")  # of which 0 is none
+    if not console.is_terminal and not columns.isdecimal():
         console.width = 120 if stderr else 500
+    console.width = console.width or 80
     return console
 
 

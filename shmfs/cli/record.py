@@ -43,7 +43,7 @@ Examples:
 @click.argument("directory", metavar="DIR", type=output.DIRECTORY)
 def record(
     trace: str | None,
-    max_size: str | None,
+    max_size: int,
     trace_io: bool,
     seconds: float | None,
     as_json: bool,
@@ -58,7 +58,7 @@ def record(
     stopped: list[int] = []
     before = {number: signal.signal(number, lambda number, _: stopped.append(number)) for number in _ENDS}
     try:
-        recording = _begin(directory, path, output.amount(max_size), io=trace_io)
+        recording = _begin(directory, path, max_size, io=trace_io)
         try:
             _wait(recording, directory, seconds, stopped)
         finally:

@@ -88,7 +88,7 @@ def _budgets(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
 def run(
     options: tuple[str, ...],
     trace: str | None,
-    max_size: str | None,
+    max_size: int,
     trace_io: bool,
     report_file: IO[str] | None,
     budgets: "list[Budget]",
@@ -114,7 +114,7 @@ def run(
         if trace or any(budget.recorded for budget in budgets):
             wanted = observed.Trace(
                 trace or "",
-                output.amount(max_size),
+                max_size,
                 output.complain,
                 io=trace_io,
                 exact=bool(budgets),

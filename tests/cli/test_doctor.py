@@ -321,6 +321,12 @@ def test_text(monkeypatch: pytest.MonkeyPatch, width: int, encoding: str) -> Non
         assert result.output.isascii()
 
 
+def test_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake(monkeypatch)
+    result = CliRunner().invoke(main, ["doctor"], env={"COLUMNS": "0"})
+    assert (result.exit_code, result.output.count("\n")) == (0, 4)
+
+
 def test_names_fit_their_column(examine: Examine) -> None:
     assert max(map(len, examine())) < command.NAMES
 

@@ -63,6 +63,26 @@ def test_bad_option(directory: Path, tmp_path: Path, option: str, words: str) ->
     assert mounts.find(str(directory)) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["run", "--trace", "", "--", "true"], 125, "'--trace': the name is empty"),
+        (["run", "--trace", "t", "--max-size", "-1", "--", "true"], 125, "'-1' is no size"),
+        (["record", "--max-size", "much", "/dev/shm"], 2, "'much' is no size"),
+        (["record", "--trace", "", "/dev/shm"], 2, "'--trace': the name is empty"),
+        (["mount", ""], 2, "'DIR': the name is empty"),
+        (["umount", ""], 2, "'DIR': the name is empty"),
+        (["export", "-o", "", "t"], 2, "'--output': the name is empty"),
+        (["report", "--html", "", "t"], 2, "'--html': the name is empty"),
+    ],
+)
+def test_empty_names_and_sizes(arguments: list[str], status: int, words: str) -> None:
+    """A variable of the shell that was not set is no trace that is not written."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == status
+    assert words in result.output
+
+
 def test_the_help_lists_every_option() -> None:
     for command in ("mount", "run"):
         text = CliRunner().invoke(main, [command, "--help"]).output
