@@ -68,7 +68,7 @@ def request(
 class Adapter(pyfuse3.Operations):
     """The caller of `Operations` from pyfuse3."""
 
-    supports_dot_lookup = True
+    supports_dot_lookup = True  # or handles are stale when the kernel has forgotten the inode
     enable_writeback_cache = False
     enable_acl = True
 

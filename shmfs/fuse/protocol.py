@@ -50,7 +50,6 @@ class Opcode(enum.IntEnum):
 
 
 # Flags of INIT.
-EXPORT_SUPPORT = 1 << 4
 DONT_MASK = 1 << 6
 DO_READDIRPLUS = 1 << 13
 AUTO_INVAL_DATA = 1 << 12

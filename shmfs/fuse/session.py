@@ -69,7 +69,6 @@ def mount(
     """Mount and make the session; raises ShmfsError with libfuse's reason."""
     if _lane:
         wanted = p.DONT_MASK | p.EXPLICIT_INVAL_DATA | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
-        wanted |= p.EXPORT_SUPPORT  # or handles are stale when the kernel has forgotten the inode
         wanted |= p.PASSTHROUGH if native else 0
         # On tmpfs a direct read or write is done when the call returns, also one of io_submit or io_uring
         # (which forgets the provided buffer of a read that ends later); and with ASYNC_DIO one that the limit

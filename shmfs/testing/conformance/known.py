@@ -192,7 +192,7 @@ UNREAD_BUFFER = Reason(
     "the kernel finds that out before it asks (fuse_fill_write_pages)",
 )
 RUNNING = Reason(
-    "O_RDONLY | O_TRUNC on a running program truncates it, and fails with ETXTBSY",
+    "O_RDONLY with O_TRUNC on a running program truncates it, and fails with ETXTBSY",
     "the kernel looks for who executes it after the open, which truncates (FUSE_ATOMIC_O_TRUNC)",
 )
 NAMES_LISTED = Reason(
