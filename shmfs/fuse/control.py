@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from shmfs.errors import ShmfsError
+from shmfs.fuse import mounts
 from shmfs.fuse.mounts import Mount
 from shmfs.trace.records import Statistics
 
@@ -218,3 +219,10 @@ def _ask(connection: socket.socket, device: str, request: dict[str, Any], *, roo
 def statistics(mount: Mount) -> Statistics:
     """What the daemon knows of its mount; raises ShmfsError."""
     return msgspec.convert(call(mount.device, "statistics"), Statistics)
+
+
+def is_dead(mount: Mount, failure: ShmfsError) -> bool:
+    """Whether nobody serves the mount any more, where to ask has failed so; else it is silent."""
+    if isinstance(failure, StoppedError):
+        return False  # the kernel would wait for it
+    return isinstance(failure, EndedError) or mounts.is_dead(mount)

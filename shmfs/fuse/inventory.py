@@ -67,21 +67,17 @@ def segment(target: str, *, shmid: int | None, inode: int | None) -> tuple[str, 
 
 def _entry(mount: mounts.Mount) -> Entry | None:
     """Ask the daemon; None if the mount is gone meanwhile."""
+    where = mount.mountpoint
     try:
-        statistics, reason = control.statistics(mount), ""
-    except ShmfsError as error:
-        statistics, reason = None, str(error)
-    state: Literal["serving", "dead", "silent"] = "serving" if statistics else "silent"
-    log = ""
-    if statistics is None:
-        if mounts.is_dead(mount):
-            state = "dead"
-            where = mount.mountpoint
-            reason = f"its daemon is gone, and its files with it; `shmfs umount {where}` clears it away"
-            log = _log(mount.device)
-        if mount not in mounts.shmfs_mounts():
-            return None
-    return Entry(mount.mountpoint, mount.device, state, False, reason, log, statistics)
+        return Entry(where, mount.device, "serving", False, "", "", control.statistics(mount))
+    except ShmfsError as failure:
+        reason, dead = str(failure), control.is_dead(mount, failure)
+    if mount not in mounts.shmfs_mounts():
+        return None
+    if not dead:
+        return Entry(where, mount.device, "silent", False, reason, "", None)
+    reason = f"its daemon is gone, and its files with it; `shmfs umount {where}` clears it away"
+    return Entry(where, mount.device, "dead", False, reason, _log(mount.device), None)
 
 
 def _sandbox(device: str) -> Entry | None:

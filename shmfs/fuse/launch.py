@@ -225,8 +225,6 @@ def _daemon(mount: mounts.Mount) -> tuple[int | None, bool]:
     try:
         return control.statistics(mount).pid, False
     except control.StoppedError:
-        raise  # the kernel would wait for its answer
-    except control.EndedError:
-        return None, True
-    except ShmfsError:
-        return None, mounts.is_dead(mount)
+        raise  # as to unmount would wait for it
+    except ShmfsError as failure:
+        return None, control.is_dead(mount, failure)

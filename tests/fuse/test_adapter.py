@@ -401,4 +401,4 @@ def test_init_is_announced(adapter):
 def test_what_the_kernel_is_asked_for(adapter):
     assert not adapter.enable_writeback_cache  # it would lose ENOSPC
     assert adapter.enable_acl
-    assert not adapter.supports_dot_lookup
+    assert adapter.supports_dot_lookup
