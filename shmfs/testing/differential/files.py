@@ -142,11 +142,11 @@ def copy_file_range(
 
 
 def not_from_the_end(actor: Actor, fd: int, offset: int | None) -> None:
-    """Leave out what would read a file from its end on without read(2)."""
+    """Leave out what would read a directory, or a file from its end on, without read(2)."""
     status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode):
+    if actor.masks("empty read") and (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         place = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
-        if place >= status.st_size and actor.masks("empty read"):
+        if stat.S_ISDIR(status.st_mode) or place >= status.st_size:
             raise Missing
 
 

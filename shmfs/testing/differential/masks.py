@@ -109,7 +109,7 @@ MASKS: dict[str, Mask] = {
     ),
     "empty read": Mask(
         BOTH,
-        "no read of no bytes, no sendfile or splice from the end of a file on",
+        "no read of no bytes, no sendfile or splice from the end of a file on, or from a directory",
         "the kernel returns before atime is noted (native: backing_file_read_iter; managed: of a directory),"
         " or asks nobody (native: of a file that was set-id when it was opened, filemap_splice_read)",
     ),

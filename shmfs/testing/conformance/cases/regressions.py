@@ -234,6 +234,13 @@ def times_of_sendfile(d: Path) -> Any:
     }
 
 
+@case()
+def atime_of_a_directory_that_sendfile_refuses(d: Path) -> Any:
+    os.mkdir("d")
+    target = new("target")
+    return changes(lambda: os.sendfile(target, os.open("d", os.O_RDONLY), 0, 1), f="d")
+
+
 @case(options="size=64k")
 def times_of_a_copy_without_room(d: Path) -> Any:
     fd, target = new("full", bytes(64 << 10)), new("f")
