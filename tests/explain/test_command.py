@@ -6,6 +6,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.console import Console
 from shmfs.cli.group import main
 from shmfs.explain import draw, records, render, story
 from shmfs.explain.chapters.tools import claim
+from shmfs.explain.stage import Stage
 from shmfs.testing.plugin import why_absent
 from shmfs.trace.text import show
 from tests.cli.conftest import SHMFS, alive, cli, eventually
@@ -162,6 +164,24 @@ def test_an_early_end_leaves_nothing(how: signal.Signals) -> None:
 
 
 @needs_fuse
+@needs_fuse
+def test_what_somebody_else_has_written_back_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's sync(2) between the store and the look at the page cache."""
+    look, seen = Stage.cache, set()
+
+    def cache(stage: Stage, mapping: Any, fd: int | None = None) -> Any:
+        found, caller = look(stage, mapping, fd), sys._getframe(1).f_code.co_name
+        if found.dirty and caller not in seen:
+            seen.add(caller)
+            found.dirty = 0
+        return found
+
+    monkeypatch.setattr(Stage, "cache", cache)
+    done = CliRunner().invoke(main, ["explain", "--pages", "managed", "map"])
+    assert "write_back" in seen
+    assert (done.exit_code, "did not hold" in done.output) == (0, False)
+
+
 def test_a_claim_that_does_not_hold_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(stage: Any) -> Any:
         yield stage.step("It happens", "This is wrong.", "do_mmap", [claim("pages charged", 7, stage.used())])

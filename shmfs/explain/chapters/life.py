@@ -9,6 +9,7 @@ from shmfs.explain.stage import PAGE, Mapping, Stage
 
 NAME = "frames"
 _MS_SYNC = 4
+_TRIES = 20
 
 
 class Life:
@@ -178,8 +179,11 @@ class Life:
     def write_back(self) -> Step:
         """A calls msync."""
         stage = self.stage
-        stage.a.touch(self.at_a.address, 0, "x")  # during a pause the kernel may have written the page back
-        before = stage.cache(self.at_a, self.fd_a)
+        for _ in range(_TRIES):  # somebody's sync(2), or a pause, may have had the page written back
+            stage.a.touch(self.at_a.address, 0, "x")
+            before = stage.cache(self.at_a, self.fd_a)
+            if before.dirty or not stage.managed:
+                break
         stage.a.call("msync", self.at_a.address, 4 * PAGE, _MS_SYNC)
         after = stage.cache(self.at_a, self.fd_a)
         views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
