@@ -31,7 +31,7 @@ class Changes(NamedTuple):
     kill_privileges: bool = False
     """The caller may not keep set-id bits and capabilities (ATTR_KILL_SUID and its kin)."""
     times_given: bool = False
-    """The times are not just now (ATTR_TIMES_SET)."""
+    """The times are others than now for both (ATTR_TIMES_SET)."""
 
 
 _ROOT = Credentials()

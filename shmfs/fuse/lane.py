@@ -34,6 +34,8 @@ _NEGATIVE = (bytes(16) + p.U64.pack(_FOREVER)).ljust(p.ENTRY_OUT.size, b"\0")
 """Entry of inode 0: there is no such name, and the kernel may keep that in mind."""
 _PADDING = tuple(bytes(size) for size in range(8))
 _NANO = 1_000_000_000
+_NOW = p.FATTR_ATIME | p.FATTR_ATIME_NOW | p.FATTR_MTIME | p.FATTR_MTIME_NOW
+"""Both times, set to the time of day: what utime(2) without times asks for."""
 
 
 class Lane:
@@ -266,10 +268,7 @@ class Lane:
             ctime=_nanoseconds(ctime, ctime_ns) if valid & p.FATTR_CTIME else None,
             through_descriptor=bool(valid & p.FATTR_FH),
             kill_privileges=bool(valid & p.FATTR_KILL_SUIDGID),
-            times_given=bool(
-                (valid & p.FATTR_ATIME and not valid & p.FATTR_ATIME_NOW)
-                or (valid & p.FATTR_MTIME and not valid & p.FATTR_MTIME_NOW)
-            ),
+            times_given=valid & _NOW not in (0, _NOW),
         )
         return self._attributes(self.operations.setattr(node, changes, cred))
 
@@ -289,10 +288,10 @@ class Lane:
         if command == p.FS_IOC_FSGETXATTR:
             flags = self.operations.getflags(node)
             xflags = sum(xflag for flag, xflag in p.XFLAGS.items() if flags & flag)
-            return p.IOCTL_OUT.pack(0, 0, 0, 0) + p.FSXATTR.pack(xflags)
+            return p.IOCTL_OUT.pack(0, 0, 0, 0) + p.FSXATTR.pack(xflags, 0, 0, 0, 0)
         if command == p.FS_IOC_FSSETXATTR:
-            xflags = p.FSXATTR.unpack_from(body, p.IOCTL_IN.size)[0]
-            if xflags & ~sum(p.XFLAGS.values()):
+            xflags, extent, _, project, cow_extent = p.FSXATTR.unpack_from(body, p.IOCTL_IN.size)
+            if xflags & ~sum(p.XFLAGS.values()) or extent or project or cow_extent:  # fileattr_has_fsx
                 return errno.EOPNOTSUPP
             flags = sum(flag for flag, xflag in p.XFLAGS.items() if xflags & xflag)
             self.operations.setflags(node, flags)

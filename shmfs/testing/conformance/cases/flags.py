@@ -8,10 +8,12 @@ from typing import Any
 
 from shmfs.testing.conformance import case
 from shmfs.testing.conformance.tools import (
+    AT_FDCWD,
     KEEP_SIZE,
     PAGE,
     PUNCH,
     allocate,
+    call,
     changes,
     child,
     new,
@@ -23,6 +25,12 @@ from shmfs.testing.conformance.tools import (
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 GETXATTR, SETXATTR = 0x801C581F, 0x401C5820
 IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
+NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
+
+
+def utimensat(atime: int, mtime: int) -> int:
+    """utimensat(2) of "f" with nanoseconds, which may be UTIME_NOW and UTIME_OMIT."""
+    return call("utimensat", AT_FDCWD, "f", struct.pack("<qqqq", 0, atime, 0, mtime), 0)
 
 
 @case()
@@ -88,6 +96,7 @@ def flags_and_what_they_forbid(d: Path) -> Any:
             "chown": tried(os.chown, "f", 1, 1),
             "utime": tried(os.utime, "f", ns=(1, 1)),
             "touch": tried(os.utime, "f"),
+            "touch one": [tried(utimensat, *times) for times in ((NOW, OMIT), (OMIT, NOW), (OMIT, OMIT))],
             "unlink": tried(os.unlink, "f"),
             "link": tried(os.link, "f", "other"),
             "rename": tried(os.rename, "f", "other"),
@@ -115,6 +124,9 @@ def extended_flags(d: Path) -> Any:
     for value in (0x80, 0x40, 0x8, 0x10, 0x2, 0x10000, 0):
         seen.append(tried(fcntl.ioctl, fd, SETXATTR, struct.pack("<I24x", value)))
         seen.append(tried(lambda: fcntl.ioctl(fd, GETXATTR, bytes(28))))
+    for field in range(1, 5):  # size of extents, number of them, project, size of extents copied on write
+        given = struct.pack("<I24x", 0x80)[: 4 * field] + struct.pack("<I", 4096)
+        seen.append(tried(fcntl.ioctl, fd, SETXATTR, given.ljust(28, b"\0")))
     seen.append(tried(fcntl.ioctl, fd, 0x5421, b"\0" * 4))  # FIONBIO
     return [*seen, tried(fcntl.ioctl, fd, 0x1234, b"")]
 
