@@ -219,7 +219,12 @@ def _allocate_native(
     def watched(fd: int) -> None:
         nonlocal refused
         try:
-            work(fd)
+            try:
+                work(fd)
+            except OSError as failure:
+                if failure.errno != errno.ENOSPC or not inode.pages.settle():
+                    raise
+                work(fd)  # which another file's pages stood in the way of that were just removed
         except OSError as failure:
             refused = failure.errno == errno.ENOSPC
             raise

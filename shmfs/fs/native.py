@@ -5,7 +5,6 @@ So size, blocks and times are the store's; `refresh` takes them over before they
 
 import errno
 import os
-import threading
 from collections.abc import Callable
 
 from shmfs.fs.inode import RegularFile, is_fixed
@@ -55,7 +54,9 @@ class NativeBlocks(Reservation):
     def charge(self, amount: int) -> None:
         """Take pages from the store's limit, or raise ENOSPC."""
         if amount and self._limit:
-            if self.used + amount > self._limit:
+            if self.used + amount > self._limit and not (
+                self._store.settle() and self.used + amount <= self._limit
+            ):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._store.resize(self._limit - self._aside - amount)
         self._aside += amount
@@ -179,11 +180,5 @@ class NativeFile(RegularFile):
         return self.pages.later(lambda fd: os.ftruncate(fd, size))
 
     def drop(self) -> None:
-        """Free the pages; a large file in a thread, for it takes the kernel long."""
-        work = self.pages.drop()
-        if work is None:
-            return
-        if self._allocated >= BIG:
-            threading.Thread(target=work, daemon=True).start()
-        else:
-            work()
+        """Free the pages."""
+        self.pages.drop(much=self._allocated >= BIG)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import resource
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -40,6 +41,7 @@ class NativeStore:
         limits = {"nr_blocks": str(blocks or UNLIMITED), "nr_inodes": "0", "mode": "0700"}
         self._mount = syscalls.detached_tmpfs({**limits, **(options or {})}, attributes)
         self._pool: OrderedDict[int, int] = OrderedDict()
+        self._freeing: list[threading.Thread] = []
         self._room = min(_POOL, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
     def close(self) -> None:
@@ -62,6 +64,20 @@ class NativeStore:
         """Pages in use."""
         figures = os.fstatvfs(self._mount)
         return figures.f_blocks - figures.f_bfree
+
+    def free(self, work: Callable[[], None]) -> None:
+        """Free much in a thread."""
+        self._freeing = [thread for thread in self._freeing if thread.is_alive()]
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self._freeing.append(thread)
+
+    def settle(self) -> bool:
+        """Wait until what is being freed can be had again; False if there was nothing."""
+        freeing, self._freeing = self._freeing, []
+        for thread in freeing:
+            thread.join()
+        return bool(freeing)
 
     def descriptor(self, ino: int, *, create: bool = False) -> int:
         """A descriptor of the inode's file, which stays the store's; valid until the next call."""
@@ -198,9 +214,14 @@ class NativePages:
 
         return run
 
-    def drop(self) -> Callable[[], None] | None:
-        """Give the file up; returns what remains to be done, in a thread if it is much, or None."""
-        if not self._created:
-            return None
-        fd = self._store.forget(self.ino)
-        return None if fd is None else lambda: os.close(fd)
+    def drop(self, *, much: bool = False) -> None:
+        """Give the file up, in a thread if it has many pages, for it takes the kernel long."""
+        fd = self._store.forget(self.ino) if self._created else None
+        if fd is not None and much:
+            self._store.free(lambda: os.close(fd))
+        elif fd is not None:
+            os.close(fd)
+
+    def settle(self) -> bool:
+        """Wait for what other files give back; False if that is nothing."""
+        return self._store.settle()

@@ -246,6 +246,27 @@ def test_large_changes_are_deferred(native_of: MakeModel) -> None:
     assert descriptors() <= before + 1
 
 
+def test_what_is_being_freed_is_waited_for(native_of: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = native_of("size=32m")
+    close = os.close
+
+    def late(fd: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.2)
+        close(fd)
+
+    for name in ("f", "g"):
+        fs.create(name)
+        fs.fallocate(name, 0, 0, 24 * MIB)
+        assert run(fs) is None, name
+        native(fs, name).look()
+        monkeypatch.setattr(os, "close", late)
+        fs.unlink(name)
+    assert fs.sb.blocks.used == 24 * 256, "the last one is still to be freed"
+    fs.sb.blocks.charge(9 * 256)
+    fs.sb.blocks.uncharge(9 * 256)
+
+
 def test_large_reservations_are_deferred(native_of: MakeModel) -> None:
     fs = native_of("size=64m,reserve=strict")
     fs.create("f")
@@ -274,7 +295,7 @@ def test_a_large_file_is_freed_in_a_thread(native_of: MakeModel, monkeypatch: py
             super().start()
 
     fs.sb.instruments.install(Ids())
-    monkeypatch.setattr("shmfs.fs.native.threading.Thread", Thread)
+    monkeypatch.setattr("shmfs.mm.native.threading.Thread", Thread)
     for name, size in (("small", MIB), ("large", 32 * MIB)):
         fs.create(name)
         os.posix_fallocate(by_the_kernel(fs, name), 0, size)
