@@ -46,4 +46,4 @@ def mount_helper(options: tuple[str, ...], fake: bool, source: str, directory: s
     items = [item for item in ",".join(options).split(",") if item.partition("=")[0] not in FUSE_OPTIONS]
     parse(",".join(items))
     if not fake:
-        mount.serve(directory, ",".join(items))
+        mount.serve(directory, ",".join(items), whole=True)

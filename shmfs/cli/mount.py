@@ -32,13 +32,15 @@ def mount(options: tuple[str, ...], foreground: bool, as_json: bool, directory: 
     serve(directory, ",".join(options), foreground=foreground, as_json=as_json)
 
 
-def serve(directory: str, options: str, *, foreground: bool = False, as_json: bool = False) -> None:
-    """Mount or remount, and say so."""
+def serve(
+    directory: str, options: str, *, foreground: bool = False, as_json: bool = False, whole: bool = False
+) -> None:
+    """Mount or remount, and say so; `whole` is `service.remount`'s."""
     from shmfs.fs.options import parse
     from shmfs.fuse import service
 
     if "remount" in parse(options).seen:
-        mount = service.remount(directory, options)
+        mount = service.remount(directory, options, whole=whole)
         if as_json:
             output.print_json({"mountpoint": mount.mountpoint, "device": mount.device})
         return

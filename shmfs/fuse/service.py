@@ -93,11 +93,21 @@ def _asked_to_end() -> Iterator[set[int]]:
             signal.signal(number, handler)
 
 
-def remount(path: str, options: str) -> mounts.Mount:
+def _set_flags(mount: mounts.Mount, options: str, wanted: str) -> None:
+    """Have the VFS carry out its options of a list, and no others."""
+    flags = sum(_MS_FLAGS.get(name, 0) for name in mount_options.parse(options).vfs)
+    try:
+        namespaces.mount(None, mount.mountpoint, None, _MS_REMOUNT | flags)
+    except OSError as error:
+        raise ShmfsError(f"cannot change {mount.mountpoint} to {wanted}: {error.strerror}") from None
+
+
+def remount(path: str, options: str, *, whole: bool = False) -> mounts.Mount:
     """Change the limits of a mount, and where given the options that the VFS carries out.
 
-    Raises ShmfsError, also where a change is not possible; then nothing was changed.
-    Compare mount(8), REMOUNT: options that are not given stay as they are.
+    Raises ShmfsError, also where a change is not possible; then nothing was changed. Limits that are not
+    given stay, and so do the VFS's options, but where the list is `whole`: as mount(2) has it, what is
+    missing there is off, and those of atime stay where none is given.
     """
     mount = mounts.find(path)
     if mount is None or mount.fstype != mounts.FSTYPE:
@@ -105,14 +115,17 @@ def remount(path: str, options: str) -> mounts.Mount:
     if mounts.is_dead(mount):
         raise ShmfsError(f"the mount {path} is dead; `shmfs umount {path}` clears it away")
     given = mount_options.parse(options)
-    control.call(mount.device, "remount", options=options)
+    now = [name for name in mount.options.split(",") if name in mount_options.VFS_OPTIONS]
+    kept = now
+    if whole:
+        no_atime = not any(name.endswith("atime") for name in given.vfs)
+        kept = [name for name in now if no_atime and name.endswith("atime")]
     if given.vfs:
-        kept = [name for name in mount.options.split(",") if name in mount_options.VFS_OPTIONS]
-        vfs = mount_options.parse(",".join([*kept, options])).vfs
-        flags = sum(_MS_FLAGS.get(name, 0) for name in vfs)
-        try:
-            namespaces.mount(None, mount.mountpoint, None, _MS_REMOUNT | flags)
-        except OSError as error:
-            wanted = ",".join(sorted(given.vfs))
-            raise ShmfsError(f"cannot change {path} to {wanted}: {error.strerror}") from None
+        _set_flags(mount, ",".join([*kept, options]), ",".join(sorted(given.vfs)))
+    try:
+        control.call(mount.device, "remount", options=options)
+    except BaseException:
+        if given.vfs:
+            _set_flags(mount, ",".join(now), "what it was")
+        raise
     return mounts.find(path) or mount

@@ -94,6 +94,16 @@ def test_remount(script: Script) -> None:
     assert result.returncode == 0
 
 
+def test_remount_takes_flags_away(script: Script) -> None:
+    """mount(8) hands on all that are to hold, and not those that take others away."""
+    result = script(
+        'mount -t fuse.shmfs shmfs "$M" -o size=1m,noexec,sync && '
+        'mount -o remount,nodiratime "$M" && grep -o "rw,.*relatime" /proc/self/mounts | tail -n 1 && '
+        'mount -o remount,exec,async,diratime "$M" && grep -o "rw,.*relatime" /proc/self/mounts | tail -n 1'
+    )
+    assert (result.stdout, result.stderr) == ("rw,sync,noexec,nodiratime,relatime\nrw,relatime\n", "")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

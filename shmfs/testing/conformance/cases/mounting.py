@@ -274,7 +274,9 @@ def read_only_with_an_open_writer(d: Path) -> Any:
     def look(directory: Path) -> Any:
         fd = new("f")
         seen = [tried(remount, directory, "ro"), tried(os.pwrite, fd, b"x", 0)]
+        seen += [tried(remount, directory, "ro,size=2m"), os.statvfs(directory).f_blocks]
         os.close(fd)
+        seen += [tried(remount, directory, "ro,size=1k"), tried(os.mkdir, "still")]
         return [*seen, tried(remount, directory, "ro"), tried(os.mkdir, "x")]
 
     return with_options("size=1m", look)
