@@ -224,7 +224,13 @@ REFUSED_SENDFILE = Reason(
     "the kernel notes the access by itself (splice_direct_to_actor), and leaves FUSE's times to the daemon",
 )
 
+LISTED_STILL = Reason(
+    "a listing that has begun may still have names that were removed since",
+    "the kernel lists from its cache, and looks for changes at the beginning only (fuse_readdir_cached)",
+)
+
 EVERY: Known = {
+    "directories.what_is_removed_while_a_listing_is_read": {"listed still": (..., LISTED_STILL)},
     "regressions.atime_of_a_directory_that_sendfile_refuses": {"f": ("", REFUSED_SENDFILE)},
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},

@@ -234,3 +234,19 @@ def a_rename_onto_a_name_keeps_or_moves_its_place(d: Path) -> Any:
     call("renameat2", -100, "f2", -100, "f3", 2)
     seen["exchanged"] = os.listdir(".")
     return seen
+
+
+@case()
+def what_is_removed_while_a_listing_is_read(d: Path) -> Any:
+    os.mkdir("d")
+    for number in range(20):
+        os.close(new(f"d/{number}"))
+    os.listdir("d")
+    fd = os.open("d", os.O_RDONLY)
+    first = [name for _, name, _ in entries(fd, 128)]
+    for name in os.listdir("d"):
+        os.unlink(f"d/{name}")
+    rest = []
+    while part := entries(fd, 4096):
+        rest += [name for _, name, _ in part]
+    return {"begun": len(first), "listed still": len(rest), "listed anew": os.listdir("d")}
