@@ -10,6 +10,7 @@ import errno
 import faulthandler
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -83,8 +84,10 @@ class Daemon:
         self.device = ""
         self.dirty = trio.Event()
         """Set when memory waits to be given back."""
+        self._unlimited = trio.CapacityLimiter(math.inf)
         self.settled = False
         self.failure = ""
+        self.notifier: Notifier | None = None
         self.wants_native = _wants_native(self.options)
         instruments = Instruments()
         self.history = History()
@@ -170,7 +173,7 @@ class Daemon:
         operations.ipc.device = self.device
         operations.ipc.process_of = self.history.process_of
         operations.trace_io = int(self.configuration.trace_io)
-        notifier = Notifier(session.device())
+        self.notifier = notifier = Notifier(session.device())
         operations.ipc.drop_name = notifier.drop_name
         operations.pages_cached = notifier.drop_pages
         operations.cache_again = notifier.store_pages
@@ -220,7 +223,8 @@ class Daemon:
 
         async def finish() -> None:
             try:
-                await trio.to_thread.run_sync(work)
+                # It may wait long for another's mmap_lock, and then holds up neither other work nor the end.
+                await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._unlimited)
             except OSError as failure:
                 session.reply(unique, answer(failure))
             else:
@@ -231,13 +235,19 @@ class Daemon:
     async def _until_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for _ in signals:
-                self.nursery.cancel_scope.cancel()
+                await self._end()
 
     async def _until_lifeline_ends(self) -> None:
         """End with the process that started us; what runs in its sandbox is killed, for nobody else will."""
         await trio.lowlevel.wait_readable(0)
         if self.configuration.sandbox:
             await trio.to_thread.run_sync(namespaces.kill_namespace, self.device)
+        await self._end()
+
+    async def _end(self, delay: float = 0) -> None:
+        await trio.sleep(delay)
+        if self.notifier:  # whose thread may wait for who waits for an answer: it is still given
+            await trio.to_thread.run_sync(self.notifier.close)
         self.nursery.cancel_scope.cancel()
 
     async def _watch_peak(self) -> None:
@@ -375,11 +385,7 @@ class Daemon:
 
     def shutdown(self, request: dict[str, Any]) -> None:
         """End, after this was answered."""
-        trio.lowlevel.spawn_system_task(self._shutdown_soon)
-
-    async def _shutdown_soon(self) -> None:
-        await trio.sleep(0.01)
-        self.nursery.cancel_scope.cancel()
+        trio.lowlevel.spawn_system_task(self._end, 0.01)
 
 
 def _wants_native(options: MountOptions) -> bool:

@@ -5,6 +5,7 @@ import os
 import queue
 import struct
 import threading
+import time
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Notifier:
         self._asked = self._done = 0
         self._progress = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._stores: set[threading.Thread] = set()
+        self._closed = False
 
     def drop_name(self, parent: int, name: bytes) -> None:
         """FUSE_NOTIFY_INVAL_ENTRY, soon. It waits for the lookups that are under way in the directory."""
@@ -48,12 +51,29 @@ class Notifier:
         def store() -> None:
             for offset, data in pages:
                 self._write(_STORE, _STORE_OUT.pack(ino, offset, len(data), 0) + data)
+            self._stores.remove(threading.current_thread())
 
+        if self._closed:
+            return
         storing = threading.Thread(target=store, name="shmfs-store", daemon=True)
+        self._stores.add(storing)
         storing.start()
         storing.join(_PATIENCE)
 
+    def close(self, patience: float = 1.0) -> None:
+        """Send no more, and wait for what is being sent, but not for ever; while requests are served.
+
+        It waits for a lock of who waits for an answer: one that is never given then, and the connection does
+        not end, which would tell him, as long as a thread writes to its descriptor.
+        """
+        self._closed = True
+        deadline = time.monotonic() + patience
+        while (self.pending or self._stores) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
     def _send(self, code: int, body: bytes) -> None:
+        if self._closed:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shmfs-notify", daemon=True)
             self._thread.start()
