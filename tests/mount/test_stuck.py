@@ -101,7 +101,7 @@ client = sysv.Client('.')
 one = client.attach(client.get(0, 4096))
 asking = [threading.Thread(target=client.nattch, args=(0,), daemon=True) for _ in range({MANY})]
 [thread.start() for thread in asking]
-time.sleep(1)
+time.sleep(0.3)
 sum(thread.is_alive() for thread in asking)
 """
 
