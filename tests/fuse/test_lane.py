@@ -333,8 +333,9 @@ def test_ioctl(lane: Lane) -> None:
     assert isinstance(ioctl(p.FS_IOC_SETFLAGS, p.U32.pack(0x40)), bytes)
     assert p.U32.unpack_from(ioctl(p.FS_IOC_GETFLAGS), 16)[0] == 0x40
     assert p.FSXATTR.unpack_from(ioctl(p.FS_IOC_FSGETXATTR), 16)[0] == 0x80
-    assert ioctl(p.FS_IOC_FSSETXATTR, p.FSXATTR.pack(0x2)) == errno.EOPNOTSUPP
-    assert isinstance(ioctl(p.FS_IOC_FSSETXATTR, p.FSXATTR.pack(0x8)), bytes)
+    assert ioctl(p.FS_IOC_FSSETXATTR, p.FSXATTR.pack(0x2, 0, 0, 0, 0)) == errno.EOPNOTSUPP
+    assert ioctl(p.FS_IOC_FSSETXATTR, p.FSXATTR.pack(0x8, 1, 0, 0, 0)) == errno.EOPNOTSUPP
+    assert isinstance(ioctl(p.FS_IOC_FSSETXATTR, p.FSXATTR.pack(0x8, 0, 0, 0, 0)), bytes)
     assert write(lane, node, handle, b"x") is not None
     assert ask(lane, p.Opcode.UNLINK, body=b"f\0") == errno.EPERM
     assert ioctl(p.FS_IOC_SETFLAGS) == errno.EIO, "a malformed one"

@@ -288,11 +288,11 @@ def test_work_for_later_has_a_descriptor_of_its_own(store: NativeStore, pages: N
     assert pages.status().st_size == 1
 
 
-def test_drop_frees_when_it_is_carried_out(store: NativeStore, pages: NativePages) -> None:
+@pytest.mark.parametrize("much", [False, True])
+def test_drop_frees(store: NativeStore, pages: NativePages, much: bool) -> None:
     pages.write(0, b"x" * 3 * PAGE)
     before = len(descriptors())
-    work = pages.drop()
-    assert store.used() == 3
-    assert work is not None
-    work()
+    pages.drop(much=much)
+    assert store.settle() == much
+    assert not store.settle()
     assert (store.used(), len(descriptors())) == (0, before - 1)
