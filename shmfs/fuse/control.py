@@ -9,7 +9,6 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import socket
 import stat
 import struct
@@ -20,7 +19,7 @@ from typing import Any
 import msgspec
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import mounts
+from shmfs.fuse import mounts, namespaces
 from shmfs.fuse.mounts import Mount
 from shmfs.trace.records import Statistics
 
@@ -132,15 +131,12 @@ class EndedError(ShmfsError):
 
 def _check_runs(pid: int, device: str) -> None:
     """Raise StoppedError or EndedError for a daemon that would not answer."""
-    try:
-        state = re.search(r"\) (\w) ", Path(f"/proc/{pid}/stat").read_text(errors="replace"))
-    except OSError:
-        return
-    if state and state[1] in "Tt":
+    state = namespaces.state(pid)
+    if state in ("T", "t"):
         raise StoppedError(
             f"the daemon of mount {device}, process {pid}, is stopped; continue it with `kill -CONT {pid}`"
         )
-    if state and state[1] in "ZX":
+    if state in ("Z", "X"):
         raise EndedError(f"the daemon of mount {device} has ended; `shmfs umount` clears the mount away")
 
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
 
 from shmfs.errors import ShmfsError
 from shmfs.fs import options as mount_options
-from shmfs.fuse import control, mounts
+from shmfs.fuse import control, mounts, namespaces
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.trace.records import Statistics
 
@@ -205,19 +204,11 @@ def umount(path: str) -> Unmounted:
         return Unmounted(mount.mountpoint, mount.device, None)
     mounts.unmount(mount.mountpoint)
     begin = time.monotonic()
-    while pid and _lives(pid) and time.monotonic() < begin + _GRACE:
+    while pid and namespaces.state(pid) not in ("", "Z") and time.monotonic() < begin + _GRACE:
         if time.monotonic() > begin + _ENDING and (kept := mounts.elsewhere(mount.device)):
             return Unmounted(mount.mountpoint, mount.device, pid, kept)
         time.sleep(0.01)
     return Unmounted(mount.mountpoint, mount.device, pid)
-
-
-def _lives(pid: int) -> bool:
-    """Whether the process runs; one that has ended and nobody waited for does not."""
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
 
 
 def _daemon(mount: mounts.Mount) -> tuple[int | None, bool]:

@@ -218,6 +218,11 @@ def _sees(pid: int | str, device: str, proc: int) -> bool:
     return any(line.split()[2] == device.encode() for line in mounts)
 
 
+def state(pid: int) -> str:
+    """Return the state of a process, as the letter in /proc/PID/stat; "" when it is gone."""
+    return next(iter(_read_stat(str(pid), None)), "")
+
+
 def _read_stat(pid: str, proc: int | None) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; an empty list when the process is gone."""
     text = _read(f"{pid}/stat" if proc is not None else f"/proc/{pid}/stat", proc)
