@@ -3,13 +3,15 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import VFS_OPTIONS, OptionError
 from shmfs.fuse import launch, mounts, namespaces, service
+from shmfs.testing.conformance.tools import tried
 
 FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
 FLAGS |= {"nodiratime": 2048, "relatime": 1 << 21, "strictatime": 1 << 24}
@@ -54,6 +56,24 @@ def another(options: str) -> Iterator[Path]:
             yield Path(directory)
         finally:
             server.stop()
+
+
+def with_options(options: str, look: Callable[[Path], Any]) -> Any:
+    """What is seen of a mount with such options, or the name of the errno that refuses it."""
+
+    def mount_and_look() -> Any:
+        with another(options) as directory:
+            os.chdir(directory)
+            try:
+                return look(directory)
+            finally:
+                os.chdir("/")
+
+    here = os.getcwd()
+    try:
+        return tried(mount_and_look)
+    finally:
+        os.chdir(here)
 
 
 def remount(directory: Path, options: str) -> None:

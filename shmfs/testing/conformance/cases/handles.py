@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.testing.conformance import case
-from shmfs.testing.conformance.mounting import MS_REMOUNT, another
+from shmfs.testing.conformance.mounting import MS_REMOUNT, with_options
 from shmfs.testing.conformance.tools import (
     AT_FDCWD,
     call,
@@ -78,12 +78,7 @@ def a_handle_by_nobody(d: Path) -> Any:
 @case(mounts=True)
 def handles_outlive_the_cache(d: Path) -> Any:
     """Also of what the kernel has forgotten meanwhile; and a directory knows the one above it."""
-    with another("size=1m") as directory:
-        os.chdir(directory)
-        try:
-            return _forgotten(directory)
-        finally:
-            os.chdir(d)
+    return with_options("size=1m", _forgotten)
 
 
 def _forgotten(directory: Path) -> Any:

@@ -6,26 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.testing.conformance import case
-from shmfs.testing.conformance.mounting import another, remount
+from shmfs.testing.conformance.mounting import another, remount, with_options
 from shmfs.testing.conformance.tools import PAGE, content, mode, new, opened, tried
-
-
-def with_options(options: str, look: Callable[[Path], Any]) -> Any:
-    """What is seen of a mount with such options, or the name of the errno that refuses it."""
-
-    def mount_and_look() -> Any:
-        with another(options) as directory:
-            os.chdir(directory)
-            try:
-                return look(directory)
-            finally:
-                os.chdir("/")
-
-    here = os.getcwd()
-    try:
-        return tried(mount_and_look)
-    finally:
-        os.chdir(here)
 
 
 def limits(directory: Path) -> list[int]:
