@@ -9,8 +9,9 @@ from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode, RegularFile, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Superblock, error
-from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent, syscalls
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent
 from shmfs.mm.native import BIG
+from shmfs.system import syscalls
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2

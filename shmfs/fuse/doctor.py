@@ -26,6 +26,7 @@ import msgspec
 from shmfs.errors import ShmfsError
 from shmfs.fuse import mounts, namespaces, trials
 from shmfs.fuse.trials import Later, Trial
+from shmfs.system import tracefs
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -388,8 +389,8 @@ class _Doctor:
         return "ok", f"perf events may be opened, kernel.perf_event_paranoid is {level}"
 
     def tracefs(self) -> Said:
-        """Mounted, and readable or not."""
-        cost = "so the page cache cannot be traced"
+        """Whether tracepoints may be read, from a mounted tracefs or from a detached mount."""
+        cost = "so reads are not distinguished from writes, and fault-around is not seen"
         for directory in (SYS / "kernel/tracing", SYS / "kernel/debug/tracing"):
             try:
                 if os.listdir(directory / "events"):
@@ -398,7 +399,14 @@ class _Doctor:
                 return "warning", f"{directory} may not be read, {cost}; run as root"
             except OSError:
                 continue
-        return "warning", f"not mounted, {cost}; as root, `mount -t tracefs tracefs /sys/kernel/tracing`"
+        if os.geteuid() != 0:
+            return "warning", f"not mounted, {cost}; run as root: shmfs then mounts it for itself"
+        try:
+            with tracefs.detached() as root:
+                os.listdir(f"{root}/events")
+        except OSError as error:
+            return "warning", f"not mounted, and mounting it privately is refused ({error.strerror}), {cost}"
+        return "ok", "not mounted; shmfs mounts it privately while it opens tracepoints"
 
     def pagemap(self) -> Said:
         """Whether the frame of a page of ours is shown. Compare fs/proc/task_mmu.c:pagemap_read."""

@@ -10,7 +10,7 @@ import os
 from array import array
 from collections import deque
 
-from shmfs.mm import syscalls
+from shmfs.system import syscalls
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT

@@ -17,9 +17,9 @@ from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
+from shmfs.system import tracefs
 
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
-_TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY = 2, 5, 6, 9
@@ -138,21 +138,34 @@ class Perf:
         self._ends.close()
 
     def _open_all(self) -> None:
-        tracing = next((root for root in _TRACEFS if os.path.exists(f"{root}/events/exceptions")), "")
-        if os.geteuid() == 0 and tracing:
+        plan, reason = self._plan_of_tracepoints()
+        if plan:
             try:
-                self._open_plan(self._by_tracepoints(tracing) + self._by_filemap(tracing))
-            except PermissionError:
-                self.filemap = False
+                self._open_plan(plan)
+            except PermissionError as failure:
+                reason = _refused(failure)
                 self._ends.close()
             else:
                 self.tracepoints = True
                 return
+        self.filemap = False
         self.notes = [
-            "reads are not told from writes, and mappings that mremap(2) moves are found a moment later: more"
-            " takes root, and tracefs in /sys/kernel/tracing"
+            "reads are not distinguished from writes, and mappings moved by mremap(2) are found a moment"
+            f" later, because {reason}"
         ]
         self._open_plan([(_SOFTWARE, number, event, "") for number, event in _BY_SOFTWARE])
+
+    def _plan_of_tracepoints(self) -> "tuple[list[Plan], str]":
+        """Return what to open, or nothing and the reason."""
+        if os.geteuid() != 0:
+            return [], "tracepoints take root"
+        try:
+            with tracefs.directory() as root:
+                if not os.path.exists(f"{root}/events/exceptions"):
+                    return [], "this kernel has no tracepoints of faults"
+                return self._by_tracepoints(root) + self._by_filemap(root), ""
+        except OSError as failure:
+            return [], _refused(failure)
 
     def _open_plan(self, plan: "list[Plan]") -> None:
         self._opened: list[int] = []
@@ -170,7 +183,7 @@ class Perf:
             return []
         condition = f"s_dev=={self._device[0] << 20 | self._device[1]}"
         try:
-            number = _number(tracing, "filemap/mm_filemap_map_pages")
+            number = tracefs.event_id(tracing, "filemap/mm_filemap_map_pages")
         except FileNotFoundError:  # older kernels
             return []
         self.filemap = True
@@ -179,7 +192,7 @@ class Perf:
     @staticmethod
     def _by_tracepoints(tracing: str) -> "list[Plan]":
         def number(name: str) -> int:
-            return _number(tracing, name)
+            return tracefs.event_id(tracing, name)
 
         plans = [
             (_TRACEPOINT, number("exceptions/page_fault_user"), Event.FAULT, ""),
@@ -249,8 +262,8 @@ _BY_SOFTWARE = (
 )
 
 
-def _number(tracing: str, name: str) -> int:
-    return int(Path(f"{tracing}/events/{name}/id").read_text())
+def _refused(failure: OSError) -> str:
+    return f"tracepoints cannot be opened: {failure.strerror}"
 
 
 def _online() -> list[int]:

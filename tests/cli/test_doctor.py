@@ -1,5 +1,7 @@
 """`shmfs doctor`: what it says of this system, and of systems that lack something."""
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -250,7 +252,22 @@ def test_fusermount(monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path:
 
 def test_tracefs(monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "SYS", tmp_path)
-    assert examine()["tracefs"].message.startswith("not mounted")
+
+    @contextlib.contextmanager
+    def detached() -> Iterator[str]:
+        if not (tmp_path / "detached").exists():
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        yield str(tmp_path / "detached")
+
+    monkeypatch.setattr(doctor.tracefs, "detached", detached)
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    assert examine()["tracefs"].message.startswith("not mounted, so reads are not distinguished")
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 0)
+    state, message = examine()["tracefs"].state, examine()["tracefs"].message
+    assert state == "warning"
+    assert "is refused (Operation not permitted), so reads" in message
+    (tmp_path / "detached/events").mkdir(parents=True)
+    assert examine()["tracefs"].state == "ok"
     (tmp_path / "kernel/tracing/events/filemap").mkdir(parents=True)
     assert examine()["tracefs"] == Finding("tracefs", "ok", f"{tmp_path}/kernel/tracing, readable")
 

@@ -1,0 +1,1 @@
+"""The kernel's interfaces that Python lacks, each wrapped once. Every room may import it; it imports none."""

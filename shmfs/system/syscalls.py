@@ -1,0 +1,32 @@
+"""System calls that Python's `os` lacks. The GIL is released; errors are OSError."""
+
+import ctypes
+import os
+import platform
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+libc.syscall.restype = ctypes.c_long
+
+
+def checked(result: int) -> int:
+    """Return what a function of libc returned; raises OSError by its errno if that is negative."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def syscall(number: int, *arguments: object) -> int:
+    """Make a system call that came with Linux 5.1 or later: all architectures but one share its number."""
+    if platform.machine() == "alpha":
+        number += 110
+    return checked(libc.syscall(ctypes.c_long(number), *arguments))
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """See fallocate(2); offset and length are bytes."""
+    checked(libc.fallocate(fd, mode, offset, length))
