@@ -115,7 +115,6 @@ def run(
             wanted = observed.Trace(
                 trace or "",
                 max_size,
-                output.complain,
                 io=trace_io,
                 exact=bool(budgets),
             )
@@ -125,6 +124,7 @@ def run(
             ",".join(options),
             trace=wanted,
             observe=observe,
+            say=output.complain,
             doors=() if no_preload else doors,
         )
         if result.report is not None and not quiet:

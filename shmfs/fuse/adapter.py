@@ -42,8 +42,11 @@ def request(
     function: Callable[Concatenate["Adapter", P], T],
 ) -> Callable[Concatenate["Adapter", P], Coroutine[Any, Any, T]]:
     """Make a synchronous function a handler: errors become replies, and none ends the session."""
+    opcode = getattr(p.Opcode, function.__name__.upper(), 0)
 
     async def handler(self: "Adapter", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        instruments = self.operations.superblock.instruments
+        instruments.caller, instruments.request = 0, opcode  # pyfuse3 names no caller of READ and WRITE
         try:
             result = function(self, *args, **kwargs)
             if self.operations.superblock.deferred is not None:
@@ -115,6 +118,7 @@ class Adapter(pyfuse3.Operations):
     # ---- replies
 
     def _credentials(self, ctx: RequestContext) -> Credentials:
+        self.operations.superblock.instruments.caller = ctx.pid
         return Credentials(ctx.uid, ctx.gid, ctx.pid, ctx.umask if self._applies_umask else 0)
 
     def _attributes(self, inode: Inode) -> EntryAttributes:

@@ -35,12 +35,13 @@ from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.notify import Notifier
 from shmfs.fuse.operations import Operations
+from shmfs.fuse.refusals import Refusals
 from shmfs.ipc import notes
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import NativeStore
 from shmfs.trace import processes
 from shmfs.trace.history import History
-from shmfs.trace.instruments import Instruments
+from shmfs.trace.instruments import HOOKS, Instruments
 from shmfs.trace.log import JsonLines
 from shmfs.trace.records import Statistics
 
@@ -51,25 +52,6 @@ _PEAK_INTERVAL = 0.05
 _NO_CALLS = "read and write calls can be traced on native pages only, and those of this mount are managed"
 _RECLAIM_SLICE = 2048
 """Frames given back between two looks at the requests: about a millisecond's work."""
-
-
-class Holders:
-    """An instrument that tells, after a refusal, who holds the space."""
-
-    def __init__(self, history: History, superblock: Superblock) -> None:
-        self._history = history
-        self._superblock = superblock
-        self._last = 0.0
-
-    def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
-        """Tell, but not more than once a second: it takes a look at all files."""
-        instruments = self._superblock.instruments
-        if "full" not in instruments or time.monotonic() - self._last < 1:
-            return
-        self._last = time.monotonic()
-        full = self._history.holders(self._superblock.blocks.limit * PAGE_SIZE)
-        held = [[one.path, one.bytes, one.pid, one.command] for one in full.holders]
-        instruments.call("full", inode, full.limit, held, full.wanted)
 
 
 class Daemon:
@@ -95,7 +77,8 @@ class Daemon:
         self.log: JsonLines | None = None
         owner = Credentials(os.geteuid(), os.getegid())
         self.superblock = Superblock(self.options, owner=owner, instruments=instruments)
-        instruments.install(Holders(self.history, self.superblock))
+        self.refusals = Refusals(self.superblock, self.history)
+        instruments.install(self.refusals)
         self.superblock.groups_of = processes.groups
 
     def run(self) -> None:
@@ -105,7 +88,8 @@ class Daemon:
         if self.configuration.sandbox:
             namespaces.enter_private()
         if self.configuration.log_fd is not None:  # it starts a thread, which no namespace permits before
-            self.log = JsonLines(self.configuration.log_fd, io=self.configuration.trace_io)
+            hooks = self.configuration.log_hooks or _hooks(io=self.configuration.trace_io)
+            self.log = JsonLines(self.configuration.log_fd, hooks=hooks)
             self.superblock.instruments.install(self.log)
         os.umask(0)
         os.chdir("/")
@@ -323,7 +307,7 @@ class Daemon:
         """
         instruments, operations = self.superblock.instruments, self.adapter.operations
         paths = {ino: inode.path() for ino, inode in self.superblock.inodes.items()}
-        events = JsonLines(stream.socket.fileno(), paths, io=io)
+        events = JsonLines(stream.socket.fileno(), paths, hooks=_hooks(io=io))
         instruments.install(events)
         operations.trace_io += io
         try:
@@ -365,6 +349,7 @@ class Daemon:
             segments=segments,
             segments_dropped=self.history.segments_dropped,
             refused=self.history.refused,
+            refusals=self.refusals.records(),
             page_ins=None if sb.native else self.history.page_ins(),
         )
 
@@ -386,6 +371,11 @@ class Daemon:
     def shutdown(self, request: dict[str, Any]) -> None:
         """End, after this was answered."""
         trio.lowlevel.spawn_system_task(self._end, 0.01)
+
+
+def _hooks(*, io: bool) -> set[str]:
+    """The events that a log has: read(2) and write(2) only where they were asked for."""
+    return HOOKS.keys() - (set() if io else {"read", "write"})
 
 
 def _wants_native(options: MountOptions) -> bool:

@@ -50,6 +50,7 @@ class Lane:
     ) -> None:
         self.operations = operations
         self._superblock = operations.superblock
+        self._instruments = operations.superblock.instruments
         self._arena = operations.superblock.store.arena
         self._freed = freed
         """Called when memory waits to be given back."""
@@ -74,6 +75,7 @@ class Lane:
         cred = self._cred
         if cred.pid != pid or cred.uid != uid or cred.gid != gid:
             cred = self._cred = Credentials(uid, gid, pid)
+        self._instruments.caller, self._instruments.request = pid, opcode
         try:
             result = handler(cred, node, body)
         except OSError as failure:
@@ -84,11 +86,11 @@ class Lane:
         if self._arena.dirty:
             self._freed()
         if self._superblock.deferred is not None:
-            self._finish_later(unique, node, result)
+            self._finish_later(opcode, unique, node, pid, result)
             return None
         return cast("Reply", result)
 
-    def _finish_later(self, unique: int, node: int, result: Reply | Later) -> None:
+    def _finish_later(self, opcode: int, unique: int, node: int, pid: int, result: Reply | Later) -> None:
         """Leave long work to a thread; the request is answered when it is done."""
         deferred, self._superblock.deferred = self._superblock.deferred, None
         if deferred is None:
@@ -97,6 +99,7 @@ class Lane:
 
         def finish(failure: OSError | None) -> Reply:
             if failure is not None:
+                self._instruments.caller, self._instruments.request = pid, opcode
                 undo()
                 return failure.errno or errno.EIO
             if callable(result):

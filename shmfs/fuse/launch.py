@@ -75,6 +75,7 @@ def start(
     lifeline: bool = True,
     exact: bool = False,
     log: int | None = None,
+    log_hooks: list[str] | None = None,
     trace_io: bool = False,
     stderr: IO[bytes] | None = None,
     meanwhile: Callable[[], object] | None = None,
@@ -83,9 +84,9 @@ def start(
 
     With `sandbox` the mount is in a mount namespace of the daemon's. With `lifeline` the daemon ends when
     this process does. `exact` asks for the store that counts every page, unless `options` choose one.
-    `log` is a descriptor for the log in JSON lines; with `trace_io` read(2) and write(2) are told to it, too,
-    which asks for native pages. `meanwhile` is called while the daemon starts, which takes some tenths of a
-    second.
+    `log` is a descriptor for the log in JSON lines, and `log_hooks` are its events (default: all). With
+    `trace_io` read(2) and write(2) are among them, which asks for native pages. `meanwhile` is called while
+    the daemon starts, which takes some tenths of a second.
     """
     given = mount_options.parse(options)  # a bad option is told before anything is started
     if trace_io:
@@ -94,7 +95,7 @@ def start(
         options = f"{options},pages=managed".removeprefix(",")
     if not sandbox:
         mountpoint = mounts.check_mountpoint(mountpoint)
-    configuration = Configuration(mountpoint, options, sandbox, lifeline, log, trace_io)
+    configuration = Configuration(mountpoint, options, sandbox, lifeline, log, log_hooks, trace_io)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "shmfs.fuse.daemon"],
         stdin=subprocess.PIPE,

@@ -15,6 +15,8 @@ class Configuration(msgspec.Struct):
     lifeline: bool = True
     log_fd: int | None = None
     """Inherited descriptor for the log in JSON lines."""
+    log_hooks: list[str] | None = None
+    """The events in it; None is all but read and write, which `trace_io` adds."""
     trace_io: bool = False
     """Have read(2) and write(2) come here, so that instruments hear of them; for native pages only."""
 

@@ -124,16 +124,21 @@ class Registry:
         """A new segment (newseg)."""
         limits = self.superblock.options
         pages = -(-size // mmap.PAGESIZE)
-        if size < 1 or size > limits.shmmax:
+        if size < 1:
+            raise error(errno.EINVAL)
+        if size > limits.shmmax:
+            self._emit_refused(key, size, flags, cred, "shmmax")
             raise error(errno.EINVAL)
         if self._total + pages > limits.shmall:
+            self._emit_refused(key, size, flags, cred, "shmall")
             raise error(errno.ENOSPC)
         if flags & SHM_HUGETLB or size > file.MAX_SIZE:
             raise error(errno.EINVAL)
         if not flags & SHM_NORESERVE and not self._has_room(pages):
-            self._tell_refused(key, size, flags, cred)
+            self._emit_refused(key, size, flags, cred, "size")
             raise error(errno.ENOMEM)
         if len(self._ids) >= min(limits.shmmni, IPCMNI):
+            self._emit_refused(key, size, flags, cred, "shmmni")
             raise error(errno.ENOSPC)
         inode = cast(
             RegularFile, self.superblock.new_inode(self.directory, stat.S_IFREG | flags & 0o777, cred)
@@ -160,14 +165,14 @@ class Registry:
             return pages <= os.sysconf("SC_PHYS_PAGES")
         return blocks.available(pages) >= pages
 
-    def _tell_refused(self, key: int, size: int, flags: int, cred: Credentials) -> None:
-        """Have the log say what did not fit, and whose: a segment that ends at once, and never had an id."""
+    def _emit_refused(self, key: int, size: int, flags: int, cred: Credentials, limit: str) -> None:
+        """Emit `refuse` for a segment that was not created: it exists for the observers alone, with id -1."""
         tell, ino = self.superblock.instruments.call, self.superblock.next_ino()
         path = f"/SYSV{key & 0xFFFF_FFFF:08x}"
         tell("create", ino, path, stat.S_IFREG | flags & 0o777, cred.pid)
         tell("door", ino, "sysv", key, -1)
         tell("resize", ino, 0, size, cred.pid)
-        self.superblock.store.refused(ino, 0, -(-size // mmap.PAGESIZE))
+        tell("refuse", ino, 0, -(-size // mmap.PAGESIZE), limit)
         tell("unlink", ino, path, 0, cred.pid)
         tell("evict", ino)
 

@@ -3,7 +3,6 @@
 import importlib
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from shmfs.trace.budgets import Ended, Faults
 from shmfs.trace.records import Statistics
 
 if TYPE_CHECKING:
+    from shmfs.trace.deaths import Deaths
     from shmfs.trace.recording import Recording
     from shmfs.trace.report import Report
 
@@ -46,8 +46,6 @@ class Trace(NamedTuple):
     """"" is a recording of which only the counts are kept."""
     max_size: int = 0
     """Bytes; 0 is unlimited."""
-    say: Callable[[str], None] = lambda sentence: None
-    """Tells the user at once why something failed."""
     io: bool = False
     """Record read(2) and write(2), too; that needs native pages."""
     exact: bool = False
@@ -60,35 +58,39 @@ def run(
     *,
     trace: Trace | None = None,
     observe: bool = True,
+    say: Callable[[str], None] = lambda sentence: None,
     doors: Sequence[str] = (),
 ) -> Result:
     """Run `command` with a private, empty /dev/shm; returns when nothing of it is left.
 
-    Without `observe` there is no report. `doors` are what the preloaded library serves. Must be called in the
-    main thread. Raises ShmfsError when the command does not exist (status 127), may not be run (126), or
-    shmfs failed; nothing is left behind then either.
+    Without `observe` there is no report. `say` gets a sentence at each death and refusal. `doors` are what
+    the preloaded library serves. Must be called in the main thread. Raises ShmfsError when the command does
+    not exist (status 127), may not be run (126), or shmfs failed; nothing is left behind then either.
     """
     child.resolve(command)
     observer = _Observer() if observe or trace else None
-    tracer = _Tracer(trace, command) if trace else None
+    tracer = _Tracer(trace, command, say) if observe or trace else None
     server = launch.start(
         os.path.realpath(SHM),
         options,
         sandbox=True,
         exact=trace.exact if trace else observe,
         log=tracer.log if tracer else None,
+        log_hooks=None if trace else ["refusal"],
         trace_io=trace.io if trace else False,
-        meanwhile=partial(_import_all, report=observe, trace=trace is not None) if observer else None,
+        meanwhile=partial(_import_all, report=observe) if observer else None,
     )
     outcome = statistics = None
     try:
         if tracer:
             tracer.serve(server)
-        sample = observer.start(server.device, tracer.event if tracer else None) if observer else None
+        sample = (
+            observer.start(server.device, tracer.event if tracer and trace else None) if observer else None
+        )
         attach = tracer.attach if tracer else None
         outcome = supervisor.run(command, server, sample=sample, attach=attach, doors=doors)
         if tracer:
-            tracer.catch_up()
+            tracer.ended(outcome)
         statistics = _settled(server)
     finally:
         server.stop()
@@ -96,24 +98,27 @@ def run(
             tracer.stop(outcome, statistics)
     if statistics is None:
         return Result(outcome.status, None, _why_dead(server))
-    ended = Ended(outcome.status, statistics, tracer.counts() if tracer else None)
+    explained = tracer.explained() if tracer else None
+    ended = Ended(outcome.status, statistics, tracer.counts() if tracer and trace else None, explained)
     if observer is None or not observe:
         return Result(outcome.status, None, "", ended)
     if doors and library.path() is None:
         statistics.notes.append(_NO_LIBRARY)
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
-    return Result(outcome.status, observer.report(statistics, command, outcome), "", ended)
+    return Result(outcome.status, observer.report(statistics, command, outcome, explained), "", ended)
 
 
 class _Tracer:
-    """Makes the trace of a command."""
+    """Follows deaths and refusals of a command, and records its faults where a trace is wanted."""
 
-    def __init__(self, trace: Trace, command: list[str]) -> None:
+    def __init__(self, trace: Trace | None, command: list[str], say: Callable[[str], None]) -> None:
         self._trace = trace
         self._command = command
+        self._say = say
+        self._pid = 0
         self._recording: Recording | None = None
-        if trace.path:
+        if trace and trace.path:
             _check_writable(trace.path)  # before a daemon is started for nothing
         self._events, self.log = os.pipe()
 
@@ -125,21 +130,25 @@ class _Tracer:
     def attach(self, pid: int) -> None:
         """Record process `pid` from its exec on; raises ShmfsError."""
         from shmfs.trace.recording import Recording, Subject
-        from shmfs.trace.writer import MIN_SIZE
 
+        self._pid = pid
         about = self._server.statistics()
+        trace = self._trace
         subject = Subject(
             *(about.mount, about.device, about.store, about.options, about.size_limit),
-            *(self._command, about.backing, self._trace.io),
+            *(self._command, about.backing, trace.io if trace else False),
         )
-        make = partial(Recording, pid=pid, events=self._events, ask=self._ask, say=self._trace.say)
         try:
-            if self._trace.path:
-                self._recording = make(self._trace.path, subject, max_size=self._trace.max_size)
-            else:
-                # Without a name nothing can be left.
-                with tempfile.NamedTemporaryFile(prefix="shmfs-") as file:
-                    self._recording = make(file.name, subject, max_size=MIN_SIZE, when_full="stop")
+            self._recording = Recording(
+                trace.path or None if trace else None,
+                subject,
+                pid=pid,
+                events=self._events,
+                ask=self._ask,
+                say=self._say,
+                faults=trace is not None,
+                max_size=trace.max_size if trace else 0,
+            )
             self._recording.start()
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
@@ -149,15 +158,20 @@ class _Tracer:
         """What was recorded; None where nothing was."""
         return self._recording.counts() if self._recording else None
 
+    def explained(self) -> "Deaths | None":
+        """The deaths and refusals."""
+        return self._recording.explained if self._recording else None
+
     def _ask(self) -> Statistics | None:
         try:
             return self._server.statistics()
         except ShmfsError:
             return None
 
-    def catch_up(self) -> None:
+    def ended(self, outcome: supervisor.Outcome) -> None:
         """Explain what failed as long as the daemon can be asked."""
         if self._recording:
+            self._recording.recorder.ended(self._pid, outcome.status)
             self._recording.catch_up()
 
     def event(self, **fields: Any) -> None:
@@ -200,22 +214,30 @@ class _Observer:
 
         return sample
 
-    def report(self, statistics: Statistics, command: list[str], outcome: supervisor.Outcome) -> "Report":
+    def report(
+        self,
+        statistics: Statistics,
+        command: list[str],
+        outcome: supervisor.Outcome,
+        explained: "Deaths | None",
+    ) -> "Report":
         """Put together what was seen."""
         from shmfs.trace import report
 
         seen = self._sampler.observations()
-        return report.build(statistics, seen, command, outcome.status, outcome.duration)
+        deaths = explained.deaths if explained else []
+        calls = explained.calls if explained else []
+        return report.build(statistics, seen, command, outcome.status, outcome.duration, deaths, calls)
 
 
-def _import_all(*, report: bool, trace: bool) -> None:
+def _import_all(*, report: bool) -> None:
     """Import what takes long, while there is nothing else to do.
 
     Threads that numpy starts must have the supervisor's signals blocked, which they inherit from here.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        wanted = {"sampler": True, "report": report, "recording": trace}
+        wanted = {"sampler": True, "report": report, "recording": True}
         for name in (f"shmfs.trace.{name}" for name, needed in wanted.items() if needed):
             importlib.import_module(name)
     finally:

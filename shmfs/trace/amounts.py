@@ -1,5 +1,18 @@
 """Amounts as people read them, without what text for terminals takes to import."""
 
+MIB = 1 << 20
+
+FINE = 64
+"""MiB up to which options are whole MiB; larger ones are rounded up to a sixteenth of a power of two."""
+
+
+def option_size(number: int) -> str:
+    """Return bytes as the value of `size=`, rounded up to a number that is easy to remember: "37m"."""
+    mebibytes = max(1, -(-number // MIB))
+    step = 1 if mebibytes <= FINE else 1 << (mebibytes - 1).bit_length() - 5
+    mebibytes = -(-mebibytes // step) * step
+    return f"{mebibytes // 1024}g" if mebibytes % 1024 == 0 else f"{mebibytes}m"
+
 
 def size(number: int) -> str:
     """Return bytes as people read them: "0 B", "4 KiB", "1.46 MiB"."""

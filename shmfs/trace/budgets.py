@@ -6,10 +6,13 @@ A budget is a condition that is not to come true: "leak", "faults.major>100", "p
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.errors import ShmfsError
 from shmfs.trace.records import Segment, Statistics
+
+if TYPE_CHECKING:
+    from shmfs.trace.deaths import Deaths
 
 SIGBUS = 7
 NAMED = 5
@@ -53,6 +56,8 @@ class Ended(NamedTuple):
     statistics: Statistics
     faults: Faults | None
     """None where nothing was recorded."""
+    explained: "Deaths | None" = None
+    """Deaths and refusals; None where nothing was followed."""
 
 
 class Figure(NamedTuple):
@@ -74,15 +79,19 @@ def _faults(*kinds: str) -> Callable[[Ended], int | None]:
 
 
 def _sigbus(ended: Ended) -> int | None:
+    deaths = sum(death.count for death in ended.explained.deaths) if ended.explained else 0
     failed = _faults("failed")(ended)
-    if failed is None and ended.status == 128 + SIGBUS:
-        return 1
+    if deaths or ended.status == 128 + SIGBUS:
+        return max(failed or 0, deaths, 1)
     return failed
 
 
 def _refused(ended: Ended) -> int | None:
-    known = ended.statistics
-    return known.refused or (None if known.store == "native" else 0)
+    known, explained = ended.statistics, ended.explained
+    calls = sum(refusal.count for refusal in explained.calls) if explained else 0
+    refused = known.refused + calls
+    seen = known.store != "native" or (explained is not None and explained.calls_seen)
+    return refused or (0 if seen else None)
 
 
 def _segments(ended: Ended) -> int | None:

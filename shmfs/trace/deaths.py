@@ -1,170 +1,289 @@
-"""Why a touch or a write failed: said at once, in a sentence, and written down.
+"""Deaths and refusals: each is explained once, when it happens, and then counted.
 
-A limit refuses a charge, which the daemon tells, with who held the space then; a fault ends in SIGBUS, which
-perf tells. Where the kernel charges by itself (native store) the daemon is asked, a moment later.
+Three sources meet here. The daemon emits `refusal` for what its limits refuse. A recorder reports SIGBUS with
+the page that was touched. And processes end by signal 7. Where the kernel charges by itself (native store, a
+kernel tmpfs), `ask` surveys the file system, a moment later.
+
+All methods are called in the recorder's thread, which may wait for the daemon; never in the serving thread.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
+from shmfs.trace.amounts import option_size
 from shmfs.trace.amounts import size as human
-from shmfs.trace.history import Full, Holder
 from shmfs.trace.names import printable
-from shmfs.trace.records import Segment, Statistics
+from shmfs.trace.records import Death, Holder, Refusal, Segment, Statistics
+from shmfs.trace.wording import death_sentence, refusal_sentence
 
 PAGE = 4096
-_LIMIT = "the limit of the mount is reached"
-_NAMED = 3
-"""Holders that a sentence names."""
+SIGBUS = 7
+MOST = 1000
+"""Deaths and refusals that are kept, each; further ones are not recorded."""
+FULL = "the mount is full"
+UNKNOWN_PAGE = "page unknown (needs root)"
+_ONCE = 5.0
 _PATIENCE = 0.3
-"""Seconds in which a refusal is expected whose fault was seen, and the other way round."""
-_REPEAT = 10.0
-"""Seconds for which the same failure is not said again."""
+"""Seconds in which the daemon's part of a refused fault may still come."""
 
 
 class Touched(NamedTuple):
-    """The fault that ended in SIGBUS."""
+    """A fault that ended in SIGBUS, or the end of a process; -1 and None where something is not known."""
 
     process: int
+    """Id in the trace."""
     pid: int
     tid: int
     command: str
     segment: int
+    """Id in the trace."""
     inode: int
     path: str
-    page: int
+    page: int | None
     time: int
 
 
 class Deaths:
-    """Explains what failed. Not for the thread that serves the mount: it asks the daemon."""
+    """Explains what failed, and keeps the explanations."""
 
     def __init__(
         self,
-        statistics: Callable[[], Statistics | None],
+        ask: Callable[[], Statistics | None],
         say: Callable[[str], None],
         write: Callable[..., None],
+        *,
+        signals_seen: bool = True,
+        calls_seen: bool = False,
     ) -> None:
-        self._statistics = statistics
+        """`say` gets each sentence for the user, `write` each event of the trace.
+
+        With `signals_seen` every SIGBUS is reported by `failed`. Without, a refused page fault counts as one.
+        With `calls_seen` every call that the kernel refuses by itself is reported by `refused`.
+        """
+        self.calls_seen = calls_seen
+        self.deaths: list[Death] = []
+        self.refusals: list[Refusal] = []
+        self._ask = ask
         self._say = say
         self._write = write
-        self._refused: list[tuple[float, dict[str, Any]]] = []
-        self._failed: list[tuple[float, Touched, Full]] = []
-        self._dead: set[tuple[int, int]] = set()
-        """Inode and page of what ended in SIGBUS."""
-        self._full: Full | None = None
-        self._said: dict[tuple[int, int], float] = {}
+        self._signals_seen = signals_seen
+        self._refused: list[tuple[float, Refusal]] = []
+        """Page faults that the daemon refused, and which no SIGBUS was matched with yet."""
+        self._failed: list[tuple[float, Touched, Statistics | None]] = []
+        self._known: dict[tuple[int, int], Death] = {}
+        """By pid and inode."""
+        self._ended: list[tuple[float, Touched, int | None]] = []
+        self._calls: dict[tuple[str, str, str, int], Refusal] = {}
+        self._done: dict[int, float] = {}
+        """Until when the end of a process is not reported again, by pid: two sources report it."""
+        self._strays: dict[int, str] = {}
+        """By pid: why a SIGBUS came that is not about a page of this mount."""
+
+    @property
+    def calls(self) -> list[Refusal]:
+        """Refusals by the kernel, which the daemon does not count."""
+        return list(self._calls.values())
+
+    # ---- what others have seen
 
     def told(self, event: dict[str, Any]) -> None:
-        """Take note of `refuse` and `full`; the fault that follows, if any, tells what was refused."""
-        if event["event"] == "full":
-            self._full = Full.of(event)
+        """Take in a `refusal` of the daemon, which is in the trace already."""
+        refusal = msgspec.convert(event["refusal"], Refusal)
+        if refusal.errno == "SIGBUS":
+            self._refused.append((time.monotonic(), refusal))
         else:
-            self._refused.append((time.monotonic(), event))
+            self._report(refusal)
+
+    def refused(self, refusal: Refusal) -> None:
+        """Take in a call that the kernel refused by itself."""
+        key = refusal.errno, refusal.call, refusal.path, refusal.pid
+        known = self._calls.get(key)
+        if known is not None:
+            known.count += 1
+            return
+        self._calls[key] = refusal
+        self._write(
+            event="refusal", source="perf", time=refusal.time, path=refusal.path,
+            refusal=msgspec.to_builtins(refusal),
+        )  # fmt: skip
+        self._report(refusal)
+
+    def _report(self, refusal: Refusal) -> None:
+        if len(self.refusals) < MOST:
+            self.refusals.append(refusal)
+            self._say(refusal_sentence(refusal))
 
     def failed(self, fault: Touched) -> None:
-        """Take note of a SIGBUS; the daemon is asked at once, for what held the space may soon be gone."""
-        if not self._first(fault.inode, fault.pid):
-            return
-        statistics = None if self._refusal(fault) else self._statistics()
-        known = _segment(statistics, fault.inode)
-        if known is not None and fault.page * PAGE >= known.size:
-            self._explain(fault, f"that is beyond the end of the file, which has {human(known.size)}", Full())
-        else:
-            self._failed.append((time.monotonic(), fault, _full(statistics)))
+        """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
+        known = self._known.get((fault.pid, fault.inode))
+        if known is not None:
+            known.count += 1
+        elif not any(fault[1] == one[1].pid and fault.inode == one[1].inode for one in self._failed):
+            survey = None if self._refusal(fault) else self._ask()
+            self._failed.append((time.monotonic(), fault, survey))
 
-    def _refusal(self, fault: Touched) -> tuple[float, dict[str, Any]] | None:
-        """The refused charge that the fault was about, if that was told."""
-        return next(
-            (
-                one
-                for one in self._refused
-                if one[1]["inode"] == fault.inode
-                and 0 <= fault.page - one[1]["page"] < max(1, one[1]["pages"])
-            ),
-            None,
-        )
+    def stray(self, pid: int, why: str) -> None:
+        """Take in a SIGBUS that is not about a page of this mount."""
+        self._strays[pid] = why
 
-    def _explain(self, fault: Touched, why: str, full: Full) -> None:
-        """Write it down with its figures, and say it in a sentence that has them all."""
-        path, reason = printable(fault.path), _LIMIT if full.limit else why
-        self._write(
-            event="sigbus", source="perf", time=fault.time, process=fault.process, tid=fault.tid,
-            segment=fault.segment, page=fault.page, path=path, reason=reason, **_fields(full),
-        )  # fmt: skip
-        who = f"process {fault.pid} ({fault.command})" if fault.command else f"process {fault.pid}"
-        self._say(f"SIGBUS: {who} touched page {fault.page} of {path}, and {why}")
+    def ended(self, process: Touched, status: int | None) -> None:
+        """Take in the end of a process; `status` as a shell counts: 128+N for signal N, None is not known."""
+        for number, (when, known, other) in enumerate(self._ended):
+            if known.pid == process.pid:
+                self._ended[number] = when, known, status if other is None else other
+                return
+        self._ended.append((time.monotonic(), process, status))
 
     def settle(self, *, last: bool = False) -> None:
-        """Explain what has failed, once both sides of it were told or one must be missing.
+        """Explain what has failed, once all that is to be known of it has come or must be missing."""
+        overdue = float("inf") if last else time.monotonic() - _PATIENCE
+        self._settle_faults(overdue)
+        waiting, self._ended = self._ended, []
+        for when, process, status in waiting:
+            known = [death for (pid, _), death in self._known.items() if pid == process.pid]
+            if when <= overdue or known or status not in (None, 128 + SIGBUS):
+                self._finish(process, status, known)
+            else:
+                self._ended.append((when, process, status))
+        waiting_refusals, self._refused = self._refused, []
+        for when, refusal in waiting_refusals:
+            if when > overdue:
+                self._refused.append((when, refusal))
+            elif not self._is_explained(refusal):
+                if self._signals_seen:
+                    self._report(refusal)
+                else:
+                    self._explain(_touched(refusal), None, refusal)
 
-        Without a fault a refusal was a system call's, which was answered ENOSPC.
-        """
-        now = time.monotonic()
+    def _finish(self, process: Touched, status: int | None, deaths: list[Death]) -> None:
+        """A process has ended, and all SIGBUS before that were explained."""
+        for death in deaths:
+            if status is not None:
+                death.fatal = status == 128 + SIGBUS and death is deaths[-1]
+            del self._known[death.pid, death.inode]  # its pid may come again
+        why = self._strays.pop(process.pid, "")
+        if (
+            status != 128 + SIGBUS
+            or (deaths and not why)
+            or time.monotonic() < self._done.get(process.pid, 0)
+        ):
+            return
+        self._done[process.pid] = time.monotonic() + _ONCE
+        refusal = next((one for _, one in self._refused if one.pid == process.pid), None)
+        if refusal is not None:
+            self._explain(process._replace(inode=refusal.inode), None, refusal, fatal=True)
+        else:
+            self._record(process, Death(
+                process.pid, process.tid, process.command, "", 0, None, why or UNKNOWN_PAGE, 0, [], None,
+                process.time, True,
+            ))  # fmt: skip
+
+    # ---- explanations
+
+    def _settle_faults(self, overdue: float) -> None:
         waiting, self._failed = self._failed, []
-        for when, fault, asked in waiting:
+        for when, fault, survey in waiting:
             refusal = self._refusal(fault)
-            if refusal is None and not last and now - when < _PATIENCE:
-                self._failed.append((when, fault, asked))
-                continue
-            full = self._full if refusal and self._full else asked
-            self._dead.add((fault.inode, fault.page))  # the kernel may have tried it twice
-            self._explain(fault, _why(full), full)
-        patience = 0 if last else 2 * _PATIENCE
-        due = [event for when, event in self._refused if now - when >= patience]
-        self._refused = [one for one in self._refused if one[1] not in due]
-        for event in due:
-            if (event["inode"], event["page"]) in self._dead or not self._first(int(event["inode"]), 0):
-                continue
-            path, page, full = printable(str(event["path"])), int(event["page"]), self._full or Full()
-            inodes = event["limit"] == "nr_inodes"
-            why = "there are as many inodes as nr_inodes= permits" if inodes else _why(full)
-            self._write(
-                event="enospc", source="mm", time=event["time"], path=path, page=page,
-                reason=_LIMIT if full.limit and not inodes else why,
-                **_fields(Full() if inodes else full),
-            )  # fmt: skip
-            what = "a new inode" if inodes else f"page {page} of {path}"
-            self._say(f"ENOSPC: {what} could not be had, for {why}")
+            if when <= overdue or refusal is not None or _is_beyond(fault, survey):
+                self._explain(fault, survey, refusal)
+            else:
+                self._failed.append((when, fault, survey))
 
-    def _first(self, inode: int, pid: int) -> bool:
-        now = time.monotonic()
-        before = self._said.get((inode, pid))
-        self._said[inode, pid] = now
-        return before is None or now - before > _REPEAT
+    def _refusal(self, fault: Touched) -> Refusal | None:
+        """The refused page fault of the same process and file; the daemon emits the first one only."""
+        return next(
+            (one for _, one in self._refused if one.inode == fault.inode and one.pid in (fault.pid, 0)), None
+        )
+
+    def _is_explained(self, refusal: Refusal) -> bool:
+        return any(one.inode == refusal.inode and one.pid == refusal.pid for one in self.deaths)
+
+    def _explain(
+        self, fault: Touched, survey: Statistics | None, refusal: Refusal | None, *, fatal: bool | None = None
+    ) -> None:
+        """Say why, by the daemon's refusal, or else by a survey of the file system."""
+        page, path = fault.page, printable(fault.path)
+        reason, limit, holders, enough = "", 0, list[Holder](), None
+        known = _segment(survey, fault.inode)
+        if refusal is not None:
+            page, path = refusal.page if page is None else page, path or refusal.path
+            reason, limit, holders, enough = FULL, refusal.limit, refusal.holders, refusal.enough
+            fault = fault._replace(command=fault.command or refusal.process)
+        elif known is not None and _is_beyond(fault, survey):
+            reason = f"that is beyond the end of the file, whose size is {human(known.size)}"
+        elif survey is not None:
+            reason, limit = _fullness(survey), survey.size_limit
+            holders, enough = _holders(survey), _enough(survey)
+        else:
+            reason = "there was no memory for it; who held how much is not known"
+        self._record(fault, Death(
+            fault.pid, fault.tid, fault.command, path, fault.inode, page, reason, limit, holders, enough,
+            fault.time, fatal,
+        ))  # fmt: skip
+
+    def _record(self, fault: Touched, death: Death) -> None:
+        if len(self.deaths) >= MOST:
+            return
+        self.deaths.append(death)
+        if death.inode:
+            self._known[death.pid, death.inode] = death
+        self._write(
+            event="sigbus", source="perf", time=death.time, process=fault.process, tid=death.tid,
+            segment=fault.segment if fault.segment >= 0 else None, page=death.page, path=death.path,
+            reason=death.reason, limit=death.limit, enough=death.enough, fatal=death.fatal,
+            holders=msgspec.to_builtins(death.holders),
+        )  # fmt: skip
+        self._say(death_sentence(death))
+
+
+def _touched(refusal: Refusal) -> Touched:
+    return Touched(
+        *(-1, refusal.pid, refusal.tid, refusal.process, -1, refusal.inode, refusal.path, refusal.page),
+        refusal.time,
+    )
 
 
 def _segment(statistics: Statistics | None, inode: int) -> Segment | None:
     found = [one for one in statistics.segments if one.inode == inode] if statistics else []
-    return found[0] if found else None
+    return found[-1] if found else None
 
 
-def _full(statistics: Statistics | None) -> Full:
-    """What the daemon says when it is asked."""
-    if statistics is None:
-        return Full()
-    alive = [one for one in statistics.segments if not one.evicted]
-    holders = [Holder.of(one.path, one.resident, one.created_by) for one in alive if one.resident]
-    holders.sort(key=lambda holder: -holder.bytes)
-    wanted = sum(max(one.resident, -(-one.size // PAGE)) for one in alive)
-    return Full(statistics.size_limit, holders, wanted * PAGE)
+def _is_beyond(fault: Touched, survey: Statistics | None) -> bool:
+    """Whether the page lies behind the end of its file."""
+    known = _segment(survey, fault.inode)
+    return known is not None and fault.page is not None and fault.page * PAGE >= known.size
 
 
-def _why(full: Full) -> str:
-    """A sentence's end: the limit, who holds the space, and what would have been enough."""
-    if not full.limit:
-        return "there was no memory for it"
-    named = ", ".join(
-        f"{holder.path or 'a file without a name'} {human(holder.bytes)}"
-        + (f" (made by {holder.pid} {holder.command})" if holder.command else "")
-        for holder in full.holders[:_NAMED]
-    )
-    more = f" and {len(full.holders) - _NAMED} more" if len(full.holders) > _NAMED else ""
-    reason = f"the limit of {human(full.limit)} is reached; it is held by {named or 'nobody'}{more}"
-    return reason + (f"; size={full.enough} would hold every file in full" if full.enough else "")
+def _live(survey: Statistics) -> Iterator[Segment]:
+    return (one for one in survey.segments if not one.evicted)
 
 
-def _fields(full: Full) -> dict[str, Any]:
-    holders = [{"path": one.path, "bytes": one.bytes, "pid": one.pid} for one in full.holders]
-    return {"limit": full.limit, "holders": holders, "enough": full.enough}
+def _fullness(survey: Statistics) -> str:
+    """What the survey says of the limit; it comes a moment after the fault."""
+    if not survey.size_limit:
+        return "there was no memory for it, although the mount has no limit"
+    if survey.used + PAGE > survey.size_limit:
+        return FULL
+    return f"{FULL}; a moment later {human(survey.used)} of it were in use"
+
+
+def _holders(survey: Statistics) -> list[Holder]:
+    holders = [
+        Holder(one.path, one.resident * PAGE, one.created_by.pid, one.created_by.command)
+        if one.created_by
+        else Holder(one.path, one.resident * PAGE)
+        for one in _live(survey)
+        if one.resident
+    ]
+    return sorted(holders, key=lambda holder: -holder.bytes)
+
+
+def _enough(survey: Statistics) -> str | None:
+    """The size that would hold every file in full; at least a page more than the limit."""
+    if not survey.size_limit:
+        return None
+    wanted = sum(max(one.resident, -(-one.size // PAGE)) for one in _live(survey)) * PAGE
+    return option_size(max(wanted, survey.size_limit + PAGE))

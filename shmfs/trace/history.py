@@ -10,13 +10,13 @@ import stat
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
 from msgspec import Struct, field
 
+from shmfs.trace.amounts import option_size, plural
 from shmfs.trace.names import Names, printable
 from shmfs.trace.processes import Processes
-from shmfs.trace.records import Process, Segment
+from shmfs.trace.records import Holder, Process, Segment
 
 MAX_ENDED = 10_000
 """Ended segments that are kept."""
@@ -103,19 +103,8 @@ class _Live:
         )
 
 
-class Holder(Struct):
-    """A file that held space when there was none left."""
-
-    path: str
-    bytes: int
-    pid: int
-    """Of the process that made it, 0 if that is not known."""
-    command: str
-
-    @classmethod
-    def of(cls, path: str, pages: int, maker: Process | None) -> "Holder":
-        """Of so many pages."""
-        return cls(printable(path), pages * PAGE, maker.pid if maker else 0, maker.command if maker else "")
+def _holder(path: str, size: int, maker: Process | None) -> Holder:
+    return Holder(printable(path), size, maker.pid if maker else 0, maker.command if maker else "")
 
 
 class Full(Struct):
@@ -127,15 +116,10 @@ class Full(Struct):
     wanted: int = 0
     """What all files would take in full."""
 
-    @classmethod
-    def of(cls, event: dict[str, Any]) -> "Full":
-        """As the event `full` tells it."""
-        return cls(event["limit"], [Holder(*held) for held in event["held"]], event["wanted"])
-
     @property
     def enough(self) -> str | None:
         """The size= that would hold every file in full, if the limit did not: "37m"."""
-        return f"{-(-self.wanted >> 20)}m" if self.limit and self.wanted > self.limit else None
+        return option_size(self.wanted) if self.limit and self.wanted > self.limit else None
 
 
 class History:
@@ -162,6 +146,24 @@ class History:
         process = self._processes.get(tid)
         return process.pid if process else 0
 
+    def process(self, tid: int) -> Process | None:
+        """Return the process that a thread belongs to; None if it is not known."""
+        return self._processes.get(tid)
+
+    def path(self, inode: int) -> str:
+        """Return the newest name of an inode; "" is unknown."""
+        return printable(self._names.get(inode))
+
+    def kind(self, inode: int) -> str:
+        """Return by which way a live segment was made: posix, sysv or anon; "" if it is none."""
+        live = self._live.get(inode)
+        return live.door[0] if live else ""
+
+    def extent(self, inode: int) -> int:
+        """Return the bytes that a segment takes in full, whether charged or not."""
+        live = self._live.get(inode)
+        return max(live.resident * PAGE, live.size) if live else 0
+
     def page_ins(self) -> int:
         """Return the page-ins of all segments, also of those that were forgotten."""
         known = sum(live.page_ins for live in self._live.values())
@@ -171,12 +173,26 @@ class History:
         """Who holds how much now, where `limit` bytes may be held; exact but for the native store."""
         largest = heapq.nlargest(HOLDERS, self._live.items(), key=lambda item: item[1].resident)
         holders = [
-            Holder.of(self._names.get(inode), live.resident, live.created_by)
+            _holder(self._names.get(inode), live.resident * PAGE, live.created_by)
             for inode, live in largest
             if live.resident
         ]
         wanted = sum(max(live.resident, -(-live.size // PAGE)) for live in self._live.values())
         return Full(limit, holders, wanted * PAGE)
+
+    def owners(self, kind: str, word: str) -> list[Holder]:
+        """Who created how many of the live segments of a kind ("" is any), and their sizes; most first.
+
+        `word` names one: "3 segments". What is being refused, which has no id yet, is left out.
+        """
+        counts: dict[Process | None, list[int]] = {}
+        for live in self._live.values():
+            if kind in ("", live.door[0]) and live.door[2] != -1:
+                entry = counts.setdefault(live.created_by, [0, 0])
+                entry[0] += 1
+                entry[1] += -(-live.size // PAGE) * PAGE
+        most = heapq.nlargest(HOLDERS, counts.items(), key=lambda item: item[1][0])
+        return [_holder(plural(number, word), size, process) for process, (number, size) in most]
 
     # The hooks.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-_FAILURES = b'"event":"refuse"', b'"event":"full"'
-"""What `Deaths` wants to know; the two may come apart."""
+_REFUSAL = b'"event":"refusal"'
+"""What `Deaths` wants to know."""
 
 
 class Input:
@@ -35,10 +35,8 @@ class Input:
                 yield lines
 
 
-def failures(lines: bytes) -> list[dict[str, Any]]:
-    """The events among `lines` that say what was refused."""
-    if not any(event in lines for event in _FAILURES):
+def refusals(lines: bytes) -> list[dict[str, Any]]:
+    """Return the events among `lines` that report the first refusal of a kind."""
+    if _REFUSAL not in lines:
         return []
-    return [
-        msgspec.json.decode(line) for line in lines.splitlines() if any(event in line for event in _FAILURES)
-    ]
+    return [msgspec.json.decode(line) for line in lines.splitlines() if _REFUSAL in line]

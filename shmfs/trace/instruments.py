@@ -21,9 +21,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "allocate": ("inode", "page", "pages"),
     "free": ("inode", "page", "pages"),
     "refuse": ("inode", "page", "pages", "limit"),
-    # After a refusal, but not more than once a second: the limit in bytes, the largest holders, and what all
-    # files would take in full.
-    "full": ("inode", "limit", "held", "wanted"),
+    # The first refusal of each kind, see `records.Refusal`, which has the same fields.
+    "refusal": ("inode", "path", "refusal"),
     # Where pages come and go without a request (native store): bytes and pages as seen by looking.
     "usage": ("inode", "size", "pages"),
     # Sources in fuse.
@@ -46,6 +45,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
 
 class Instruments(dict[str, list[Callable[..., Any]]]):
     """The installed hooks by name. An absent name is a hook nobody listens to."""
+
+    caller = 0
+    """Thread id of the process whose request is being served, as the kernel's `current`; 0 is not known."""
+    request = 0
+    """The FUSE opcode of that request; 0 is not known."""
 
     def install(self, instrument: object) -> None:
         """Add every method of `instrument` that is named like a hook."""

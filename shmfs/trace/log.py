@@ -20,7 +20,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -58,7 +58,7 @@ FIELDS = {
 } | {"lost": ("time", "event", "count", "source")}
 """Every event with its fields in order; a record has no source yet."""
 
-SOURCES = dict.fromkeys(("page_in", "allocate", "free", "refuse", "full", "usage"), "mm")
+SOURCES = dict.fromkeys(("page_in", "allocate", "free", "refuse", "refusal", "usage"), "mm")
 """Which instrument saw it, where that is not fuse."""
 
 NAMING = {"create": 2, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
@@ -68,16 +68,21 @@ NAMING = {"create": 2, "link": 1, "unlink": 2, "rename": 2, "evict": 0}
 class JsonLines:
     """An instrument that writes every record to a descriptor, which stays the caller's to close.
 
-    `paths` names inodes that were there before; `room` bounds the records that wait to be written; without
-    `io` it hears of no read(2) and write(2) that another asked for. It never raises and never blocks its
-    caller; what could not be written is counted in `lost`.
+    `paths` names inodes that were there before; `room` bounds the records that wait to be written; `hooks`
+    are the events that are written. It never raises and never blocks its caller; what could not be written is
+    counted in `lost`.
     """
 
     def __init__(
-        self, fd: int, paths: Mapping[int, str] | None = None, room: int | None = None, *, io: bool = True
+        self,
+        fd: int,
+        paths: Mapping[int, str] | None = None,
+        room: int | None = None,
+        *,
+        hooks: Collection[str] = tuple(HOOKS),
     ) -> None:
-        if not io:
-            self.read = self.write = None
+        for hook in HOOKS.keys() - hooks:
+            setattr(self, hook, None)
         self._fd = fd
         self._regular = _is_regular(fd)
         self._room = room or (ROOM if self._regular else ROOM_PIPE)

@@ -95,8 +95,10 @@ class Ring:
 class Perf:
     """The events of one process and all that descend from it, or of every process."""
 
-    def __init__(self, pid: int = -1, device: tuple[int, int] | None = None) -> None:
+    def __init__(self, pid: int = -1, device: tuple[int, int] | None = None, *, faults: bool = True) -> None:
         """Follow `pid` from its next exec on, or with -1 everybody, from `enable` on.
+
+        Without `faults` only mappings, forks, execs and exits are reported.
 
         Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
         pages.
@@ -107,6 +109,8 @@ class Perf:
         """What the identifier in a sample stands for; those of software events are not among them."""
         self.notes: list[str] = []
         """What the kernel did not permit, a sentence each."""
+        self.signals = False
+        """Whether each SIGBUS is seen."""
         self.tracepoints = False
         """Whether a fault is a record of exceptions:page_fault_user, with its error code."""
         self.rings: list[Ring] = []
@@ -114,6 +118,7 @@ class Perf:
         """Whether fault-around is seen."""
         self._pid = pid
         self._device = device
+        self._faults = faults
         self._ends = contextlib.ExitStack()
         try:
             self._open_all()
@@ -138,6 +143,9 @@ class Perf:
         self._ends.close()
 
     def _open_all(self) -> None:
+        if not self._faults:
+            self._open_plan([])
+            return
         plan, reason = self._plan_of_tracepoints()
         if plan:
             try:
@@ -146,7 +154,7 @@ class Perf:
                 reason = _refused(failure)
                 self._ends.close()
             else:
-                self.tracepoints = True
+                self.tracepoints = self.signals = True
                 return
         self.filemap = False
         self.notes = [

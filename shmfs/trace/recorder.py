@@ -24,7 +24,7 @@ from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
 from shmfs.trace.exits import Exits
 from shmfs.trace.format import FAULT, KINDS, Faults
-from shmfs.trace.input import Input, failures
+from shmfs.trace.input import Input, refusals
 from shmfs.trace.names import printable
 from shmfs.trace.perf import Event, Perf
 from shmfs.trace.processes import Processes, epoch, everybody, read_file
@@ -110,6 +110,7 @@ class Recorder:
         self._count = 0
         self._known = Processes()
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._ends: SimpleQueue[tuple[int, int]] = SimpleQueue()
         self._refused = False
         """Whether the daemon has told of a failure that was not looked into yet."""
         self._wake_read, self._wake_write = os.pipe()
@@ -148,6 +149,10 @@ class Recorder:
         """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
         fields.setdefault("time", time.time_ns())
         self._told.put(fields)
+
+    def ended(self, pid: int, status: int) -> None:
+        """Report how a process ended that somebody has waited for; from any thread."""
+        self._ends.put((pid, status))
 
     # ---- the thread
 
@@ -208,6 +213,10 @@ class Recorder:
             if self._input is not None:
                 self._take_events()
         if self.deaths is not None:
+            while not self._ends.empty():
+                pid, status = self._ends.get()
+                end = self._processes.get(pid, -1), pid, pid, self._commands.get(pid, "")
+                self.deaths.ended(Touched(*end, -1, 0, "", None, time.time_ns()), status)
             self.deaths.settle(last=last)
         while not self._told.empty():
             self._hand_on(self._told.get())
@@ -299,7 +308,7 @@ class Recorder:
         for lines in self._input.read():
             self._writer.events(lines)
             if self.deaths is not None:
-                for event in failures(lines):
+                for event in refusals(lines):
                     self._refused = True
                     self.deaths.told(event)
         return self._input.open
@@ -376,11 +385,14 @@ class Recorder:
                 number = self._processes[pid]
                 self._writer.event(event="exec", time=when, source="perf", process=number, command=command)
         elif isinstance(change, Exit):
-            self._commands.pop(pid, None)
             status = self._exits.status(pid) if self._exits else None
+            if self.deaths is not None and (pid in self._processes or not self._everybody):
+                end = self._processes.get(pid, -1), pid, pid, self._commands.get(pid, "")
+                self.deaths.ended(Touched(*end, -1, 0, "", None, when), status)
             if pid in self._processes:
                 ended = self._processes.pop(pid)
                 self._writer.event(event="exit", time=when, source="perf", process=ended, status=status)
+            self._commands.pop(pid, None)
             return
         if pid in self._processes or areas:
             self._tell_areas(self._process(pid), areas, when)

@@ -1,16 +1,15 @@
 """A trace from its beginning to its end: what the command line makes of recorder, deaths and stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from shmfs.errors import ShmfsError
-from shmfs.trace import pagemap
-from shmfs.trace.budgets import Faults
+from shmfs.trace import budgets, pagemap
 from shmfs.trace.deaths import Deaths
 from shmfs.trace.exits import Exits
-from shmfs.trace.format import Meta, Source
+from shmfs.trace.format import Faults, Meta, Source
 from shmfs.trace.perf import Perf
 from shmfs.trace.recorder import Recorder
 from shmfs.trace.records import Statistics
@@ -37,16 +36,38 @@ class Subject(NamedTuple):
     """Whether the daemon tells read(2) and write(2), too."""
 
 
+class Discard:
+    """A sink for recordings of which only counts, deaths and refusals are wanted."""
+
+    dropped = 0
+
+    def faults(self, faults: Faults) -> None:
+        """Drop rows of FAULT."""
+
+    def event(self, event: str, source: str, **fields: Any) -> None:
+        """Drop one event."""
+
+    def events(self, lines: bytes) -> None:
+        """Drop lines of JSON."""
+
+    def flush(self, age: float = 0.0) -> None:
+        """Do nothing."""
+
+    def close(self, done: Mapping[str, Any] | None = None) -> None:
+        """Do nothing."""
+
+
 class Recording:
     """Faults, mappings, the daemon's events and samples of one mount, on their way into a file."""
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         subject: Subject,
         *,
         pid: int = -1,
         running: bool = False,
+        faults: bool = True,
         events: int | None = None,
         ask: Callable[[], Statistics | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
@@ -55,25 +76,28 @@ class Recording:
     ) -> None:
         """Record process `pid` and what it starts, or everybody; begin with `start`.
 
-        A process that is not `running` yet is recorded from its next exec on.
+        A process that is not `running` yet is recorded from its next exec on. Without `path` nothing is
+        written; without `faults` only deaths and refusals are followed, which costs next to nothing.
 
         `events` is a descriptor to read the daemon's own events from, which is closed at the end; `ask` asks
         the daemon; `say` tells the user at once why something failed. Raises ShmfsError where the kernel
         does not permit to watch, or the file would be too small, and OSError where it cannot be made.
         """
-        self.path = path
+        self.path = path or ""
         self._sampler: Sampler | None = None
         self._exits: Exits | None = None
-        self._perf, notes = _perf(pid, subject.backing or subject.device)
+        self._perf, notes = _perf(pid, subject.backing or subject.device, faults=faults)
         self._notes = notes
-        if notes and not self._perf:
+        if notes and not self._perf and faults:
             say(notes)
         try:
             self._exits = _exits() if self._perf else None
             about = _meta(subject, notes, perf=self._perf, daemon=events is not None)
             if self._exits:
                 about.sources.append(Source(source="cn_proc", figures=["exit status"]))
-            self._writer = Writer(path, about, max_size=max_size, when_full=when_full)
+            self._writer: Writer | Discard = (
+                Discard() if path is None else Writer(path, about, max_size=max_size, when_full=when_full)
+            )
         except BaseException:
             self._end_perf()
             raise
@@ -88,7 +112,11 @@ class Recording:
             events=events,
             exits=self._exits,
         )
-        self.recorder.deaths = Deaths(ask, say, self.recorder.event)
+        self.explained = Deaths(
+            ask, say, self.recorder.event, signals_seen=self._perf is not None and self._perf.signals
+        )
+        """The deaths and refusals until now."""
+        self.recorder.deaths = self.explained
 
     def start(self) -> None:
         """Begin."""
@@ -107,11 +135,11 @@ class Recording:
         """Write down what somebody else has seen; from any thread."""
         self.recorder.event(**fields)
 
-    def counts(self) -> Faults:
+    def counts(self) -> budgets.Faults:
         """How many faults of each kind there were, also of those that the file has no room for."""
         unknown, minor, major, failed = self.recorder.kinds.tolist()
         seen = self._perf is not None
-        return Faults(minor, major, failed, unknown, self.recorder.lost, self._notes, seen)
+        return budgets.Faults(minor, major, failed, unknown, self.recorder.lost, self._notes, seen)
 
     @property
     def dropped(self) -> int:
@@ -137,11 +165,11 @@ class Recording:
             self._exits.close()
 
 
-def _perf(pid: int, device: str) -> tuple[Perf | None, str]:
+def _perf(pid: int, device: str, *, faults: bool) -> tuple[Perf | None, str]:
     """The faults of a command are worth much, but its trace is worth something without them, too."""
     try:
         major, minor = (int(part) for part in device.split(":"))
-        perf = Perf(pid, (major, minor))
+        perf = Perf(pid, (major, minor), faults=faults)
     except ShmfsError as failure:
         if pid < 0:
             raise

@@ -50,6 +50,75 @@ class Segment(Struct):
     """Opens by further processes than `opened_by` has room for."""
 
 
+class Holder(Struct, frozen=True):
+    """A file that held space when something was refused."""
+
+    path: str
+    bytes: int
+    pid: int = 0
+    """Of the process that created it; 0 is not known."""
+    command: str = ""
+
+
+class Refusal(Struct):
+    """What a limit refused: one record for each errno, call, limit, path and process, with their `count`.
+
+    The other fields are those of the first one. Sources: fuse and mm, exact; perf for calls that the
+    kernel serves by itself.
+    """
+
+    errno: str
+    """"ENOSPC"; what the caller got, or "SIGBUS" for a page fault."""
+    call: str
+    """"page fault", "write", "fallocate" …; "" is not known."""
+    limit_name: str
+    """The mount option or resource limit: size, nr_inodes, shmmax, shmall, shmmni, RLIMIT_FSIZE."""
+    limit: int
+    """Its value then: bytes, inodes (nr_inodes), segments (shmmni); 0 is not known."""
+    asked: int
+    """What the call needed beyond what it had; in the unit of `limit`."""
+    pid: int
+    tid: int
+    process: str
+    """The command of the process."""
+    path: str
+    inode: int
+    page: int | None
+    time: int
+    holders: list[Holder]
+    """The largest first, at that time."""
+    enough: str | None
+    """The least value of the option that would hold what existed then, and what was asked: "37m"."""
+    count: int = 1
+    kind: str = "refusal"
+
+
+class Death(Struct):
+    """A SIGBUS: who touched which page, and why there was no memory behind it."""
+
+    pid: int
+    tid: int
+    process: str
+    """The command of the process."""
+    path: str
+    """"" if the page is not known to be of this mount."""
+    inode: int
+    page: int | None
+    reason: str
+    """What follows "touched page N of PATH": a sentence's end."""
+    limit: int
+    """Bytes of `size=`, where that was the reason; else 0."""
+    holders: list[Holder]
+    enough: str | None
+    """The least `size=` that holds all files of then in full; None where size was not the reason."""
+    time: int
+    fatal: bool | None = None
+    """Whether the process ended by it; None where its end is not known."""
+    count: int = 1
+    """How often this process got SIGBUS on this file."""
+    kind: str = "sigbus"
+
+
 class Orphan(Struct, frozen=True):
     """A segment that nobody is left to remove. Source: fuse and mm, exact."""
 
@@ -95,6 +164,8 @@ class Statistics(Struct):
     segments_dropped: int = 0
     refused: int = 0
     """What limits refused: pages, and inodes, which are of no segment; also to segments that were dropped."""
+    refusals: list[Refusal] = []
+    """The first of each kind, at most `refusals.MOST`."""
     backing: str = ""
     """The device of the tmpfs that has the pages, as `device`; "" where the daemon has them."""
     page_ins: int | None = None

@@ -16,11 +16,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shmfs.trace.records import Mapped, Observations, Process, Segment, Statistics
+from shmfs.trace.amounts import option_size
+from shmfs.trace.records import Death, Mapped, Observations, Process, Refusal, Segment, Statistics
+from shmfs.trace.sizing import parse
 from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size
+from shmfs.trace.wording import advice, death_sentence, refusal_sentence
 
 PAGE = 4096
-MIB = 1 << 20
 
 ROWS = 20
 """Segments that are shown; the others are counted."""
@@ -74,7 +76,7 @@ class Report(Struct):
     """The `size=` that would have been enough, as in "37m"; None when a limit refused something, or may have:
     with native pages nobody counts what the kernel refuses to a touch or a write."""
     refused: int
-    """Charges to segments that a limit refused: ENOSPC to a call, SIGBUS to a touch."""
+    """What limits refused, each time: ENOSPC to a call, SIGBUS to a touch."""
     lost_records: int
     segments_dropped: int
     notes: list[str]
@@ -85,6 +87,12 @@ class Report(Struct):
     """Inodes left behind without a name, still open or mapped when the report was made."""
     segments: list[Row]
     """Largest peak first."""
+    deaths: list[Death]
+    """Each SIGBUS, once for each process and file."""
+    refusals: list[Refusal]
+    """What limits refused, once for each errno, call, limit, path and process; not what `deaths` explain."""
+    needed: str | None
+    """Where something was refused, the largest `size=` that is known to be needed at least."""
 
 
 def build(
@@ -93,8 +101,13 @@ def build(
     command: Sequence[str],
     status: int,
     duration: float,
+    deaths: Sequence[Death] = (),
+    calls: Sequence[Refusal] = (),
 ) -> Report:
-    """Put together the report on `command`, which ended with `status` after `duration` seconds."""
+    """Put together the report on `command`, which ended with `status` after `duration` seconds.
+
+    `calls` are refusals by the kernel, of which the daemon does not know.
+    """
     seen = {one.inode: one for one in observations.segments} if observations else {}
     rows = []
     for segment in statistics.segments:
@@ -102,7 +115,11 @@ def build(
         rows.append(Row(segment, one.mapped_by if one else [], one.shared if one else None))
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
-    refused = sum(row.segment.refused for row in rows)
+    refusals = _refusals(statistics, deaths, calls)
+    refused = statistics.refused + sum(refusal.count for refusal in calls)
+    limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
+    recorded = sum(one.count for one in statistics.refusals)
+    short = bool(limited) or _is_full(statistics) or statistics.refused > recorded
     return Report(
         command=list(command),
         status=status,
@@ -117,7 +134,7 @@ def build(
         peak=statistics.peak,
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
-        enough=None if refused or _is_full(statistics) else f"{max(1, -(-statistics.peak // MIB))}m",
+        enough=None if short else option_size(statistics.peak),
         refused=refused,
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
@@ -126,7 +143,20 @@ def build(
         linked=[segment.inode for segment in left if segment.nlink],
         unlinked=[segment.inode for segment in left if not segment.nlink],
         segments=rows,
+        deaths=list(deaths),
+        refusals=refusals,
+        needed=max((one.enough for one in limited if one.enough), key=parse, default=None),
     )
+
+
+def _refusals(statistics: Statistics, deaths: Sequence[Death], calls: Sequence[Refusal]) -> list[Refusal]:
+    """All refusals but those that a death explains."""
+    died = {(death.pid, death.inode) for death in deaths}
+    return [
+        one
+        for one in [*statistics.refusals, *calls]
+        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
+    ]
 
 
 def _is_full(statistics: Statistics) -> bool:
@@ -203,8 +233,10 @@ def _header(report: Report) -> list[Fact]:
         peak.append(f"size={report.enough}", "bold green")
         peak.append(" would have been enough")
     else:
+        known = bool(report.deaths or report.refusals or report.refused)
         peak.append(" · ")
-        peak.append("not enough" if report.refused else "perhaps not enough", "bold red")
+        peak.append("not enough" if known else "perhaps not enough", "bold red")
+        peak.append(f": {advice('size', report.needed)}")
     count = len(report.segments) + report.segments_dropped
     ended = exit_status(report.status)
     ended.append(f" after {report.duration:.2f} s · {plural(count, 'segment')} · ")
@@ -221,12 +253,7 @@ def _page_ins(segment: Segment) -> str:
 def _warnings(report: Report) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
     facts: list[Fact] = []
-    if report.refused:
-        hit = [row.segment for row in report.segments if row.segment.refused]
-        text = Text(plural(report.refused, "charge"), "bold red")
-        limit = f" at {size(report.size_limit)}" if report.size_limit else ""
-        text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
-        facts.append(("full", text))
+    facts += failures(report.deaths, report.refusals)
     for label, inodes, what in (
         ("left", report.linked, "still linked"),
         ("held", report.unlinked, "unlinked but still open or mapped"),
@@ -237,7 +264,7 @@ def _warnings(report: Report) -> list[Fact]:
             text = Text(plural(len(left), "segment"), "bold yellow")
             text.append(f" {what} ({size(resident * PAGE)}): {_names(left)}")
             facts.append((label, text))
-    if report.inode_limit and report.inodes_peak >= report.inode_limit:
+    if report.inode_limit and not report.refusals and report.inodes_peak >= report.inode_limit:
         facts.append(
             ("full", Text(f"all {report.inode_limit} inodes were in use; raise nr_inodes=", "yellow"))
         )
@@ -249,6 +276,28 @@ def _warnings(report: Report) -> list[Fact]:
         dropped = f"the history of {plural(report.segments_dropped, 'ended segment')}, to save memory"
         facts.append(("lost", Text(dropped, "yellow")))
     facts += [("note", Text(clean(note))) for note in report.notes]
+    return facts
+
+
+def failures(deaths: Sequence[Death], refusals: Sequence[Refusal]) -> list[Fact]:
+    """Return a line for each death, and one for each kind of refusal and file, with its count."""
+    facts: list[Fact] = []
+    for death in deaths[:ROWS]:
+        text = Text(clean(death_sentence(death).removeprefix("SIGBUS: ")))
+        facts.append(("SIGBUS", text.append(f" {death.count} times.") if death.count > 1 else text))
+    if len(deaths) > ROWS:
+        facts.append(("", Text(f"… and {len(deaths) - ROWS} more", "dim")))
+    kinds: dict[tuple[str, str, str], list[Refusal]] = {}
+    for one in refusals:
+        kinds.setdefault((one.errno, one.limit_name, one.path), []).append(one)
+    for several in list(kinds.values())[:ROWS]:
+        text = Text(clean(refusal_sentence(several[0]).removeprefix(f"{several[0].errno}: ")))
+        count = sum(one.count for one in several)
+        if count > 1:
+            text.append(f" In all {count} times, by {plural(len(several), 'process')}.")
+        facts.append((several[0].errno, text))
+    if len(kinds) > ROWS:
+        facts.append(("", Text(f"… and {len(kinds) - ROWS} more", "dim")))
     return facts
 
 

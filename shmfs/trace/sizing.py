@@ -1,12 +1,9 @@
 """The size that a run needed, from what was charged; and how it is written for those who mount a /dev/shm."""
 
+from shmfs.trace.amounts import MIB, option_size
 from shmfs.trace.findings import Death, Sizing
 
-MIB = 1 << 20
 UNITS = {"k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
-
-FINE = 64
-"""MiB up to which sizes are whole MiB; larger ones are rounded up to a sixteenth of a power of two."""
 
 
 class Usage:
@@ -82,7 +79,7 @@ def sizing(
         basis, needed = "partial" if partial else "looked" if looked else "exact", peak
     else:
         basis, needed = "estimate", touched
-    enough = round_up(needed) if needed else None
+    enough = option_size(needed) if needed else None
     unit = enough[-1].upper() if enough else ""
     return Sizing(
         peak=peak,
@@ -95,14 +92,6 @@ def sizing(
         quantity=f"{enough[:-1]}{unit}i" if enough else None,
         inodes_refused=inodes_refused,
     )
-
-
-def round_up(number: int) -> str:
-    """Return bytes as an option: whole MiB, from 64 on a little more, so that it is a number to remember."""
-    mebibytes = max(1, -(-number // MIB))
-    step = 1 if mebibytes <= FINE else 1 << (mebibytes - 1).bit_length() - 5
-    mebibytes = -(-mebibytes // step) * step
-    return f"{mebibytes // 1024}g" if mebibytes % 1024 == 0 else f"{mebibytes}m"
 
 
 def parse(size: str) -> int:

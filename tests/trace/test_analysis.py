@@ -2,9 +2,10 @@
 
 import pytest
 
+from shmfs.trace.amounts import option_size
 from shmfs.trace.analysis import killed_by
 from shmfs.trace.findings import Calls, Who
-from shmfs.trace.sizing import Usage, parse, round_up
+from shmfs.trace.sizing import Usage, parse
 from tests.trace.recording import MIB, SECOND, START, Recording, analysed
 
 
@@ -319,7 +320,7 @@ def test_killed_by(status, signal):
     ],
 )  # fmt: skip
 def test_sizes_are_rounded_up(number, text):
-    assert round_up(number) == text
+    assert option_size(number) == text
     assert number <= parse(text) <= max(MIB, number * 17 // 16 + MIB)
 
 

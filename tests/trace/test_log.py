@@ -27,7 +27,7 @@ ARGUMENTS = {
     "allocate": (5, 0, 1),
     "free": (5, 0, 1),
     "refuse": (5, 1, 1, "size"),
-    "full": (5, 4096, [["/a", 4096, 7, "x"]], 8192),
+    "refusal": (5, "/a", {"errno": "ENOSPC"}),
     "usage": (5, 4096, 1),
     "create": (5, "/a", FILE, 7),
     "door": (5, "sysv", 4660, 1),

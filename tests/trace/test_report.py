@@ -1,6 +1,7 @@
 """The report: right figures, nothing hidden, at any width, whatever the names are."""
 
 import io
+import json
 import re
 
 import msgspec
@@ -8,7 +9,17 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from shmfs.trace.records import Mapped, Observation, Observations, Process, Segment, Statistics
+from shmfs.trace.records import (
+    Death,
+    Holder,
+    Mapped,
+    Observation,
+    Observations,
+    Process,
+    Refusal,
+    Segment,
+    Statistics,
+)
 from shmfs.trace.report import Report, build, render, report_json
 from shmfs.trace.text import clean, clip, size
 
@@ -24,6 +35,14 @@ def segment(inode=2, path="/psm_1", **changes):
         inode=inode, path=path, size=8 * MIB, resident=0, peak_resident=2048, page_ins=2048,
         created_by=process(10), opened_by=[process(10), process(11)], created=1, nlink=0,
         open_handles=0, evicted=True, refused=0,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def refusal(**changes):
+    made = Refusal(
+        "ENOSPC", "fallocate", "size", 64 * MIB, 2 * MIB, 10, 10, "python3", "/a", 2, 0, 1,
+        [Holder("/big", 63 * MIB, 9, "python3"), Holder("", MIB)], "66m",
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
 
@@ -123,13 +142,51 @@ def test_what_was_left_behind():
 
 
 def test_refused_charges_are_told_and_no_size_is_promised():
-    report = make(segment(refused=3), segment(3, "/b", refused=1), status=135, peak=64 * MIB)
-    assert (report.enough, report.refused) == (None, 4)
+    refusals = [
+        refusal(count=2), refusal(pid=11), refusal(path="/b", inode=3, enough="80m", call="write"),
+    ]  # fmt: skip
+    report = make(segment(refused=3), status=135, peak=64 * MIB, refused=4, refusals=refusals)
+    assert (report.enough, report.refused, report.needed) == (None, 4, "80m")
     text = flat(show(report))
     assert "SIGBUS (exit 135)" in text
-    assert "full 4 charges refused at 64 MiB, in /b, /psm_1: ENOSPC or ENOMEM to calls" in text
-    assert "not enough" in text
+    assert (
+        "ENOSPC python3 (pid 10) asked for 2 MiB for /a (fallocate), but size=64m is reached. Held by: /big"
+        " 63 MiB (created by python3, pid 9), a file without a name 1 MiB. At least size=66m is needed; to"
+        " find the value, run again with `-o size=0` and read the peak. In all 3 times, by 2 processes."
+    ) in text
+    assert "asked for 2 MiB for /b (write)" in text
+    assert "not enough: at least size=80m is needed" in text
     assert "would have been" not in text
+
+
+def test_a_death_is_explained_and_the_refused_fault_behind_it_is_not_listed_again():
+    died = Death(
+        10, 12, "worker", "/a", 2, 2048, "the mount is full", 8 * MIB, [Holder("/a", 8 * MIB, 10, "worker")],
+        "32m", 1, True,
+    )  # fmt: skip
+    fault = refusal(errno="SIGBUS", call="page fault", pid=10, inode=2, enough="32m")
+    figures = statistics(segment(refused=2), refused=2, refusals=[fault], size_limit=8 * MIB)
+    report = build(figures, OBSERVATIONS, ["x"], 135, 1.0, [died])
+    assert (report.deaths, report.refusals, report.needed) == ([died], [], "32m")
+    text = flat(show(report))
+    assert (
+        "SIGBUS worker (pid 10, thread 12) touched page 2048 of /a, but the mount is full (size=8m). Held by:"
+        " /a 8 MiB (created by worker, pid 10). At least size=32m is needed;"
+    ) in text
+    assert text.count("Held by") == 1
+    encoded = json.loads(report_json(report))["deaths"][0]
+    assert encoded["kind"] == "sigbus"
+    assert {"pid", "process", "path", "page", "limit", "holders", "enough"} <= encoded.keys()
+
+
+def test_a_limit_of_something_else_says_nothing_against_the_size():
+    one = refusal(limit_name="shmmni", limit=50, asked=1, call="shmget", path="/SYSV00000000", page=None,
+                  holders=[Holder("50 segments", 50 * 4096, 10, "python3")], enough="51")  # fmt: skip
+    report = make(segment(), refused=1, refusals=[one])
+    assert (report.enough, report.needed) == ("37m", None)
+    assert "but shmmni=50 is reached. Held by: 50 segments 200 KiB (created by python3, pid 10)." in flat(
+        show(report)
+    )
 
 
 def test_everything_that_is_missing_is_told():

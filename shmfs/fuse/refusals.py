@@ -1,0 +1,173 @@
+"""What limits refused on one mount: who asked, for how much, which limit, and who held the space then.
+
+An observer of `refuse`. The thread that serves the mount calls it in the middle of a request, so it reads no
+file of /proc that takes the caller's mmap_lock, and the cost of a snapshot of all files is bounded.
+"""
+
+import platform
+import time
+
+from shmfs.fs.native import NativeFile
+from shmfs.fs.superblock import INODE_SIZE, Superblock
+from shmfs.fuse.protocol import Opcode
+from shmfs.mm import PAGE_SIZE
+from shmfs.trace.history import Full, History
+from shmfs.trace.processes import read_file
+from shmfs.trace.records import Holder, Process, Refusal
+
+MOST = 1000
+"""Kinds that are kept; further ones are counted in `Statistics.refused` alone."""
+_SHARE = 20
+"""A snapshot is reused for this many times as long as it took, which bounds the cost to 5 % of a CPU."""
+
+_CALLS = {
+    Opcode.WRITE: "write",
+    Opcode.FALLOCATE: "fallocate",
+    Opcode.SETATTR: "ftruncate",
+    Opcode.CREATE: "open",
+    Opcode.TMPFILE: "open",
+    Opcode.OPEN: "open",
+    Opcode.MKNOD: "mknod",
+    Opcode.MKDIR: "mkdir",
+    Opcode.SYMLINK: "symlink",
+    Opcode.LINK: "link",
+    Opcode.RENAME2: "renameat2",
+    Opcode.SETXATTR: "setxattr",
+    Opcode.IOCTL: "shmget",
+    Opcode.COPY_FILE_RANGE: "copy_file_range",
+}
+FAULT = "page fault"
+_SYSCALLS = {
+    "x86_64": {
+        0: "read", 9: "mmap", 17: "pread64", 19: "readv", 25: "mremap", 28: "madvise", 40: "sendfile",
+        149: "mlock", 151: "mlockall", 275: "splice", 295: "preadv", 325: "mlock2", 327: "preadv2",
+    },
+    "aarch64": {
+        63: "read", 65: "readv", 67: "pread64", 69: "preadv", 71: "sendfile", 76: "splice", 216: "mremap",
+        222: "mmap", 228: "mlock", 230: "mlockall", 233: "madvise", 284: "mlock2", 286: "preadv2",
+    },
+}.get(platform.machine(), {})  # fmt: skip
+"""System calls that make the kernel read pages of a file."""
+_POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall", "mlock2"}
+
+_Key = tuple[str, str, str, str, int]
+
+
+class Refusals:
+    """The refusals of one mount: one record for each errno, call, limit, path and process."""
+
+    def __init__(self, superblock: Superblock, history: History) -> None:
+        self._superblock = superblock
+        self._history = history
+        self._records: dict[_Key, Refusal] = {}
+        self._snapshot = Full()
+        self._reusable_until = 0.0
+
+    def records(self) -> list[Refusal]:
+        """Return all of them, in the order of the first of each kind."""
+        return list(self._records.values())
+
+    def refuse(self, inode: int, page: int, pages: int, limit: str) -> None:
+        """Count a refusal; the first of its kind is recorded with its circumstances and emitted."""
+        instruments = self._superblock.instruments
+        process = self._history.process(instruments.caller) or Process(0, "", 0)
+        call, errno = self._circumstances(inode, limit)
+        path = self._history.path(inode) or self._path(inode)
+        key = errno, call, limit, path, process.pid
+        known = self._records.get(key)
+        if known is not None:
+            known.count += 1
+            return
+        if len(self._records) >= MOST:
+            return
+        value, asked = self._amounts(limit, pages)
+        full = self._held(inode, page + pages) if limit == "size" else Full(value)
+        holders, enough = (
+            self._owners(limit, value, asked) if limit != "size" else (full.holders, full.enough)
+        )
+        refusal = self._records[key] = Refusal(
+            errno=errno,
+            call=call,
+            limit_name=limit,
+            limit=value,
+            asked=asked,
+            pid=process.pid,
+            tid=instruments.caller,
+            process=process.command,
+            path=path,
+            inode=inode,
+            page=page if limit == "size" else None,
+            time=time.time_ns(),
+            holders=holders,
+            enough=enough,
+        )
+        instruments.call("refusal", inode, path, refusal)
+
+    def _path(self, inode: int) -> str:
+        """The path of what the history does not follow: directories and the like."""
+        known = self._superblock.inodes.get(inode)
+        return known.path() if known else ""
+
+    def _circumstances(self, inode: int, limit: str) -> tuple[str, str]:
+        """The call that asked, and what it gets."""
+        request, caller = self._superblock.instruments.request, self._superblock.instruments.caller
+        if limit == "shmmax":
+            return "shmget", "EINVAL"
+        if request == Opcode.READ:
+            call = blocked_in(caller)
+            return call, "SIGBUS" if call == FAULT else "ENOMEM" if call in _POPULATING else "ENOSPC"
+        if request == Opcode.IOCTL:
+            return "shmget", "ENOMEM" if limit == "size" else "ENOSPC"
+        if self._history.kind(inode) == "anon":
+            return "mmap", "ENOMEM"  # which the preloaded library makes of it
+        return _CALLS.get(Opcode(request), "") if request in _OPCODES else "", "ENOSPC"
+
+    def _amounts(self, limit: str, pages: int) -> tuple[int, int]:
+        """Value of the limit, and what was asked, in the unit of the limit."""
+        superblock = self._superblock
+        options = superblock.options
+        if limit == "nr_inodes":
+            return superblock.inode_space.limit // INODE_SIZE, 1
+        if limit == "shmmni":
+            return options.shmmni, 1
+        if limit == "size":
+            return superblock.blocks.limit * PAGE_SIZE, pages * PAGE_SIZE
+        return (options.shmall * PAGE_SIZE if limit == "shmall" else options.shmmax), pages * PAGE_SIZE
+
+    def _owners(self, limit: str, value: int, asked: int) -> tuple[list[Holder], str]:
+        """Who created what counts against a limit other than `size`, and what would have been enough."""
+        if limit == "shmmax":
+            return [], str(asked)
+        what = "" if limit == "nr_inodes" else "sysv"
+        holders = self._history.owners(what, "file" if limit == "nr_inodes" else "segment")
+        if limit == "shmall":
+            return holders, str(-(-(sum(one.bytes for one in holders) + asked) // PAGE_SIZE))
+        return holders, str(value + asked)
+
+    def _held(self, inode: int, end: int) -> Full:
+        """Who holds how much now; `end` is the page up to which `inode` was to grow."""
+        begin = time.monotonic()
+        if begin >= self._reusable_until:
+            for file in self._superblock.files():
+                if isinstance(file, NativeFile):
+                    self._superblock.tell_usage(file)
+            self._snapshot = self._history.holders(self._superblock.blocks.limit * PAGE_SIZE)
+            self._reusable_until = begin + (_SHARE + 1) * (time.monotonic() - begin)
+        missing = max(0, end * PAGE_SIZE - self._history.extent(inode))
+        return Full(self._snapshot.limit, self._snapshot.holders, self._snapshot.wanted + missing)
+
+
+_OPCODES = frozenset(int(code) for code in Opcode)
+
+
+def blocked_in(tid: int) -> str:
+    """Return the system call in which a thread waits for us, FAULT if it is none, "" where it cannot be seen.
+
+    /proc/TID/syscall takes no lock that a page fault holds. Yama and other users' processes hide it.
+    """
+    try:
+        first = read_file(f"/proc/{tid}/syscall").split(None, 1)[0]
+        number = int(first)
+    except (OSError, ValueError, IndexError):
+        return ""
+    return FAULT if number == -1 else _SYSCALLS.get(number, f"system call {number}")

@@ -1,0 +1,99 @@
+"""Deaths and refusals as sentences: the same words on standard error, in reports and in HTML."""
+
+from collections.abc import Sequence
+
+from shmfs.trace.amounts import plural, size
+from shmfs.trace.records import Death, Holder, Refusal
+
+NAMED = 3
+"""Holders that a sentence names."""
+
+_COUNTED = {"nr_inodes": "inode", "shmmni": "segment"}
+"""Limits that count things instead of bytes."""
+_UNLIMITED = ("size", "nr_inodes")
+"""Options for which 0 is unlimited."""
+
+
+def who(command: str, pid: int, tid: int = 0) -> str:
+    """Return the name of a process: "python3 (pid 12)"; a thread that is not the first one is named too."""
+    thread = f", thread {tid}" if tid not in (0, pid) else ""
+    if not pid:
+        return "a process that is not known"
+    return f"{command} (pid {pid}{thread})" if command else f"process {pid}{thread}"
+
+
+def held_by(holders: Sequence[Holder]) -> str:
+    """Return who holds the space, the largest first: "/big 7 MiB (created by python3, pid 12) and 2 more"."""
+    named = [
+        f"{one.path or 'a file without a name'} {size(one.bytes)}"
+        + (f" (created by {one.command}, pid {one.pid})" if one.command else "")
+        for one in holders[:NAMED]
+    ]
+    more = len(holders) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def advice(option: str, enough: str | None) -> str:
+    """Return what to try; no value is promised to be enough, for what would have come later is unknown."""
+    find = f"; to find the value, run again with `-o {option}=0` and read the peak"
+    find = find if option in _UNLIMITED else ""
+    if enough is None:
+        return find.removeprefix("; ")
+    return f"at least {option}={enough} is needed{find}"
+
+
+def limit_text(option: str, limit: int) -> str:
+    """Return a limit and its value: "size=8m", "nr_inodes=100", "RLIMIT_FSIZE of 1 MiB"; "" is unknown."""
+    if not limit:
+        return ""
+    if option.isupper():
+        return f"{option} of {size(limit)}"
+    return f"{option}={limit if option in _COUNTED else option_value(limit)}"
+
+
+def option_value(number: int) -> str:
+    """Return bytes as the value of an option, exactly: "8m", "12k", "4097"."""
+    for unit, factor in (("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10)):
+        if number % factor == 0:
+            return f"{number // factor}{unit}"
+    return str(number)
+
+
+def amount(option: str, number: int) -> str:
+    """Return an amount in the unit of a limit."""
+    return plural(number, _COUNTED[option]) if option in _COUNTED else size(number)
+
+
+def circumstances(option: str, holders: Sequence[Holder], enough: str | None) -> list[str]:
+    """Return whole sentences: who holds the space, and what to do."""
+    sentences = [f"Held by: {held_by(holders)}."] if holders else []
+    if todo := advice(option, enough):
+        sentences.append(f"{todo[0].upper()}{todo[1:]}.")
+    return sentences
+
+
+def death_sentence(death: Death) -> str:
+    """Return who died, where, why, and what to do."""
+    name = who(death.process, death.pid, death.tid)
+    if not death.path and death.page is None:
+        text = f"SIGBUS: {name} was killed by signal 7: {death.reason}"
+    else:
+        page = "a page" if death.page is None else f"page {death.page}"
+        text = f"SIGBUS: {name} touched {page} of {death.path or 'a file without a name'}, but {death.reason}"
+    if not death.limit:
+        return f"{text}."
+    text += f" ({limit_text('size', death.limit)})."
+    return " ".join([text, *circumstances("size", death.holders, death.enough)])
+
+
+def refusal_sentence(refusal: Refusal) -> str:
+    """Return who asked for how much, what refused it, and what to do."""
+    option = refusal.limit_name
+    place = f" for {refusal.path}" if refusal.path else ""
+    call = f" ({refusal.call})" if refusal.call else ""
+    limit = limit_text(option, refusal.limit) or option
+    text = (
+        f"{refusal.errno}: {who(refusal.process, refusal.pid, refusal.tid)} asked for"
+        f" {amount(option, refusal.asked)}{place}{call}, but {limit} is reached."
+    )
+    return " ".join([text, *circumstances(option, refusal.holders, refusal.enough)])
