@@ -122,8 +122,12 @@ def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording"
 
 
 def _started(recording: "Recording", device: str) -> "Recording":
-    recording.start()
-    recording.sample(device)
+    try:
+        recording.start()
+        recording.sample(device)
+    except BaseException:
+        recording.stop()
+        raise
     return recording
 
 

@@ -115,7 +115,11 @@ class PerfMeter:
         self._tally = _Tally()
         major, minor = (int(part) for part in device.split(":"))
         self._recorder = Recorder(self._tally, self._perf, (major, minor), root, everybody=True)
-        self._recorder.start()
+        try:
+            self._recorder.start()
+        except BaseException:
+            self.close()
+            raise
         self._looks = 0
         self._cpu = self._since = 0.0
         self._dear = 0

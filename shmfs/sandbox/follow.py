@@ -143,7 +143,11 @@ def _begin(wanted: dict[str, Any], said: list[str]) -> "tuple[Any, str]":
         with tempfile.NamedTemporaryFile(prefix="shmfs-") as file:  # without a name nothing can be left
             recording = Recording(file.name, subject, **following, max_size=MIN_SIZE, when_full="stop")
     note = said.pop() if said else ""
-    recording.start()
+    try:
+        recording.start()
+    except BaseException:
+        recording.stop()
+        raise
     return recording, note
 
 

@@ -198,8 +198,10 @@ class Lifecycle:
         inode: int = event["inode"]
         if inode in self._others:
             return None
-        life = self._by_inode.get(inode) or self._begin(inode, event["path"], event["time"])
-        if life.nlink is None:
+        life = self._by_inode.get(inode)
+        if life is None or life.nlink is None:
+            _check(event)  # also a FREQUENT one: what it says of the segment stays
+            life = life or self._begin(inode, event["path"], event["time"])
             life.nlink = 1 if event["path"] else 0
             self._names.open(inode, event["path"])
         return life

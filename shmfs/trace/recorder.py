@@ -127,9 +127,13 @@ class Recorder:
         self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Write what has happened until now, and end. The writer stays open, for its owner to close."""
-        os.write(self._wake_write, _STOP)
-        self._thread.join(timeout)
+        """Write what has happened until now, and end. The writer stays open, for its owner to close.
+
+        Call it once, also where `start` was not called or failed; then nothing is written.
+        """
+        if self._thread.ident is not None:
+            os.write(self._wake_write, _STOP)
+            self._thread.join(timeout)
         os.close(self._wake_read)
         os.close(self._wake_write)
 

@@ -147,14 +147,19 @@ class Recording:
         return self._writer.dropped
 
     def stop(self, status: int | None = None, statistics: Statistics | None = None) -> None:
-        """Write what has happened until now and end; raises ShmfsError if recording failed."""
+        """Write what has happened until now and end; raises ShmfsError if recording failed.
+
+        Call it once, also where `start` was not called or failed.
+        """
         if statistics is not None:
             self.event(event="statistics", source="fuse", statistics=msgspec.to_builtins(statistics))
         if self._sampler:
             self._sampler.stop()
-        self.recorder.stop()
-        self._end_perf()
-        self._writer.close({"status": status, "lost": self.recorder.lost})
+        try:
+            self.recorder.stop()
+        finally:
+            self._end_perf()
+            self._writer.close({"status": status, "lost": self.recorder.lost})
         if self.recorder.failure:
             raise ShmfsError(self.recorder.failure)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from shmfs.explain.stage import Stage
 from shmfs.testing.plugin import why_absent
 from shmfs.trace.text import show
 from tests.cli.conftest import SHMFS, alive, cli, eventually
+from tests.unprivileged import as_nobody
 
 __all__ = ["cli"]
 
@@ -219,17 +219,10 @@ def test_wrong_usage(cli: Any) -> None:
     assert "--pause and --json do not go together" in done.stderr
 
 
-def as_nobody(mode: int, tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def explain_as_nobody(mode: int, tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run `shmfs explain` as a user with a /dev/fuse of that mode, in a mount namespace of its own."""
-    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    if not shutil.which("setpriv") or subprocess.run([*drop, *SHMFS, "--version"], check=False).returncode:
-        pytest.skip("nobody may not run this Python")
-    script = f"""
-mount -t tmpfs tmpfs '{tmp_path}' && cd '{tmp_path}' && mknod fuse c 10 229 && chmod {mode:o} fuse || exit
-mount --bind fuse /dev/fuse && cd / && exec "$@"
-"""
     return subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", *drop, *SHMFS, "explain", *words],
+        as_nobody(tmp_path, *SHMFS, "explain", *words, mode=mode),
         capture_output=True,
         text=True,
         cwd="/",
@@ -242,7 +235,7 @@ mount --bind fuse /dev/fuse && cd / && exec "$@"
 @needs_fuse
 @root_only
 def test_without_root_frames_are_not_told_but_sharing_is(tmp_path: Path) -> None:
-    done = as_nobody(0o666, tmp_path, "--json")
+    done = explain_as_nobody(0o666, tmp_path, "--json")
     if "user namespaces" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert (done.returncode, done.stderr) == (0, "")
@@ -264,15 +257,15 @@ def test_without_root_frames_are_not_told_but_sharing_is(tmp_path: Path) -> None
 @needs_fuse
 @root_only
 def test_without_root_it_says_what_is_missing(tmp_path: Path) -> None:
-    done = as_nobody(0o666, tmp_path, "refuse")
+    done = explain_as_nobody(0o666, tmp_path, "refuse")
     assert done.returncode == 0
     assert "The kernel shows frame numbers to root only" in done.stdout
     assert "native pages are not shown: native pages cannot be had" in done.stdout.replace(" \n", " ")
-    done = as_nobody(0o666, tmp_path, "--pages", "native")
+    done = explain_as_nobody(0o666, tmp_path, "--pages", "native")
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("shmfs: native pages cannot be had")
-    done = as_nobody(0o600, tmp_path)
+    done = explain_as_nobody(0o600, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("shmfs: cannot mount on /dev/shm: /dev/fuse may not be opened")
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ import pytest
 
 from shmfs.fuse import mounts
 from shmfs.testing import plugin
+from tests.unprivileged import as_nobody
 
 pytestmark = pytest.mark.mount
 
@@ -265,14 +265,8 @@ def test_a_size_that_is_none(inner: Inner) -> None:
 @pytest.fixture
 def unprivileged(inner: Inner) -> Iterator[Inner]:
     """A run as nobody, who sees a /dev/fuse that may be opened."""
-    if os.geteuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("takes root, to become somebody else, and setpriv")
-    script = """
-mount -t tmpfs tmpfs "$0" && mknod -m 666 "$0/fuse" c 10 229 && mount --bind "$0/fuse" /dev/fuse || exit
-exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
-"""
     with tempfile.TemporaryDirectory() as hidden, tempfile.TemporaryDirectory() as directory:
-        inner.user = ["unshare", "-m", "sh", "-c", script, hidden]
+        inner.user = as_nobody(Path(hidden))
         inner.directory = Path(directory)
         os.chmod(directory, 0o777)
         program = "from shmfs.fuse.namespaces import enter_private as e; e()"

@@ -1,5 +1,6 @@
 """Faults on the kernel's own tmpfs, as the recorder sees them and as the processes know them."""
 
+import contextlib
 import json
 import os
 import resource
@@ -55,24 +56,24 @@ def traced(
         subject = Subject(SHM, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}", "tmpfs")
         gate, opener = os.pipe()
         command = [sys.executable, "-S", "-c", PRELUDE + program, str(directory), *arguments]
-        wait = f"import os, sys; os.read({gate}, 1); os.execv(sys.argv[1], sys.argv[1:])"
-        process = subprocess.Popen(
+        wait = f"import os, sys; os.read({gate}, 1) and os.execv(sys.argv[1], sys.argv[1:])"
+        child = subprocess.Popen(
             [sys.executable, "-S", "-c", wait, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             pass_fds=(gate,),
         )
         os.close(gate)
-        try:
+        with child as process, contextlib.ExitStack() as ends:
+            ends.callback(process.kill)
+            ends.callback(os.close, opener)
             recording = Recording(str(tmp_path / "trace"), subject, pid=process.pid)
+            ends.callback(recording.stop)
             if request.param == "tracepoints" and not recording._perf.tracepoints:
-                recording.stop()
-                pytest.skip("the kernel permits no tracepoints here")
+                pytest.skip(f"the kernel permits no tracepoints: {recording._perf.notes}")
             recording.start()
-        finally:
-            os.close(opener)
-        said, _ = process.communicate(timeout=60)
-        recording.stop()
+            os.write(opener, b"x")
+            said, _ = process.communicate(timeout=60)
         assert recording.recorder.lost == 0
         told: dict[int, list[tuple[str, int]]] = {}
         for line in said.splitlines():
@@ -426,6 +427,27 @@ def test_no_descriptor_stays_open() -> None:
     assert len(os.listdir("/proc/self/fd")) > before
     watch.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_recording_that_could_not_start(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped like any other, and leaves nothing open."""
+    status = os.stat(directory)
+    subject = Subject(SHM, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}", "tmpfs")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refused(watch: perf.Perf) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(perf.Perf, "enable", refused)
+    recording = Recording(str(tmp_path / "trace"), subject, pid=os.getpid(), running=True)
+    with pytest.raises(OSError, match="Too many open files"):
+        recording.start()
+    recording.stop()
+    Recording(str(tmp_path / "other"), subject, pid=os.getpid()).stop()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not len(stream.Trace(tmp_path / "trace").fault_array())
 
 
 def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

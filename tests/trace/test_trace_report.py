@@ -293,3 +293,14 @@ def test_events_that_make_no_sense_do_no_harm(several, width):
         analysis = analysed(recording.close())
     assert show(analysis, width)
     assert msgspec.json.encode(analysis)
+
+
+@pytest.mark.parametrize("kind", ["page_in", "allocate", "free", "read", "write"])
+@pytest.mark.parametrize("path", [None, 7, [1]])
+def test_a_frequent_event_that_names_a_segment_wrongly(tmp_path, kind, path):
+    """Only the first one of a segment is checked."""
+    recording = Recording(tmp_path / "x.shmtrace")
+    recording.told(kind, 0.5, 5, path, page=0, pages=1, pid=10, length=1)
+    analysis = analysed(recording.close())
+    assert analysis.losses.unreadable == 1
+    assert show(analysis)
