@@ -16,8 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shmfs.trace.records import Mapped, Observations, Process, Segment, Statistics
-from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size
+from shmfs.trace.records import Mapped, Observations, Process, Segment, Stale, Statistics, stale
+from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
 
 PAGE = 4096
 MIB = 1 << 20
@@ -50,6 +50,8 @@ class Source(Struct):
     """Mean seconds between samples."""
     hidden: int = 0
     """Processes that could not be looked at."""
+    stale: int | None = None
+    """Since when one of the figures is not brought up to date: nanoseconds since the epoch."""
 
 
 class Report(Struct):
@@ -85,6 +87,8 @@ class Report(Struct):
     """Inodes left behind without a name, still open or mapped when the report was made."""
     segments: list[Row]
     """Largest peak first."""
+    stale: list[Stale]
+    """Figures that are not brought up to date since an observer failed."""
 
 
 def build(
@@ -103,6 +107,10 @@ def build(
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
     refused = sum(row.segment.refused for row in rows)
+    old = list(statistics.stale)
+    if observations is not None and observations.stale is not None:
+        old.append(observations.stale)
+    unsure = _is_full(statistics) or stale(old, "refused")
     return Report(
         command=list(command),
         status=status,
@@ -117,15 +125,16 @@ def build(
         peak=statistics.peak,
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
-        enough=None if refused or _is_full(statistics) else f"{max(1, -(-statistics.peak // MIB))}m",
+        enough=None if refused or unsure else f"{max(1, -(-statistics.peak // MIB))}m",
         refused=refused,
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
-        sources=_sources(observations),
+        sources=_sources(observations, old),
         linked=[segment.inode for segment in left if segment.nlink],
         unlinked=[segment.inode for segment in left if not segment.nlink],
         segments=rows,
+        stale=old,
     )
 
 
@@ -149,7 +158,7 @@ def _processes(rows: Iterable[Row]) -> set[tuple[int, int]]:
     return found
 
 
-def _sources(observations: Observations | None) -> list[Source]:
+def _sources(observations: Observations | None, old: list[Stale]) -> list[Source]:
     sources = [
         Source(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
         Source(["resident", "peak_resident", "peak", "refused"], "mm", True),
@@ -165,6 +174,9 @@ def _sources(observations: Observations | None) -> list[Source]:
                 observations.hidden,
             )
         )
+    for source in sources:
+        if failed := stale(old, *source.figures):
+            source.exact, source.stale = False, failed.since
     return sources
 
 
@@ -220,7 +232,7 @@ def _page_ins(segment: Segment) -> str:
 
 def _warnings(report: Report) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
-    facts: list[Fact] = []
+    facts: list[Fact] = [("stale", Text(clean(one.sentence), "bold yellow")) for one in report.stale]
     if report.refused:
         hit = [row.segment for row in report.segments if row.segment.refused]
         text = Text(plural(report.refused, "charge"), "bold red")
@@ -248,19 +260,22 @@ def _warnings(report: Report) -> list[Fact]:
     if report.segments_dropped:
         dropped = f"the history of {plural(report.segments_dropped, 'ended segment')}, to save memory"
         facts.append(("lost", Text(dropped, "yellow")))
-    facts += [("note", Text(clean(note))) for note in report.notes]
+    said = {one.sentence for one in report.stale}
+    facts += [("note", Text(clean(note))) for note in report.notes if note not in said]
     return facts
 
 
 def _footer(report: Report) -> str:
     parts = []
     reading = f" with {report.readahead} pages of read-ahead" if report.readahead else ""
+    old = [one.stale for one in report.sources if one.stale and one.source != "pagemap"]
+    exact = f"as of {clock(min(old))}" if old else "exact"
     if report.store == "native":
-        parts.append("size, creator: exact (fuse) · pages at peak: as seen at close (native store)")
+        parts.append(f"size, creator: {exact} (fuse) · pages at peak: as seen at close (native store)")
     else:
-        parts.append(f"size, pages (at peak), page-ins, creator: exact{reading} (fuse, mm)")
+        parts.append(f"size, pages (at peak), page-ins, creator: {exact}{reading} (fuse, mm)")
     for source in report.sources:
-        if source.exact:
+        if source.source != "pagemap":
             continue
         text = "mapped by, shared: sampled, "
         text += plural(source.samples, "sample")
@@ -269,6 +284,8 @@ def _footer(report: Report) -> str:
         text += f" ({source.source})"
         if source.hidden:
             text += f", {plural(source.hidden, 'process')} not readable"
+        if source.stale:
+            text += f", none after {clock(source.stale)}"
         parts.append(text)
     if len(parts) == 1:
         parts.append("mapped by, shared: not observed")
