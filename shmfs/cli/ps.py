@@ -53,6 +53,8 @@ def _see(entry: "Entry") -> str:
 
 
 def _mount_json(entry: "Entry") -> dict[str, Any]:
+    import msgspec
+
     known = entry.statistics
     return {
         "mountpoint": entry.mountpoint,
@@ -69,6 +71,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
         "store": known.store if known else None,
         "options": known.options if known else None,
         "notes": known.notes if known else [],
+        "stale": msgspec.to_builtins(known.stale) if known else [],
         "reason": entry.reason,
         "log": entry.log,
     }
@@ -100,6 +103,12 @@ def _print_mounts(entries: "list[Entry]") -> None:
     for entry in entries:
         if entry.reason:
             output.complain(f"{entry.mountpoint}: {entry.reason}{_see(entry)}")
+        _print_stale(entry)
+
+
+def _print_stale(entry: "Entry") -> None:
+    for one in entry.statistics.stale if entry.statistics else ():
+        output.complain(f"{entry.mountpoint}: {one.sentence}")
 
 
 def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
@@ -140,6 +149,7 @@ def _print_segments(
     head = f"{entry.mountpoint}: {size(known.used)}{limit}, "
     head += f"{plural(len(segments), 'segment')}, device {entry.device}, daemon {known.pid}"
     output.emit(console, Text(clean(head), "bold"))
+    _print_stale(entry)
     if not segments:
         return
     headings = ["SEGMENT", "KIND", "SIZE", "PAGES", "PAGE-INS"]

@@ -76,6 +76,8 @@ class Superblock:
         self.deferred: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.unused: dict[int, Callable[[], None]] = {}
         """By inode: called when the kernel refers to it no more, before it is freed if no name does."""
+        self.evicted: Callable[[int], None] = lambda ino: None
+        """Called when an inode is freed; raises nothing. No observer: one that fails would be removed."""
         self._last_ino = 0
         self.inode_space.charge(INODE_SIZE)
         uid = owner.uid if self.options.uid is None else self.options.uid
@@ -189,6 +191,7 @@ class Superblock:
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
             self.instruments.call("evict", inode.ino)
+        self.evicted(inode.ino)
         if isinstance(inode, NativeFile):  # after its backing id, so that no other file pins the pages
             inode.drop()
 

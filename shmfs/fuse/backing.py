@@ -6,10 +6,13 @@ open, and some more stay warm for the next open.
 
 import errno
 import fcntl
+import logging
 import struct
 from collections import OrderedDict
 
 from shmfs.fs.native import NativeFile
+
+log = logging.getLogger(__name__)
 
 _WARM = 4096
 """Ids kept at most for files that nobody has open."""
@@ -26,6 +29,8 @@ class Backings:
         """`device` is the descriptor of /dev/fuse."""
         self._device = device
         self._ids: OrderedDict[int, tuple[int, NativeFile]] = OrderedDict()
+        self.pinned = 0
+        """Ids that the kernel did not take back."""
         self._room = _WARM
         """Ids until it is looked for some that are not in use; more than _WARM where most of them are."""
 
@@ -51,6 +56,12 @@ class Backings:
             self._room = max(_WARM, len(self._ids) + _WARM // 8)  # not with each open over all that are open
         return number
 
+    def notes(self) -> list[str]:
+        """What went wrong, a sentence each."""
+        if not self.pinned:
+            return []
+        return [f"the kernel keeps the pages of {self.pinned} deleted files until the mount ends"]
+
     def backing_open(self, fd: int) -> int:
         """FUSE_DEV_IOC_BACKING_OPEN."""
         return int(fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_MAP.pack(fd, 0, 0))))
@@ -60,10 +71,17 @@ class Backings:
         fcntl.ioctl(self._device, _BACKING_CLOSE, _ID.pack(number))
 
     def evict(self, ino: int) -> None:
-        """Give up the id of an inode that is gone."""
+        """Give up the id of an inode that is gone; raises nothing.
+
+        An id that the kernel does not take back pins the pages of its file until the mount ends.
+        """
         known = self._ids.pop(ino, None)
         if known:
-            self.backing_close(known[0])
+            try:
+                self.backing_close(known[0])
+            except OSError as failure:
+                self.pinned += 1
+                log.error("the kernel keeps the backing file of inode %d: %s", ino, failure.strerror)
 
     def _shrink(self, size: int) -> None:
         """Close the ids of files that nobody has open, the longest unused first."""

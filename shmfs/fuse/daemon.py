@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,7 +38,7 @@ from shmfs.fuse.refusals import Refusals
 from shmfs.ipc import notes
 from shmfs.mm import PAGE_SIZE
 from shmfs.mm.native import NativeStore
-from shmfs.trace import processes
+from shmfs.trace import processes, stale
 from shmfs.trace.history import History
 from shmfs.trace.instruments import HOOKS, Instruments
 from shmfs.trace.log import JsonLines
@@ -70,10 +69,11 @@ class Daemon:
         self.settled = False
         self.failure = ""
         self.notifier: Notifier | None = None
+        self.backings: Backings | None = None
         self.wants_native = _wants_native(self.options)
         instruments = Instruments()
         self.history = History()
-        instruments.install(self.history)
+        instruments.install(self.history, keep=True)
         self.log: JsonLines | None = None
         owner = Credentials(os.geteuid(), os.getegid())
         self.superblock = Superblock(self.options, owner=owner, instruments=instruments)
@@ -83,7 +83,7 @@ class Daemon:
 
     def run(self) -> None:
         """Mount, serve until the mount is gone or the end is asked for, and clean up; raises ShmfsError."""
-        _spare_from_oom_killer()
+        limits.spare_from_oom_killer()
         limits.lift()
         if self.configuration.sandbox:
             namespaces.enter_private()
@@ -187,7 +187,8 @@ class Daemon:
                 self.failure = f"native pages cannot be had: {failure.strerror}; {self._instead()}"
             return None
         self.superblock.use_native(store)
-        self.superblock.instruments.install(backings)
+        self.superblock.evicted = backings.evict
+        self.backings = backings
         return backings
 
     def _instead(self) -> str:
@@ -307,7 +308,8 @@ class Daemon:
         """
         instruments, operations = self.superblock.instruments, self.adapter.operations
         paths = {ino: inode.path() for ino, inode in self.superblock.inodes.items()}
-        events = JsonLines(stream.socket.fileno(), paths, hooks=_hooks(io=io))
+        hooks = _hooks(io=io)
+        events = JsonLines(stream.socket.fileno(), paths, hooks=hooks, name=stale.FOLLOWER)
         instruments.install(events)
         operations.trace_io += io
         try:
@@ -325,6 +327,9 @@ class Daemon:
         for file in sb.files():
             if isinstance(file, NativeFile):
                 sb.tell_usage(file)
+        failed = stale.failed(sb.instruments.failures, self.log)
+        known = map(notes.sentence, sorted(self.adapter.operations.ipc.notes))
+        pinned = self.backings.notes() if self.backings else []
         segments = self.history.segments()
         if sb.native:
             for segment in segments:
@@ -345,7 +350,8 @@ class Daemon:
             pid=os.getpid(),
             started=self.started,
             lost_records=self.log.lost if self.log else 0,
-            notes=[*self.notes, *map(notes.sentence, sorted(self.adapter.operations.ipc.notes))],
+            notes=[*self.notes, *known, *(one.sentence for one in failed), *pinned],
+            stale=stale.of_statistics(failed),
             segments=segments,
             segments_dropped=self.history.segments_dropped,
             refused=self.history.refused,
@@ -383,14 +389,6 @@ def _wants_native(options: MountOptions) -> bool:
     if options.pages == "auto":
         return session.extension() and os.geteuid() == 0 and not options.readahead
     return options.pages == "native"
-
-
-def _spare_from_oom_killer() -> None:
-    """The daemon holds everybody's data; needs CAP_SYS_RESOURCE, and goes without."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("-1000")
-    except OSError:
-        return
 
 
 def _tell(ready: Ready) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+from pathlib import Path
 
 _LIFTED = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)
 """The daemon serves for long, and all pages are in one file of it."""
@@ -15,3 +16,11 @@ def lift() -> None:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(limit, (ceiling, ceiling))
                 break
+
+
+def spare_from_oom_killer() -> None:
+    """The daemon holds everybody's data; needs CAP_SYS_RESOURCE, and goes without."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-1000")
+    except OSError:
+        return

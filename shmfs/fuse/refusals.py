@@ -56,6 +56,8 @@ _Key = tuple[str, str, str, str, int]
 class Refusals:
     """The refusals of one mount: one record for each errno, call, limit, path and process."""
 
+    figures = ("refusals",)
+
     def __init__(self, superblock: Superblock, history: History) -> None:
         self._superblock = superblock
         self._history = history

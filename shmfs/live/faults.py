@@ -39,6 +39,10 @@ class Meter(Protocol):
     def lost(self) -> int:
         """Faults that nobody had room to tell of."""
 
+    @property
+    def failure(self) -> str:
+        """Why nothing is counted any more, a sentence; "" while it is."""
+
     def mapping(self) -> set[int] | None:
         """Who maps something, or did; None where only a look at every process tells."""
 
@@ -130,6 +134,11 @@ class PerfMeter:
         """Faults that the rings had no room for."""
         return self._recorder.lost
 
+    @property
+    def failure(self) -> str:
+        """Why the recorder gave up."""
+        return self._recorder.failure
+
     def mapping(self) -> set[int] | None:
         """The kernel tells of each mapping; all are looked at now and then, and if something was lost."""
         self.behind = not self._recorder.catch_up(1.0)
@@ -139,8 +148,6 @@ class PerfMeter:
 
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call; right after `mapping`."""
-        if self._recorder.failure:
-            raise ShmfsError(self._recorder.failure)
         counts: dict[tuple[int, int], dict[str, float]] = {}
         for (pid, inode, kind), count in self._tally.take().items():
             one = counts.setdefault((pid, inode), {})
@@ -175,6 +182,7 @@ class StatMeter:
 
     by_segment = behind = False
     lost = 0
+    failure = ""
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[int, int, int]] = {}

@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import control, inventory, mounts
 from shmfs.live.model import Limits, Segment, Source
+from shmfs.trace.amounts import clock
 from shmfs.trace.names import printable
 from shmfs.trace.pagemap import PAGE
 from shmfs.trace.records import Statistics
@@ -26,6 +27,8 @@ class Listed(NamedTuple):
     """By inode; rates are not filled in."""
     page_ins: dict[int, int] | None
     """By inode; None where nobody counts."""
+    notes: Sequence[str] = ()
+    """What is stale, a sentence each."""
 
 
 class Files(Protocol):
@@ -66,6 +69,8 @@ class Daemon:
     def list(self) -> Listed:
         """Ask the daemon."""
         known = control.statistics(self._mount)
+        if known.stale:
+            self.sources[0].stale = f"as of {clock(min(one.since for one in known.stale))}"
         segments, page_ins = {}, {}
         for one in known.segments:
             if one.evicted:
@@ -83,7 +88,8 @@ class Daemon:
             )
             if one.page_ins is not None and self._managed:
                 page_ins[one.inode] = one.page_ins
-        return Listed(_limits(known, self._managed), segments, page_ins if self._managed else None)
+        notes = [one.sentence for one in known.stale]
+        return Listed(_limits(known, self._managed), segments, page_ins if self._managed else None, notes)
 
     def again(self) -> Files:
         """A new mount in its place."""

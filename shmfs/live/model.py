@@ -95,6 +95,8 @@ class Source(Struct):
     figures: str
     source: str
     exact: bool
+    stale: str = ""
+    """"as of HH:MM:SS" where some of the figures are not brought up to date; "" where all are."""
 
 
 class Snapshot(Struct):

@@ -227,7 +227,8 @@ def trend(history: History, cells: int, most: float = 0.0) -> str:
 def footer(snapshot: Snapshot) -> list[str]:
     """Where the figures come from."""
     parts = [
-        f"{one.figures}: {'exact' if one.exact else 'sampled'} ({one.source})" for one in snapshot.sources
+        f"{one.figures}: {one.stale or ('exact' if one.exact else 'sampled')} ({one.source})"
+        for one in snapshot.sources
     ]
     if snapshot.hidden:
         parts.append(f"{plural(snapshot.hidden, 'process')} may not be looked at")

@@ -114,7 +114,9 @@ def foot(seen: Snapshot, width: int, most: int) -> list[Line]:
         lines = _wrapped(parts, width)
         if len(lines) <= most and all(cell_len(line) <= width for line in lines):
             return [[(line, "dim")] for line in lines]
-    exact = ", ".join(one.source for one in seen.sources if one.exact)
+    exact = ", ".join(
+        one.source + (f" {one.stale}" if one.stale else "") for one in seen.sources if one.exact
+    )
     sampled = ", ".join(one.source.split(",")[0] for one in seen.sources if not one.exact)
     if width > 48:
         return [fit([(f"exact: {exact}", "dim"), (f" · sampled: {sampled}", "dim")], width)]

@@ -95,6 +95,9 @@ class Watch:
     def _look(self) -> Snapshot:
         listed = self._files.list()
         pids = self._meter.mapping()
+        if why := self._meter.failure:
+            self._count_coarsely(why)
+            pids = self._meter.mapping()
         found = pagemap.processes_mapping(self._files.device, pids)
         if pids is None:
             self._hidden = found.hidden
@@ -125,14 +128,17 @@ class Watch:
             sources=self._sources(seconds),
             hidden=self._hidden + unread,
             lost=self._meter.lost,
-            notes=self._notes + ([BEHIND] if self._meter.behind else []),
+            notes=self._notes + list(listed.notes) + ([BEHIND] if self._meter.behind else []),
         )
         if why := self._meter.too_much():
-            self._meter.close()
-            self._meter, self._notes = faults.StatMeter(), [faults.coarse(why)]
+            self._count_coarsely(why)
         self._looked, self._cpu = now, cpu
         self._page_ins = listed.page_ins
         return snapshot
+
+    def _count_coarsely(self, why: str) -> None:
+        self._meter.close()
+        self._meter, self._notes = faults.StatMeter(), [faults.coarse(why)]
 
     def _sources(self, seconds: float) -> list[Source]:
         every = f"pagemap, every {rows.seconds(seconds)}" if seconds else "pagemap, once"

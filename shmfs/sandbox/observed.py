@@ -34,7 +34,7 @@ class Result(NamedTuple):
     report: "Report | None"
     """None when it was not asked for, or the daemon died."""
     failure: str
-    """Why the daemon did not last as long as the command, and what to do: a sentence; or ""."""
+    """Why the daemon or the recorder did not last as long as the command, a sentence; or ""."""
     ended: Ended | None = None
     """What budgets look at; None if the daemon died."""
 
@@ -81,6 +81,7 @@ def run(
         meanwhile=partial(_import_all, report=observe) if observer else None,
     )
     outcome = statistics = None
+    failure = ""
     try:
         if tracer:
             tracer.serve(server)
@@ -95,18 +96,19 @@ def run(
     finally:
         server.stop()
         if tracer:
-            tracer.stop(outcome, statistics)
+            failure = tracer.stop(outcome, statistics)
     if statistics is None:
         return Result(outcome.status, None, _why_dead(server))
     explained = tracer.explained() if tracer else None
     ended = Ended(outcome.status, statistics, tracer.counts() if tracer and trace else None, explained)
     if observer is None or not observe:
-        return Result(outcome.status, None, "", ended)
+        return Result(outcome.status, None, failure, ended)
     if doors and library.path() is None:
         statistics.notes.append(_NO_LIBRARY)
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
-    return Result(outcome.status, observer.report(statistics, command, outcome, explained), "", ended)
+    report = observer.report(statistics, command, outcome, explained)
+    return Result(outcome.status, report, failure, ended)
 
 
 class _Tracer:
@@ -179,11 +181,16 @@ class _Tracer:
         if self._recording:
             self._recording.event(**fields)
 
-    def stop(self, outcome: supervisor.Outcome | None, statistics: Statistics | None) -> None:
-        """End the trace; the daemon is gone."""
-        if self._recording:
-            self._recording.stop(outcome.status if outcome else None, statistics)
-        os.close(self._events)
+    def stop(self, outcome: supervisor.Outcome | None, statistics: Statistics | None) -> str:
+        """End the trace; the daemon is gone. Returns why recording failed, or an empty string."""
+        try:
+            if self._recording:
+                self._recording.stop(outcome.status if outcome else None, statistics)
+        except ShmfsError as failure:
+            return str(failure)
+        finally:
+            os.close(self._events)
+        return ""
 
 
 def _check_writable(path: str) -> None:
@@ -210,7 +217,7 @@ class _Observer:
         def sample(found: set[int]) -> None:
             pids.clear()
             pids.update(found)
-            self._sampler.sample()
+            self._sampler.attempt()
 
         return sample
 

@@ -1,5 +1,7 @@
 """Amounts as people read them, without what text for terminals takes to import."""
 
+import time
+
 MIB = 1 << 20
 
 FINE = 64
@@ -37,3 +39,8 @@ def age(nanoseconds: int) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
+
+
+def clock(when: int) -> str:
+    """Return the local time of day, HH:MM:SS, of nanoseconds since the epoch."""
+    return time.strftime("%H:%M:%S", time.localtime(when // 10**9))

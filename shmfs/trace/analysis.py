@@ -62,6 +62,7 @@ def analyse(
         losses=_losses(trace, life),
         sizing=_sizing(segments, life, trace),
         sources=_sources(trace, life, segments),
+        stale=life.stale,
     )
 
 
@@ -140,7 +141,7 @@ def _sizing(segments: list[Segment], life: Lifecycle, trace: Trace) -> Sizing:
         refused=refused,
         deaths=life.deaths,
         looked=life.looked or (known is not None and known.store == "native"),
-        partial=known is None and (not trace.complete or bool(_losses(trace, life))),
+        partial=known is None and (not trace.complete or bool(_losses(trace, life)) or bool(life.stale)),
         inodes_refused=life.inodes_refused,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.errors import ShmfsError
-from shmfs.trace.records import Segment, Statistics
+from shmfs.trace.records import Segment, Stale, Statistics, stale
 
 if TYPE_CHECKING:
     from shmfs.trace.deaths import Deaths
@@ -68,6 +68,8 @@ class Figure(NamedTuple):
     source: str
     measure: Callable[[Ended], int | None]
     """None if it could not be seen."""
+    rests_on: tuple[str, ...] = ()
+    """Figures of `records.Stale`: where one of them is stale, this one cannot be measured."""
 
 
 def _faults(*kinds: str) -> Callable[[Ended], int | None]:
@@ -104,10 +106,15 @@ def _lost(ended: Ended) -> int | None:
 
 FIGURES = {
     "leak": Figure(
-        *("segment left behind with a name", "segments left behind with a name"),
-        *("fuse", lambda ended: len(left(ended.statistics))),
+        one="segment left behind with a name",
+        many="segments left behind with a name",
+        source="fuse",
+        measure=lambda ended: len(left(ended.statistics)),
+        rests_on=("segments", "nlink", "evicted"),
     ),
-    "refused": Figure("allocation that a limit refused", "allocations that a limit refused", "mm", _refused),
+    "refused": Figure(
+        "allocation that a limit refused", "allocations that a limit refused", "mm", _refused, ("refused",)
+    ),
     "sigbus": Figure(
         "touched page that ended in SIGBUS", "touched pages that ended in SIGBUS", "perf", _sigbus
     ),
@@ -116,9 +123,9 @@ FIGURES = {
     "faults.minor": Figure("minor page fault", "minor page faults", "perf", _faults("minor")),
     "faults.failed": Figure("failed page fault", "failed page faults", "perf", _faults("failed")),
     "peak": Figure("byte in use at once", "bytes in use at once", "mm", lambda ended: ended.statistics.peak),
-    "segments": Figure("segment", "segments", "fuse", _segments),
-    "page_ins": Figure("page-in", "page-ins", "fuse", lambda ended: ended.statistics.page_ins),
-    "lost": Figure("lost record", "lost records", "perf, fuse, mm", _lost),
+    "segments": Figure("segment", "segments", "fuse", _segments, ("segments",)),
+    "page_ins": Figure("page-in", "page-ins", "fuse", lambda ended: ended.statistics.page_ins, ("page_ins",)),
+    "lost": Figure("lost record", "lost records", "perf, fuse, mm", _lost, ("events",)),
 }
 BARE = ("leak", "refused", "sigbus")
 """Those that need no number: one is too many."""
@@ -142,7 +149,7 @@ class Budget(NamedTuple):
     def broken(self, ended: Ended) -> str | None:
         """Say in a sentence what was measured where that is not as it should be, or could not be measured."""
         figure = FIGURES[self.figure]
-        measured = figure.measure(ended)
+        measured = None if _stale(self, ended) else figure.measure(ended)
         if measured is None:
             return f"--fail-on {self.text}: {figure.many} could not be measured: {_why_not(self, ended)}"
         if not _OPERATORS[self.comparison](measured, self.limit):
@@ -238,7 +245,13 @@ def _source(budget: Budget, ended: Ended) -> str:
     return f"{source}, exact" + (f"; {faults.note}" if faults.note else "")
 
 
+def _stale(budget: Budget, ended: Ended) -> Stale | None:
+    return stale(ended.statistics.stale, *FIGURES[budget.figure].rests_on)
+
+
 def _why_not(budget: Budget, ended: Ended) -> str:
+    if failed := _stale(budget, ended):
+        return failed.sentence
     if budget.recorded:
         return (ended.faults.note if ended.faults else "") or "nothing was recorded"
     return "with native pages the kernel serves them by itself; use -o pages=managed"

@@ -6,6 +6,8 @@ from perf (around: filemap) and are exact but for `Losses`; what is sampled says
 
 from msgspec import Struct, field
 
+from shmfs.trace.records import Stale
+
 
 class FaultCount(Struct):
     """Page faults, each counted once. Source: perf; `around`: filemap."""
@@ -252,3 +254,5 @@ class Analysis(Struct):
     losses: Losses
     sizing: Sizing
     sources: list[SourceNote]
+    stale: list[Stale] = []
+    """Figures that were not brought up to date any more since an observer failed."""

@@ -27,7 +27,7 @@ MAX_RAW = 1 << 28
 MAX_ID = 1 << 20
 """Processes and segments that a reader lists at most."""
 
-KEPT = frozenset({"process", "exec", "exit", "segment", "lost", "sigbus", "refusal", "statistics"})
+KEPT = frozenset({"process", "exec", "exit", "segment", "lost", "stale", "sigbus", "refusal", "statistics"})
 """Events without which the others and the faults say little: they stay when there is no room for the rest."""
 
 FAULT = np.dtype(

@@ -3,6 +3,9 @@
 An instrument; it learns everything by hooks, so it is exact from the moment it is installed. It expects
 `create` before the first `open` of a new file, also when one request does both, and `allocate` and `free` for
 every page that is charged and given back.
+
+Statistics are made from it, so it is installed to be kept: where one of its hooks fails, the event is missing
+in the figures of that hook (`FIGURES`), which are reported as stale from then on. Later events still count.
 """
 
 import heapq
@@ -32,6 +35,29 @@ MAX_OPENERS = 1000
 
 _NAMED = ("posix", None, None)
 """Kind, key and id of a file that was made by its name."""
+
+
+FIGURES: dict[str, tuple[str, ...]] = {
+    "page_in": ("page_ins",),
+    "allocate": ("resident", "peak_resident"),
+    "free": ("resident", "peak_resident"),
+    "usage": ("size", "resident", "peak_resident"),
+    "refuse": ("refused",),
+    "door": ("kind", "nlink"),
+    "open": ("opened_by", "open_handles"),
+    "release": ("open_handles",),
+    "link": ("nlink", "path"),
+    "unlink": ("nlink", "path"),
+    "rename": ("path",),
+    "resize": ("size",),
+    "evict": ("segments", "evicted"),
+}
+"""The figures of `records.Segment` and `records.Statistics` that each hook brings up to date."""
+FIGURES["create"] = (
+    "segments",
+    "created_by",
+    *sorted({one for many in FIGURES.values() for one in many} - {"segments"}),
+)
 
 
 class _Live:
@@ -124,6 +150,9 @@ class Full(Struct):
 
 class History:
     """The segments of one mount, live and ended. Install it before the first file is made."""
+
+    name = "history"
+    figures = FIGURES
 
     def __init__(self, processes: Processes | None = None) -> None:
         self.segments_dropped = 0

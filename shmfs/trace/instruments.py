@@ -7,11 +7,19 @@ dictionary miss::
         instruments.call("page_in", ino, index, count)
 
 Inodes are named by number, pages by index and count; paths start at the mount with "/".
+
+An observer only observes: nothing that the file system needs may be one. An observer may have
+
+- `name`, by which reports call it (the name of its class otherwise),
+- `figures`, the figures that it is the source of: all of them, or a dict of those of each hook,
+- `stale(failure)`, which is called with each failure of any observer.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,16 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """Every hook with the names of its arguments, in order; a record in the log uses the same names."""
 
 
+class Failure(NamedTuple):
+    """An observer failed: from then on figures of its are not brought up to date, or are wrong."""
+
+    observer: str
+    figures: tuple[str, ...]
+    since: int
+    """Nanoseconds since the epoch."""
+    reason: str
+
+
 class Instruments(dict[str, list[Callable[..., Any]]]):
     """The installed hooks by name. An absent name is a hook nobody listens to."""
 
@@ -51,8 +69,20 @@ class Instruments(dict[str, list[Callable[..., Any]]]):
     request = 0
     """The FUSE opcode of that request; 0 is not known."""
 
-    def install(self, instrument: object) -> None:
-        """Add every method of `instrument` that is named like a hook."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Failure] = []
+        """The first failure of each observer, or of each hook where its hooks have figures of their own."""
+        self._kept: list[object] = []
+
+    def install(self, instrument: object, *, keep: bool = False) -> None:
+        """Add every method of `instrument` that is named like a hook.
+
+        An observer that is to be kept stays when it fails: statistics are made from it, and what it learns
+        from later calls is still true. Any other is removed at its first failure.
+        """
+        if keep:
+            self._kept.append(instrument)
         for hook in HOOKS:
             method = getattr(instrument, hook, None)
             if method is not None:
@@ -61,17 +91,61 @@ class Instruments(dict[str, list[Callable[..., Any]]]):
     def remove(self, instrument: object) -> None:
         """Take out every hook of `instrument`; unknown ones are ignored."""
         for hook in list(self):
-            kept = [method for method in self[hook] if getattr(method, "__self__", None) is not instrument]
+            kept = [method for method in self[hook] if getattr(method, "__self__", method) is not instrument]
             if kept:
                 self[hook] = kept
             else:
                 del self[hook]
 
     def call(self, hook: str, *arguments: object) -> None:
-        """Tell every listener of `hook`; one that raises is logged and removed, and harms nobody else."""
+        """Call every listener of `hook`; raises nothing.
+
+        A failure is logged and kept in `failures`; the other listeners are called all the same.
+        """
         for method in self.get(hook, ()):
             try:
                 method(*arguments)
-            except Exception:
-                log.exception("the instrument %r failed in %s and was removed", method, hook)
-                self.remove(getattr(method, "__self__", None))
+            except Exception as error:
+                self._fail(getattr(method, "__self__", method), hook, error)
+
+    def _fail(self, observer: object, hook: str, error: Exception) -> None:
+        kept = any(one is observer for one in self._kept)
+        if not kept:
+            self.remove(observer)
+        failure = Failure(
+            getattr(observer, "name", type(observer).__name__),
+            _figures(observer, hook if kept else None),
+            getattr(observer, "failed_at", 0) or time.time_ns(),
+            f"{type(error).__name__} in {hook}: {error}",
+        )
+        known = any(
+            (one.observer, one.figures) == (failure.observer, failure.figures) for one in self.failures
+        )
+        if known and kept:
+            return  # it may fail at each call
+        figures = ", ".join(failure.figures) or "its figures"
+        log.error("the observer %s failed in %s; stale from now on: %s", failure.observer, hook, figures,
+                  exc_info=error)  # fmt: skip
+        concerned = {id(observer): observer}
+        if not known:
+            self.failures.append(failure)
+            concerned |= self._observers()
+        for one in concerned.values():
+            with contextlib.suppress(Exception):  # it may be the one that failed
+                if note := getattr(one, "stale", None):
+                    note(failure)
+
+    def _observers(self) -> dict[int, object]:
+        """The installed observers by id()."""
+        owners = (getattr(method, "__self__", method) for methods in self.values() for method in methods)
+        return {id(one): one for one in owners}
+
+
+def _figures(observer: object, hook: str | None) -> tuple[str, ...]:
+    """The figures that an observer is the source of; by one hook, or by all."""
+    figures = getattr(observer, "figures", ())
+    if not isinstance(figures, Mapping):
+        return tuple(figures)
+    return tuple(
+        figures.get(hook, ()) if hook else sorted({one for many in figures.values() for one in many})
+    )

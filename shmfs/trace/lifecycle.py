@@ -18,7 +18,8 @@ from shmfs.trace.sizing import Usage
 Event = dict[str, Any]
 
 KINDS = (
-    {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "sigbus", "statistics"}
+    {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "stale", "sigbus"}
+    | {"statistics"}
     | {"create", "door", "open", "link", "unlink", "rename", "evict", "resize"}
     | {"page_in", "allocate", "free", "usage", "refuse", "read", "write"}
 )
@@ -92,6 +93,7 @@ class Lifecycle:
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
         self.lost: dict[str, int] = {}
+        self.stale: list[records.Stale] = []
         self.unreadable = self.inodes_refused = 0
         self.statistics: records.Statistics | None = None
         self.usage = Usage(page_size)
@@ -328,12 +330,19 @@ class Lifecycle:
     def _lost(self, event: Event) -> None:
         self.lost[event["of"]] = self.lost.get(event["of"], 0) + event["count"]
 
+    def _stale(self, event: Event) -> None:
+        failed = msgspec.convert({"since": event["time"]} | event, records.Stale)
+        if all((one.observer, one.figures) != (failed.observer, failed.figures) for one in self.stale):
+            self.stale.append(failed)
+
     def _sigbus(self, event: Event) -> None:
         known = {name: value for name, value in event.items() if value is not None}
         self.deaths.append(msgspec.convert(known, Death))
 
     def _statistics(self, event: Event) -> None:
         self.statistics = msgspec.convert(event["statistics"], records.Statistics)
+        for one in self.statistics.stale:  # also of a log that could not write it itself
+            self._stale({"time": one.since} | msgspec.to_builtins(one))
 
     # The end.
 

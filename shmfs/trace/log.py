@@ -6,7 +6,8 @@ r"""The log as JSON lines: one record for everything that happens.
 and `path` is the inode's name at that time, with bytes that are not UTF-8 as `\xNN`. `pid` is what FUSE
 tells: the thread that called. Pages that follow each other, and nothing else but such, within PAUSE are one
 record of RUNS with the time of the first. If records are missing, a last line
-`{"time":…,"event":"lost","count":n}` says how many.
+`{"time":…,"event":"lost","count":n}` says how many. Where an observer of the daemon fails, this one too,
+`{"time":…,"event":"stale","observer":…,"figures":[…],"reason":…}` says what is not to be relied on from then.
 
 The thread that serves the file system only appends to a buffer, and never waits for the file: the log may be
 a pipe that a client of the mount reads, or does not read. Another thread writes.
@@ -26,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from shmfs.trace.instruments import HOOKS
+from shmfs.trace.instruments import HOOKS, Failure
 from shmfs.trace.names import Names, printable
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ _TIME = itemgetter(0)
 FIELDS = {
     hook: ("time", "event", "inode", "path", *(name for name in names[1:] if name != "path"), "source")
     for hook, names in HOOKS.items()
-} | {"lost": ("time", "event", "count", "source")}
+} | {
+    "lost": ("time", "event", "count", "source"),
+    "stale": ("time", "event", "observer", "figures", "reason", "source"),
+}
 """Every event with its fields in order; a record has no source yet."""
 
 SOURCES = dict.fromkeys(("page_in", "allocate", "free", "refuse", "refusal", "usage"), "mm")
@@ -69,9 +73,11 @@ class JsonLines:
     """An instrument that writes every record to a descriptor, which stays the caller's to close.
 
     `paths` names inodes that were there before; `room` bounds the records that wait to be written; `hooks`
-    are the events that are written. It never raises and never blocks its caller; what could not be written is
-    counted in `lost`.
+    are the events that are written. It never blocks its caller; what could not be written is counted in
+    `lost`. It raises only after its writer has failed, so that it is removed.
     """
+
+    figures = ("events",)
 
     def __init__(
         self,
@@ -80,7 +86,13 @@ class JsonLines:
         room: int | None = None,
         *,
         hooks: Collection[str] = tuple(HOOKS),
+        name: str = "log",
     ) -> None:
+        self.name = name
+        self.failed_at = 0
+        """When the writer failed; 0 while it has not."""
+        self.failure = ""
+        """Why it failed."""
         for hook in HOOKS.keys() - hooks:
             setattr(self, hook, None)
         self._fd = fd
@@ -94,6 +106,7 @@ class JsonLines:
         self._runs: dict[str, dict[int, list[Any]]] = {hook: {} for hook in RUNS}
         self._dropped = 0  # changed by the serving thread only
         self._failed = 0  # changed by the writer only
+        self._taken = 0  # records that the writer has and has not written yet
         self._written = 0
         self._torn = False
         self._complained = False
@@ -108,7 +121,13 @@ class JsonLines:
     @property
     def lost(self) -> int:
         """Records that were dropped because the buffer was full, or could not be written."""
-        return self._dropped + self._failed
+        return self._dropped + self._failed + (len(self._buffer) if self.failed_at else 0)
+
+    def stale(self, failure: Failure) -> None:
+        """Write that an observer failed."""
+        if self.failed_at:
+            return  # the writer has written that itself
+        self._append((failure.since, "stale", failure.observer, failure.figures, failure.reason))
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what waits, and the number of lost records if there are any.
@@ -144,15 +163,34 @@ class JsonLines:
 
     def _append(self, record: Record) -> None:
         if len(self._buffer) >= self._room or self._closing:
-            self._dropped += 1
+            self._drop()
             return
         self._buffer.append(record)
         if not self._wake.is_set():
             self._wake.set()
 
+    def _drop(self) -> None:
+        self._dropped += 1
+        if self.failed_at:
+            raise RuntimeError(f"its writer failed: {self.failure}")
+
     # The writer's side.
 
     def _run(self) -> None:
+        try:
+            self._write_all()
+        except Exception as error:
+            self.failed_at, self.failure = time.time_ns(), f"{type(error).__name__}: {error}"
+            self._closing = True
+            self._failed += self._taken
+            log.exception("writing the log failed and was given up")
+            failed = Failure(self.name, self.figures, self.failed_at, f"its writer failed: {self.failure}")
+            with contextlib.suppress(Exception):
+                self._write(
+                    [(failed.since, "stale", failed.observer, failed.figures, failed.reason)], count=0
+                )
+
+    def _write_all(self) -> None:
         while True:
             self._wake.wait()
             self._hurry.wait(PAUSE)
@@ -160,7 +198,9 @@ class JsonLines:
             closing = self._closing  # before the buffer is seen empty: nothing is appended afterwards
             records = self._take()
             for first in range(0, len(records), BATCH):
+                self._taken = len(records) - first
                 self._write(records[first : first + BATCH])
+            self._taken = 0
             if closing:
                 if self.lost:
                     self._write([(time.time_ns(), "lost", self.lost)], count=0)
@@ -265,7 +305,7 @@ def _run_recorder(hook: str) -> Callable[..., None]:
             if run is not None:
                 self._append(tuple(run))
             if self._closing:
-                self._dropped += 1
+                self._drop()
                 return
             run = [now(), hook, inode, self._names.get(inode), page, pages]
         runs[inode] = run

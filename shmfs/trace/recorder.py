@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _ROUND = 0.1
 """Seconds between two looks at the rings, at most."""
 _STOP = b"x"
+FIGURES = ["fault", "map", "process", "events", "sample"]
+"""What is missing in a trace whose recorder has failed: everything, for all goes through it."""
 
 
 class Sink(Protocol):
@@ -144,10 +146,13 @@ class Recorder:
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def catch_up(self, timeout: float = 5.0) -> bool:
-        """Return when all is written that happened before; false if `timeout` seconds are too short."""
+        """Return when all is written that happened before; false if `timeout` seconds are too short.
+
+        False at once where recording has failed, or fails meanwhile.
+        """
         self._caught_up.clear()
         os.write(self._wake_write, b"c")
-        return self._caught_up.wait(timeout)
+        return not self.failure and self._caught_up.wait(timeout) and not self.failure
 
     def event(self, **fields: Any) -> None:
         """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
@@ -187,9 +192,19 @@ class Recorder:
                 if asked:
                     self._caught_up.set()
         except Exception as failure:
-            self.failure = f"recording failed: {failure}"
+            self.failure = f"recording failed: {type(failure).__name__}: {failure}"
             log.exception("recording failed and was given up")
             self._caught_up.set()
+            with contextlib.suppress(Exception):  # the writer may be what failed
+                self._writer.event(
+                    event="stale",
+                    source="shmfs",
+                    time=time.time_ns(),
+                    observer="recorder",
+                    figures=FIGURES,
+                    reason=self.failure,
+                )
+                self._writer.flush()
 
     def _round(self, *, everything: bool, last: bool) -> None:
         """Read the rings, and work on what cannot be followed by anything earlier any more.

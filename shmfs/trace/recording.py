@@ -138,8 +138,9 @@ class Recording:
     def counts(self) -> budgets.Faults:
         """How many faults of each kind there were, also of those that the file has no room for."""
         unknown, minor, major, failed = self.recorder.kinds.tolist()
-        seen = self._perf is not None
-        return budgets.Faults(minor, major, failed, unknown, self.recorder.lost, self._notes, seen)
+        why = self.recorder.failure
+        seen = self._perf is not None and not why
+        return budgets.Faults(minor, major, failed, unknown, self.recorder.lost, why or self._notes, seen)
 
     @property
     def dropped(self) -> int:

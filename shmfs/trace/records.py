@@ -7,6 +7,8 @@ otherwise. Every `str` here is valid Unicode: names that are not UTF-8 come with
 
 from msgspec import Struct, field
 
+from shmfs.trace.amounts import clock
+
 
 class Process(Struct, frozen=True):
     """A process, told from a later one with the same pid by its start time."""
@@ -136,6 +138,31 @@ class Orphan(Struct, frozen=True):
     created_by: Process
 
 
+class Stale(Struct, frozen=True):
+    """Figures that are not brought up to date any more, or are wrong, because an observer failed."""
+
+    observer: str
+    figures: list[str]
+    """Names of fields of the records and of events: resident, page_ins, events, mapped_by …"""
+    since: int
+    reason: str
+    """The exception and the hook where it was raised."""
+
+    @property
+    def sentence(self) -> str:
+        """For people: the figures, the time of day, the observer and the reason."""
+        at = clock(self.since)
+        what = ", ".join(self.figures).replace("_", " ") or "some figures"
+        return (
+            f"{what}: as of {at}, stale since then, for the observer {self.observer!r} failed: {self.reason}"
+        )
+
+
+def stale(several: list[Stale], *figures: str) -> Stale | None:
+    """Return the first failure that made one of `figures` stale."""
+    return next((one for one in several if not set(one.figures).isdisjoint(figures)), None)
+
+
 class Statistics(Struct):
     """What the daemon knows of its mount. Source: fuse and mm, exact."""
 
@@ -170,6 +197,8 @@ class Statistics(Struct):
     """The device of the tmpfs that has the pages, as `device`; "" where the daemon has them."""
     page_ins: int | None = None
     """Of all segments, those that were dropped too; None where the kernel serves them by itself."""
+    stale: list[Stale] = field(default_factory=list)
+    """What is not exact any more."""
 
 
 class Mapped(Struct):
@@ -207,6 +236,8 @@ class Observations(Struct):
     hidden: int = 0
     """Processes whose /proc files could not be read for lack of rights."""
     segments: list[Observation] = field(default_factory=list)
+    stale: Stale | None = None
+    """Why there are no newer samples."""
 
 
 class PageHolder(Struct, frozen=True):

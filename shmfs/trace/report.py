@@ -17,9 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from shmfs.trace.amounts import option_size
-from shmfs.trace.records import Death, Mapped, Observations, Process, Refusal, Segment, Statistics
+from shmfs.trace.records import (
+    Death,
+    Mapped,
+    Observations,
+    Process,
+    Refusal,
+    Segment,
+    Stale,
+    Statistics,
+    stale,
+)
 from shmfs.trace.sizing import parse
-from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size
+from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
 from shmfs.trace.wording import advice, death_sentence, refusal_sentence
 
 PAGE = 4096
@@ -52,6 +62,8 @@ class Source(Struct):
     """Mean seconds between samples."""
     hidden: int = 0
     """Processes that could not be looked at."""
+    stale: int | None = None
+    """Since when one of the figures is not brought up to date: nanoseconds since the epoch."""
 
 
 class Report(Struct):
@@ -93,6 +105,8 @@ class Report(Struct):
     """What limits refused, once for each errno, call, limit, path and process; not what `deaths` explain."""
     needed: str | None
     """Where something was refused, the largest `size=` that is known to be needed at least."""
+    stale: list[Stale]
+    """Figures that are not brought up to date since an observer failed."""
 
 
 def build(
@@ -119,7 +133,10 @@ def build(
     refused = statistics.refused + sum(refusal.count for refusal in calls)
     limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
     recorded = sum(one.count for one in statistics.refusals)
-    short = bool(limited) or _is_full(statistics) or statistics.refused > recorded
+    old = list(statistics.stale)
+    if observations is not None and observations.stale is not None:
+        old.append(observations.stale)
+    unsure = _is_full(statistics) or statistics.refused > recorded or stale(old, "refused")
     return Report(
         command=list(command),
         status=status,
@@ -134,18 +151,19 @@ def build(
         peak=statistics.peak,
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
-        enough=None if short else option_size(statistics.peak),
+        enough=None if limited or unsure else option_size(statistics.peak),
         refused=refused,
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
-        sources=_sources(observations),
+        sources=_sources(observations, old),
         linked=[segment.inode for segment in left if segment.nlink],
         unlinked=[segment.inode for segment in left if not segment.nlink],
         segments=rows,
         deaths=list(deaths),
         refusals=refusals,
         needed=max((one.enough for one in limited if one.enough), key=parse, default=None),
+        stale=old,
     )
 
 
@@ -179,7 +197,7 @@ def _processes(rows: Iterable[Row]) -> set[tuple[int, int]]:
     return found
 
 
-def _sources(observations: Observations | None) -> list[Source]:
+def _sources(observations: Observations | None, old: list[Stale]) -> list[Source]:
     sources = [
         Source(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
         Source(["resident", "peak_resident", "peak", "refused"], "mm", True),
@@ -195,6 +213,9 @@ def _sources(observations: Observations | None) -> list[Source]:
                 observations.hidden,
             )
         )
+    for source in sources:
+        if failed := stale(old, *source.figures):
+            source.exact, source.stale = False, failed.since
     return sources
 
 
@@ -252,7 +273,7 @@ def _page_ins(segment: Segment) -> str:
 
 def _warnings(report: Report) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
-    facts: list[Fact] = []
+    facts: list[Fact] = [("stale", Text(clean(one.sentence), "bold yellow")) for one in report.stale]
     facts += failures(report.deaths, report.refusals)
     for label, inodes, what in (
         ("left", report.linked, "still linked"),
@@ -275,7 +296,8 @@ def _warnings(report: Report) -> list[Fact]:
     if report.segments_dropped:
         dropped = f"the history of {plural(report.segments_dropped, 'ended segment')}, to save memory"
         facts.append(("lost", Text(dropped, "yellow")))
-    facts += [("note", Text(clean(note))) for note in report.notes]
+    said = {one.sentence for one in report.stale}
+    facts += [("note", Text(clean(note))) for note in report.notes if note not in said]
     return facts
 
 
@@ -304,12 +326,14 @@ def failures(deaths: Sequence[Death], refusals: Sequence[Refusal]) -> list[Fact]
 def _footer(report: Report) -> str:
     parts = []
     reading = f" with {report.readahead} pages of read-ahead" if report.readahead else ""
+    old = [one.stale for one in report.sources if one.stale and one.source != "pagemap"]
+    exact = f"as of {clock(min(old))}" if old else "exact"
     if report.store == "native":
-        parts.append("size, creator: exact (fuse) · pages at peak: as seen at close (native store)")
+        parts.append(f"size, creator: {exact} (fuse) · pages at peak: as seen at close (native store)")
     else:
-        parts.append(f"size, pages (at peak), page-ins, creator: exact{reading} (fuse, mm)")
+        parts.append(f"size, pages (at peak), page-ins, creator: {exact}{reading} (fuse, mm)")
     for source in report.sources:
-        if source.exact:
+        if source.source != "pagemap":
             continue
         text = "mapped by, shared: sampled, "
         text += plural(source.samples, "sample")
@@ -318,6 +342,8 @@ def _footer(report: Report) -> str:
         text += f" ({source.source})"
         if source.hidden:
             text += f", {plural(source.hidden, 'process')} not readable"
+        if source.stale:
+            text += f", none after {clock(source.stale)}"
         parts.append(text)
     if len(parts) == 1:
         parts.append("mapped by, shared: not observed")

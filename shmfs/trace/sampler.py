@@ -15,10 +15,12 @@ import numpy as np
 from shmfs.trace import pagemap
 from shmfs.trace.names import printable
 from shmfs.trace.processes import Processes
-from shmfs.trace.records import Mapped, Observation, Observations, Process
+from shmfs.trace.records import Mapped, Observation, Observations, Process, Stale
 
 log = logging.getLogger(__name__)
 
+FIGURES = ["mapped_by", "shared", "sample"]
+"""What is seen by sampling, in reports and in a trace."""
 SHORTEST = 0.02
 LONGEST = 1.0
 """Seconds between samples."""
@@ -53,6 +55,7 @@ class Sampler:
         self._hidden: set[int] = set()
         self._samples = 0
         self._first = self._last = 0.0
+        self._stale: Stale | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shmfs-sampler", daemon=True)
@@ -87,7 +90,31 @@ class Sampler:
                     )
                     for inode, seen in self._seen.items()
                 ],
+                stale=self._stale,
             )
+
+    def attempt(self) -> bool:
+        """Look once, and return whether to go on; a failure is logged, and shown in what was seen and told.
+
+        Called by the thread of this class, or by the supervisor of a command; not again after a failure.
+        """
+        if self._stale is not None:
+            return False
+        try:
+            self.sample()
+        except Exception as error:
+            log.exception("sampling who maps %s failed and was given up", self._device)
+            failed = Stale("sampler", FIGURES, time.time_ns(), f"{type(error).__name__}: {error}")
+            self._stale = failed
+            if self._tell:
+                self._tell(
+                    event="stale",
+                    source="pagemap",
+                    observer=failed.observer,
+                    figures=failed.figures,
+                    reason=failed.reason,
+                )
+        return self._stale is None
 
     def sample(self) -> None:
         """Look once."""
@@ -172,10 +199,7 @@ class Sampler:
         interval = 0.0
         while not self._stop.wait(interval):
             before = time.monotonic()
-            try:
-                self.sample()
-            except Exception:
-                log.exception("sampling who maps %s failed and was given up", self._device)
+            if not self.attempt():
                 return
             interval = min(LONGEST, max(SHORTEST, COST * (time.monotonic() - before)))
 

@@ -55,6 +55,8 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
     sample      segment, process, pages (present), pss (bytes), uss (bytes): sampled
     shared      segment, pages (most that two or more processes had at once in this sample): sampled
     lost        of ("perf", "fuse" or "mm"), count
+    stale       observer, figures (names of events, or of fields of `records`), reason: an observer failed, so
+                that these figures are not brought up to date from then on
     sigbus      process, tid, segment or null, page or null, path, reason (a sentence), limit (bytes or 0),
                 holders [{path, bytes, processes: [ids]}], enough (a size as "37m", or null)
     statistics  statistics: what the daemon knows of its mount (`records.Statistics`), at the end

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shmfs.trace.amounts import age as age
+from shmfs.trace.amounts import clock as clock
 from shmfs.trace.amounts import plural as plural
 from shmfs.trace.amounts import size as size
 

@@ -10,7 +10,20 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from shmfs.trace.findings import Analysis, Death, Segment
-from shmfs.trace.text import Fact, clean, clip, exit_status, labelled, plural, show, size, sparkline, strong
+from shmfs.trace.records import stale
+from shmfs.trace.text import (
+    Fact,
+    clean,
+    clip,
+    clock,
+    exit_status,
+    labelled,
+    plural,
+    show,
+    size,
+    sparkline,
+    strong,
+)
 from shmfs.trace.trace_tables import Tables
 
 NAMED = 3
@@ -44,8 +57,14 @@ class Report:
         self._paths = {one.segment: one.path for one in analysis.segments}
         losses = analysis.losses
         partial = losses.faults or any(of not in ("fuse", "mm") for of in losses.records)
-        certain = "exact" if analysis.complete else "exact until the cut"
+        certain = self.stale("fault") or ("exact" if analysis.complete else "exact until the cut")
         self.perf = "perf, at least: records are missing" if partial else f"perf, {certain}"
+        self.fuse = self.stale(*DAEMON) or "exact"
+
+    def stale(self, *figures: str) -> str:
+        """Return "as of HH:MM:SS" where one of the figures was not brought up to date later, otherwise ""."""
+        failed = stale(self.analysis.stale, *figures)
+        return f"as of {clock(failed.since)}" if failed else ""
 
     # The head.
 
@@ -118,7 +137,7 @@ class Report:
             lost.append(f"{plural(losses.unreadable, 'event')} that cannot be understood")
         if lost:
             facts.append(("lost", Text(", ".join(lost), "bold yellow")))
-        return facts
+        return facts + [("stale", Text(clean(one.sentence), "bold yellow")) for one in a.stale]
 
     # The sections.
 
@@ -126,14 +145,18 @@ class Report:
         """Return title, source and content of those that have something to say."""
         daemon = "fuse, mm" if any(one.size is not None for one in self.analysis.segments) else ""
         traced = any(one.calls is not None for one in self.analysis.segments)
-        fuse = "at least: records are missing" if self.analysis.losses.records.get("fuse") else "exact"
+        fuse = "at least: records are missing" if self.analysis.losses.records.get("fuse") else self.fuse
         calls = f" · read(), write(): fuse, {fuse}" if traced else ""
         size_of = (f" · size, peak: {daemon}" if daemon else "") + calls
         filemap = any(one.source == "filemap" for one in self.analysis.sources)
         around = "perf, filemap" if filemap else "perf; pages mapped around a fault are not seen"
         once = " · at once: pagemap, sampled" if self._sampled() else ""
         made = any(one.end != "unknown" for one in self.analysis.segments)
-        lives = "fuse, exact · " if made else "who made and removed them is seen on a mount of shmfs only · "
+        lives = (
+            f"fuse, {self.fuse} · "
+            if made
+            else "who made and removed them is seen on a mount of shmfs only · "
+        )
         sizing = self.sizing()
         all_of: list[tuple[str, str, list[RenderableType]]] = [
             ("Deaths and refusals", "shmfs, mm, perf", self._deaths()),
@@ -280,11 +303,24 @@ class Report:
         for one in self.analysis.sources:
             figures = ", ".join(clean(figure) for figure in one.figures) or _FIGURES.get(one.source, "")
             missing = self.analysis.losses.records.get(one.source)
-            certain = "at least" if missing else "exact" if one.exact else "sampled"
+            certain = self.stale(*_STALE.get(one.source, ()))
+            certain = certain or ("at least" if missing else "exact" if one.exact else "sampled")
             parts = [figures, certain, clean(one.note)]
             facts.append((clean(one.source), Text(" · ".join(part for part in parts if part), "dim")))
         return facts or [("", Text("nothing was recorded", "dim"))]
 
+
+DAEMON = "events", "segments", "path", "size", "resident", "refused"
+"""Figures of the daemon's, by which its part of a report is marked as stale."""
+
+_STALE = {
+    "perf": ("fault", "map", "process"),
+    "filemap": ("fault",),
+    "fuse": DAEMON,
+    "mm": DAEMON,
+    "pagemap": ("sample",),
+}
+"""The figures of each source."""
 
 _FIGURES = {
     "perf": "faults, mappings, processes",

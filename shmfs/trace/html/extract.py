@@ -111,7 +111,9 @@ class _Extract:
     def page(self) -> model.Page:
         """Return all of it."""
         a, report = self.analysis, self.report
-        facts = [(label, text.plain) for label, text in report.head() if label not in ("", "cut", "lost")]
+        facts = [
+            (label, text.plain) for label, text in report.head() if label not in ("", "cut", "lost", "stale")
+        ]
         count = a.faults
         segments = [self._segment(one) for one in self.shown]
         rest = a.segments[SEGMENTS:]
