@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shmfs.system import probe
 from shmfs.trace.perf import MARKED, Event
 
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
@@ -43,6 +44,15 @@ _AROUND_SAMPLE = np.dtype(
         "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
         "offsets": [8, 16, 20, 24, 60, 68],
         "itemsize": 80,
+    }
+)
+_RAW = 36
+_SIGNAL_SAMPLE = np.dtype(
+    {
+        "names": ["pid", "tid", "time", *probe.RECORD],
+        "formats": ["<u4", "<u4", "<u8", *(kind for kind, _ in probe.RECORD.values())],
+        "offsets": [16, 20, 24, *(_RAW + offset for _, offset in probe.RECORD.values())],
+        "itemsize": 96,
     }
 )
 _TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE}
@@ -154,6 +164,40 @@ class Mremap(NamedTuple):
     result: int | None
 
 
+class Signal(NamedTuple):
+    """SIGBUS or SIGXFSZ was generated for a thread of any process of the machine."""
+
+    time: int
+    pid: int
+    """As in this pid namespace; 0 in another one, or where the kernel's layout is not known."""
+    tid: int
+    number: int
+    code: int
+    """si_code: positive for a fault (2 is BUS_ADRERR), SI_KERNEL for SIGXFSZ, otherwise a process sent it."""
+    address: int
+    """The address of the fault, exact to the byte; 0 otherwise."""
+    sender: int
+    """The pid of the process that sent it; 0 for the kernel, its timers, and other pid namespaces."""
+    call: int
+    """The number of the system call that SIGXFSZ is of; 0 where not known, and for SIGBUS."""
+    arguments: tuple[int, int, int]
+    """Of the call: the first is the descriptor of write(2) and ftruncate(2)."""
+
+
+class FailedCall(NamedTuple):
+    """A system call that failed with one of `probe.FAILURES`, of any process of the machine."""
+
+    time: int
+    pid: int
+    tid: int
+    call: int
+    """0 where not known."""
+    arguments: tuple[int, int, int]
+    """The first three, as unsigned numbers of 64 bits."""
+    error: int
+    """The errno."""
+
+
 Change = Mmap | Fork | Exec | Exit | Mremap
 
 
@@ -164,6 +208,8 @@ class Decoded:
     samples: list[Samples] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     lost: int = 0
+    signals: list[Signal] = field(default_factory=list)
+    failed_calls: list[FailedCall] = field(default_factory=list)
 
 
 def decode(data: bytes, events: Mapping[int, Event], cpu: int) -> Decoded:
@@ -213,6 +259,8 @@ def _samples(
         raw, identifiers = raw[~same], identifiers[~same]
         if event is Event.MREMAP:
             found.changes.extend(_mremap(row.tobytes()) for row in rows)
+        elif event is Event.SIGNAL:
+            _signals(rows.view(_fitting(_SIGNAL_SAMPLE, size)), found)
         elif event is not None:
             kind = _TRACEPOINT_SAMPLES.get(event, _FAULT_SAMPLE)
             found.samples.append(_columns(rows.view(_fitting(kind, size)), event, cpu, software=False))
@@ -287,6 +335,28 @@ def _mremap(record: bytes) -> Mremap:
         if len(values) >= 5
         else Mremap(time, pid, tid, (), values[0])
     )
+
+
+_BY_TIMERS = range(
+    -5, -1
+)  # SI_SIGIO, SI_ASYNCIO, SI_MESGQ, SI_TIMER: whoever runs just then did not send them
+
+
+def _signals(rows: NDArray[np.void], found: Decoded) -> None:
+    for row in rows:
+        number, code = int(row["number"]), int(row["code"])
+        time, pid, tid, call = (int(row[name]) for name in ("time", "pid", "tid", "call"))
+        arguments = tuple(row["arguments"].tolist())
+        if number == 0:
+            found.failed_calls.append(FailedCall(time, pid, tid, call, arguments, -code))
+            continue
+        sender = pid if code <= 0 and code not in _BY_TIMERS else 0
+        if row["target_tid"]:
+            known = row["target_tid"] != probe.NOT_KNOWN
+            pid, tid = (int(row[name]) if known else 0 for name in ("target_pid", "target_tid"))
+        found.signals.append(
+            Signal(time, pid, tid, number, code, int(row["address"]), sender, call, arguments)
+        )
 
 
 def _other(record: bytes, header: int, found: Decoded) -> None:

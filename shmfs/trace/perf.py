@@ -18,11 +18,13 @@ from pathlib import Path
 
 from shmfs.errors import ShmfsError
 from shmfs.system import tracefs
+from shmfs.system.bpf import BpfRefusedError
+from shmfs.system.probe import Probe
 
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
 
 _SOFTWARE, _TRACEPOINT = 1, 2
-_PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY = 2, 5, 6, 9
+_PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6, 9, 10
 
 IP, TID, TIME, ADDR, PERIOD, RAW = (1 << bit for bit in (0, 1, 2, 3, 8, 10))
 WEIGHT, DATA_SRC, IDENTIFIER = (1 << bit for bit in (14, 15, 16))
@@ -54,6 +56,8 @@ class Event(IntEnum):
     MREMAP = 4
     AROUND = 5
     """Pages were mapped around a fault: filemap:mm_filemap_map_pages."""
+    SIGNAL = 6
+    """SIGBUS or SIGXFSZ was generated, or a call failed: what the programs of `Probe` emit."""
 
 
 _MARK = {Event.MINOR: WEIGHT, Event.FAULT: PERIOD, Event.MAJOR: DATA_SRC}
@@ -95,13 +99,23 @@ class Ring:
 class Perf:
     """The events of one process and all that descend from it, or of every process."""
 
-    def __init__(self, pid: int = -1, device: tuple[int, int] | None = None, *, faults: bool = True) -> None:
+    def __init__(
+        self,
+        pid: int = -1,
+        device: tuple[int, int] | None = None,
+        *,
+        faults: bool = True,
+        signals: bool = False,
+        calls: bool = False,
+    ) -> None:
         """Follow `pid` from its next exec on, or with -1 everybody, from `enable` on.
 
-        Without `faults` only mappings, forks, execs and exits are reported.
-
         Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
-        pages.
+        pages. Without `faults` there are no samples, only mappings, forks, execs and exits.
+
+        With `signals` and where the kernel permits it, also SIGBUS and SIGXFSZ, and with `calls` calls
+        that fail for lack of space, too. Each wakes who polls the rings. They are recorded from now on and of *all*
+        processes, whatever `pid` is: ignore those of processes whose fork was not among the changes.
 
         Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.
         """
@@ -109,19 +123,21 @@ class Perf:
         """What the identifier in a sample stands for; those of software events are not among them."""
         self.notes: list[str] = []
         """What the kernel did not permit, a sentence each."""
-        self.signals = False
-        """Whether each SIGBUS is seen."""
         self.tracepoints = False
         """Whether a fault is a record of exceptions:page_fault_user, with its error code."""
         self.rings: list[Ring] = []
         self.filemap = False
         """Whether fault-around is seen."""
+        self.signals = False
+        """Whether signals of failure are seen."""
         self._pid = pid
-        self._device = device
         self._faults = faults
+        self._device = device
         self._ends = contextlib.ExitStack()
         try:
             self._open_all()
+            if signals:
+                self._open_signals(calls=calls)
         except OSError as failure:
             self.close()
             raise ShmfsError(_why_not(failure, pid)) from None
@@ -154,7 +170,7 @@ class Perf:
                 reason = _refused(failure)
                 self._ends.close()
             else:
-                self.tracepoints = self.signals = True
+                self.tracepoints = True
                 return
         self.filemap = False
         self.notes = [
@@ -178,6 +194,7 @@ class Perf:
     def _open_plan(self, plan: "list[Plan]") -> None:
         self._opened: list[int] = []
         self.rings, self.events = [], {}
+        self._leaders: dict[int, int] = {}
         self._exclude_kernel = 0
         self._epoll = select.epoll()
         self._ends.callback(self._epoll.close)
@@ -228,6 +245,7 @@ class Perf:
                 size //= 2
         self.rings.append(ring)
         self._epoll.register(leader)
+        self._leaders[processor] = leader
         for kind, config, event, condition in plan:
             fd = self._open(kind, config, processor, mark=_MARK.get(event, 0))
             if condition:
@@ -237,26 +255,43 @@ class Perf:
                 number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
                 self.events[number] = event
 
+    def _open_signals(self, *, calls: bool) -> None:
+        """Have what the programs emit on a processor written to its ring; a note where that is refused."""
+        try:
+            probe = Probe(calls=calls)
+            self._ends.callback(probe.close)
+            for processor, leader in self._leaders.items():
+                # Enabled, for all processes, and without a watermark: each record wakes who polls the ring.
+                sample, flags = IDENTIFIER | TID | TIME | RAW, _SAMPLE_ID_ALL | _USE_CLOCKID
+                fd = _perf_event_open(_SOFTWARE, _BPF_OUTPUT, sample, flags, -1, processor, wakeup=1)
+                self._ends.callback(os.close, fd)
+                fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
+                number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
+                self.events[number] = Event.SIGNAL
+                probe.emit_to(processor, fd)
+            probe.attach()
+        except (BpfRefusedError, OSError) as refused:
+            self.notes.append(f"signals of failed page faults are not seen: {refused}")
+        else:
+            self.signals = True
+
     def _open(self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0) -> int:
         sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
         flags = _DISABLED | _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK
         flags |= _INHERIT | _ENABLE_ON_EXEC if self._pid >= 0 else 0
         flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK if leader else 0
         while True:
-            attr = _ATTR.pack(
-                *(kind, _ATTR.size, config, 1, sample, 0, flags | self._exclude_kernel, 0),
-                *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
-            )
-            fd = _libc.syscall(
-                _SYSCALL[os.uname().machine], attr, self._pid, processor, -1, 8
-            )  # PERF_FLAG_FD_CLOEXEC
-            if fd >= 0:
+            try:
+                fd = _perf_event_open(
+                    kind, config, sample, flags | self._exclude_kernel, self._pid, processor
+                )
+            except PermissionError:
+                if self._exclude_kernel or kind == _TRACEPOINT:
+                    raise
+            else:
                 self._ends.callback(os.close, fd)
                 self._opened.append(fd)
-                return int(fd)
-            number = ctypes.get_errno()
-            if number not in (errno.EACCES, errno.EPERM) or self._exclude_kernel or kind == _TRACEPOINT:
-                raise OSError(number, os.strerror(number))
+                return fd
             self._exclude_kernel = _EXCLUDE_KERNEL  # kernel.perf_event_paranoid 2: faults of user space alone
             self.notes.append("faults that the kernel takes in a system call are not seen without root")
 
@@ -268,6 +303,19 @@ _BY_SOFTWARE = (
     (_PAGE_FAULTS_MIN, Event.MINOR),
     (_PAGE_FAULTS_MAJ, Event.MAJOR),
 )
+
+
+def _perf_event_open(
+    kind: int, config: int, sample: int, flags: int, pid: int, processor: int, *, wakeup: int = 0
+) -> int:
+    attr = _ATTR.pack(
+        *(kind, _ATTR.size, config, 1, sample, 0, flags, wakeup),
+        *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
+    )
+    fd: int = _libc.syscall(_SYSCALL[os.uname().machine], attr, pid, processor, -1, 8)  # PERF_FLAG_FD_CLOEXEC
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
 
 
 def _refused(failure: OSError) -> str:
