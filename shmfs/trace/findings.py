@@ -6,7 +6,7 @@ from perf (around: filemap) and are exact but for `Losses`; what is sampled says
 
 from msgspec import Struct, field
 
-from shmfs.trace.records import Stale
+from shmfs.trace.records import Refusal, Stale
 
 
 class FaultCount(Struct):
@@ -153,13 +153,16 @@ class Holder(Struct):
     path: str
     bytes: int
     processes: list[int] = field(default_factory=list)
+    pid: int = 0
+    """Of the process that created it; 0 is not known."""
+    command: str = ""
 
 
 class Death(Struct):
     """A SIGBUS, as it was explained when it happened."""
 
     time: int
-    process: int
+    process: int | None = None
     tid: int | None = None
     segment: int | None = None
     page: int | None = None
@@ -169,7 +172,10 @@ class Death(Struct):
     """0: none."""
     holders: list[Holder] = field(default_factory=list)
     enough: str | None = None
-    """The size= that would have been enough."""
+    """The least size= that would have held all files of that moment in full."""
+    fatal: bool | None = None
+    """Whether the process ended by it; None where its end is not known."""
+    kind: str = "sigbus"
 
 
 class Losses(Struct):
@@ -251,6 +257,8 @@ class Analysis(Struct):
     """Most faults first, then by their peaks."""
     processes: list[Process]
     deaths: list[Death]
+    refusals: list[Refusal]
+    """What limits refused, once for each errno, call, limit, path and process; not what `deaths` explain."""
     losses: Losses
     sizing: Sizing
     sources: list[SourceNote]

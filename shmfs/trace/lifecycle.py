@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 KINDS = (
     {"process", "exec", "exit", "segment", "map", "sample", "shared", "lost", "stale", "sigbus"}
-    | {"statistics"}
+    | {"refusal", "statistics"}
     | {"create", "door", "open", "link", "unlink", "rename", "evict", "resize"}
     | {"page_in", "allocate", "free", "usage", "refuse", "read", "write"}
 )
@@ -40,10 +40,11 @@ FIELDS = (
 NULLABLE = {
     "process": {"parent", "start_time"},
     "exit": {"status"},
-    "sigbus": {"tid", "segment", "page", "path", "enough"},
+    "sigbus": {"process", "tid", "segment", "page", "path", "enough"},
 }
 """Fields that may be null."""
 
+SIGBUS = 7
 SECOND = 1_000_000_000
 """In nanoseconds."""
 
@@ -92,6 +93,7 @@ class Lifecycle:
         self._device = device
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
+        self._refusals: dict[tuple[str, str, str, str, int], records.Refusal] = {}
         self.lost: dict[str, int] = {}
         self.stale: list[records.Stale] = []
         self.unreadable = self.inodes_refused = 0
@@ -339,10 +341,26 @@ class Lifecycle:
         known = {name: value for name, value in event.items() if value is not None}
         self.deaths.append(msgspec.convert(known, Death))
 
+    def _refusal(self, event: Event) -> None:
+        refusal = msgspec.convert(event["refusal"], records.Refusal)
+        self._refusals.setdefault(refusal.key, refusal)
+
     def _statistics(self, event: Event) -> None:
         self.statistics = msgspec.convert(event["statistics"], records.Statistics)
+        self._refusals |= {one.key: one for one in self.statistics.refusals}  # with their counts
         for one in self.statistics.stale:  # also of a log that could not write it itself
             self._stale({"time": one.since} | msgspec.to_builtins(one))
+
+    def refusals(self) -> list[records.Refusal]:
+        """Return what was refused, but for page faults that a death explains."""
+        died = {
+            (self.processes[one.process].pid, one.path)
+            for one in self.deaths
+            if one.process in self.processes
+        }
+        return [
+            one for one in self._refusals.values() if one.errno != "SIGBUS" or (one.pid, one.path) not in died
+        ]
 
     # The end.
 
@@ -367,6 +385,11 @@ class Lifecycle:
                 segment.end = "linked" if life.nlink else "held"
             self._add_calls(life)
             segment.used_by = list(life.uses.values())
+        for death in self.deaths:
+            died = self.processes.get(death.process) if death.process is not None else None
+            if died and died.status is not None:
+                last = max(one.time for one in self.deaths if one.process == death.process)
+                death.fatal = died.status == 128 + SIGBUS and death.time == last
         if self.statistics is not None:
             self._merge(self.statistics)
         return [life.segment for life in self._lives]

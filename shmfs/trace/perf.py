@@ -114,7 +114,7 @@ class Perf:
         pages. Without `faults` there are no samples, only mappings, forks, execs and exits.
 
         With `signals` and where the kernel permits it, also SIGBUS and SIGXFSZ, and with `calls` calls
-        that fail for lack of space, too. Each wakes who polls the rings. They are recorded from now on and of *all*
+        that fail for lack of space, too. Each wakes who polls the rings. They are recorded from now on, of all
         processes, whatever `pid` is: ignore those of processes whose fork was not among the changes.
 
         Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.

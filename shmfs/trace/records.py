@@ -94,6 +94,11 @@ class Refusal(Struct):
     count: int = 1
     kind: str = "refusal"
 
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        """What is counted together."""
+        return self.errno, self.call, self.limit_name, self.path, self.pid
+
 
 class Death(Struct):
     """A SIGBUS: who touched which page, and why there was no memory behind it."""

@@ -30,7 +30,7 @@ from shmfs.trace.records import (
 )
 from shmfs.trace.sizing import parse
 from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
-from shmfs.trace.wording import advice, death_sentence, refusal_sentence
+from shmfs.trace.wording import advice, death_sentence, refusal_lines
 
 PAGE = 4096
 
@@ -309,17 +309,10 @@ def failures(deaths: Sequence[Death], refusals: Sequence[Refusal]) -> list[Fact]
         facts.append(("SIGBUS", text.append(f" {death.count} times.") if death.count > 1 else text))
     if len(deaths) > ROWS:
         facts.append(("", Text(f"… and {len(deaths) - ROWS} more", "dim")))
-    kinds: dict[tuple[str, str, str], list[Refusal]] = {}
-    for one in refusals:
-        kinds.setdefault((one.errno, one.limit_name, one.path), []).append(one)
-    for several in list(kinds.values())[:ROWS]:
-        text = Text(clean(refusal_sentence(several[0]).removeprefix(f"{several[0].errno}: ")))
-        count = sum(one.count for one in several)
-        if count > 1:
-            text.append(f" In all {count} times, by {plural(len(several), 'process')}.")
-        facts.append((several[0].errno, text))
-    if len(kinds) > ROWS:
-        facts.append(("", Text(f"… and {len(kinds) - ROWS} more", "dim")))
+    lines = refusal_lines(refusals)
+    facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:ROWS]]
+    if len(lines) > ROWS:
+        facts.append(("", Text(f"… and {len(lines) - ROWS} more", "dim")))
     return facts
 
 

@@ -2,6 +2,7 @@
 
 from shmfs.trace.amounts import MIB, option_size
 from shmfs.trace.findings import Death, Sizing
+from shmfs.trace.records import Refusal
 
 UNITS = {"k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
 
@@ -63,17 +64,18 @@ def sizing(
     limit: int,
     refused: int,
     deaths: list[Death],
+    refusals: list[Refusal],
     *,
     looked: bool,
     partial: bool,
     inodes_refused: int = 0,
 ) -> Sizing:
     """Say what was needed."""
-    died = [death for death in deaths if death.limit]
-    if refused or died:
+    short = [death for death in deaths if death.limit] + [one for one in refusals if one.limit_name == "size"]
+    if refused or short:
         basis = "least"
-        limits = [death.limit for death in died] + [limit]
-        asked = [parse(death.enough) for death in died if death.enough]
+        limits = [one.limit for one in short] + [limit]
+        asked = [parse(one.enough) for one in short if one.enough]
         needed = max(peak or 0, declared or 0, touched, max(limits) + 1, *asked)
     elif peak is not None:
         basis, needed = "partial" if partial else "looked" if looked else "exact", peak

@@ -25,6 +25,7 @@ from shmfs.trace.text import (
     strong,
 )
 from shmfs.trace.trace_tables import Tables
+from shmfs.trace.wording import advice, held_by, limit_text, refusal_lines
 
 NAMED = 3
 """Files or processes that are named in a sentence about several."""
@@ -218,21 +219,30 @@ class Report:
     def refusals(self) -> list[Fact]:
         """Return what failed beside the deaths that were explained."""
         facts: list[Fact] = []
-        unexplained = self.analysis.faults.failed - len(self.analysis.deaths)
-        if unexplained > 0:
-            hit = [one for one in self.analysis.segments if one.faults.failed]
-            text = strong(plural(unexplained, "fault"), "bold red")
-            text.append(f" ended in SIGBUS, and no reason was recorded: on {_names(hit)}")
-            facts.append(("SIGBUS", text))
+        explained = {(death.process, death.segment) for death in self.analysis.deaths}
+        hit = [
+            (one, use.faults.failed)
+            for one in self.analysis.segments
+            for use in one.used_by
+            if use.faults.failed and (use.process, one.segment) not in explained
+        ]
+        if hit:
+            text = strong(plural(sum(count for _, count in hit), "fault"), "bold red")
+            names = _names(list({id(one): one for one, _ in hit}.values()))
+            facts.append(("SIGBUS", text.append(f" ended in SIGBUS, and no reason was recorded: on {names}")))
+        lines = refusal_lines(self.analysis.refusals)
+        facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:DEATHS]]
+        if len(lines) > DEATHS:
+            facts.append(("", Text(f"… and {len(lines) - DEATHS} more", "dim")))
         refused = self.analysis.sizing.refused
-        if refused:
+        if refused and not lines and not self.analysis.deaths:
             hit = [one for one in self.analysis.segments if one.refused]
             limit = f" at {size(self.analysis.size_limit)}" if self.analysis.size_limit else ""
             text = strong(plural(refused, "charge"), "bold red")
             text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
             facts.append(("full", text))
         inodes = self.analysis.sizing.inodes_refused
-        if inodes:
+        if inodes and not lines:
             text = strong(plural(inodes, "file"), "bold red")
             facts.append(("full", text.append(" could not be made: no inode was left; raise nr_inodes=")))
         return facts
@@ -240,29 +250,33 @@ class Report:
     def death(self, death: Death) -> Text:
         """Return who died, where and why."""
         text = Text.assemble(
-            (self.tables.process(death.process), "bold red"), f" at {self.tables.at(death.time)}"
+            (self.tables.process(death.process), "bold red") if death.process is not None else "a process",
+            f" at {self.tables.at(death.time)}",
         )
         text.append(f", page {death.page:,}" if death.page is not None else "")
         path = death.path or self._paths.get(death.segment, "")
         text.append(f" of {clean(path)}" if path else "")
         reason = clean(death.reason)
-        text.append(f": {reason.removesuffix('.')}" if reason else "").append(".")
-        # The reason may be a whole explanation: what it says is not said again.
-        if death.limit and size(death.limit) not in reason:
-            text.append(f" The limit was {size(death.limit)}.")
+        text.append(f": {reason.removesuffix('.')}" if reason else "")
+        if death.limit:
+            text.append(f" ({limit_text('size', death.limit)}).")
+        else:
+            text.append(".")
         holders = sorted(death.holders, key=lambda one: -one.bytes)
-        if holders and clean(holders[0].path) not in reason:
-            held = [
-                f"{clip(clean(one.path), 40)} {size(one.bytes)}"
-                + (f" ({self.tables.people(one.processes)})" if one.processes else "")
-                for one in holders[:NAMED]
-            ]
-            rest = sum(one.bytes for one in holders[NAMED:])
-            held += [f"{plural(len(holders) - NAMED, 'other')} {size(rest)}"] if rest else []
-            text.append(f" Held then: {', '.join(held)}.")
-        if death.enough and f"size={death.enough}" not in death.reason:
-            text.append(" Enough: ").append(f"size={clean(death.enough)}", "bold green")
-        return text
+        if holders and clean(holders[0].path) not in reason:  # older recorders had it all in the reason
+            made = next((one for one in holders if one.processes), None)
+            held = f" Held by: {clean(held_by(holders))}"
+            text.append(held + (f" ({self.tables.people(made.processes)})." if made else "."))
+        if death.limit and f"size={death.enough}" not in death.reason:
+            todo = advice("size", death.enough)
+            text.append(f" {todo[0].upper()}{todo[1:]}.")
+        times = self._times(death)
+        return text.append(f" {times} times." if times > 1 else "")
+
+    def _times(self, death: Death) -> int:
+        """How often the process got SIGBUS on the file; the first time is explained."""
+        uses = (use for one in self.analysis.segments if one.segment == death.segment for use in one.used_by)
+        return sum(use.faults.failed for use in uses if use.process == death.process)
 
     def sizing(self) -> list[Fact]:
         """Return the size that was needed, as each who mounts wants it."""
@@ -273,7 +287,8 @@ class Report:
             "exact": "the most that was in use at once (fuse, mm, exact)",
             "looked": "the most that was in use at once, as seen by looking (fuse, native store)",
             "partial": "the most that was in use at once, as far as it was recorded (fuse, mm, at least)",
-            "least": "at least: something was refused, and what would have come after it is not known",
+            "least": "at least: something was refused, and what would have come after it is not known; to find"
+            " the size, run again with `-o size=0` and read the peak",
             "estimate": "what pages with faults come to (perf), an estimate: pages that were only written by "
             "write(2) are not in it, and those of segments that did not live at the same time are",
         }

@@ -1,9 +1,10 @@
 """Deaths and refusals as sentences: the same words on standard error, in reports and in HTML."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from shmfs.trace.amounts import plural, size
-from shmfs.trace.records import Death, Holder, Refusal
+from shmfs.trace.records import Death, Refusal
 
 NAMED = 3
 """Holders that a sentence names."""
@@ -12,6 +13,26 @@ _COUNTED = {"nr_inodes": "inode", "shmmni": "segment"}
 """Limits that count things instead of bytes."""
 _UNLIMITED = ("size", "nr_inodes")
 """Options for which 0 is unlimited."""
+
+
+class Holder(Protocol):
+    """Somebody who holds space, in a report or in what a trace says."""
+
+    @property
+    def path(self) -> str:
+        """ "" if it never had a name."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that created it."""
+
+    @property
+    def command(self) -> str:
+        """Of that process; "" is not known."""
 
 
 def who(command: str, pid: int, tid: int = 0) -> str:
@@ -97,3 +118,18 @@ def refusal_sentence(refusal: Refusal) -> str:
         f" {amount(option, refusal.asked)}{place}{call}, but {limit} is reached."
     )
     return " ".join([text, *circumstances(option, refusal.holders, refusal.enough)])
+
+
+def refusal_lines(refusals: Sequence[Refusal]) -> list[tuple[str, str]]:
+    """Return a label and a sentence for each errno, limit and file, with a count of calls and processes."""
+    kinds: dict[tuple[str, str, str], list[Refusal]] = {}
+    for one in refusals:
+        kinds.setdefault((one.errno, one.limit_name, one.path), []).append(one)
+    lines = []
+    for (errno, _, _), several in kinds.items():
+        text = refusal_sentence(several[0]).removeprefix(f"{errno}: ")
+        count = sum(one.count for one in several)
+        if count > 1:
+            text += f" {count} times in all, by {plural(len(several), 'process')}."
+        lines.append((errno, text))
+    return lines

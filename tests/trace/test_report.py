@@ -152,7 +152,7 @@ def test_refused_charges_are_told_and_no_size_is_promised():
     assert (
         "ENOSPC python3 (pid 10) asked for 2 MiB for /a (fallocate), but size=64m is reached. Held by: /big"
         " 63 MiB (created by python3, pid 9), a file without a name 1 MiB. At least size=66m is needed; to"
-        " find the value, run again with `-o size=0` and read the peak. In all 3 times, by 2 processes."
+        " find the value, run again with `-o size=0` and read the peak. 3 times in all, by 2 processes."
     ) in text
     assert "asked for 2 MiB for /b (write)" in text
     assert "not enough: at least size=80m is needed" in text

@@ -186,18 +186,20 @@ def test_deaths_are_explained(tmp_path):
     recording.told("allocate", 1, 5, "/x", page=0, pages=16384)
     recording.told("refuse", 2, 5, "/x", page=16384, pages=1, limit="size")
     recording.faults([(2, 16384, segment, process, 10, 3, 2, 0), (3, 1, segment, process, 10, 3, 1, 0)])
+    assert "2 faults ended in SIGBUS, and no reason was recorded: on /x" in flat(
+        show(analysed(recording.cut()))
+    )
     holders = [{"path": f"/{i}", "bytes": (i + 1) * MIB, "processes": [process]} for i in range(5)]
     recording.event("sigbus", 2, "shmfs", process=process, tid=10, segment=segment, page=16384, path="/x",
                     reason="The mount is full.", limit=64 * MIB, holders=holders, enough="80m")  # fmt: skip
     text = show(analysed(recording.close(status=135)))
     told = flat(" ".join(section(text, "Deaths")))
-    assert "loader 10 at 2 s, page 16,384 of /x: The mount is full. The limit was 64 MiB." in told
-    assert (
-        "Held then: /4 5 MiB (loader 10), /3 4 MiB (loader 10), /2 3 MiB (loader 10), 2 others 3 MiB." in told
-    )
-    assert "Enough: size=80m" in told
-    assert "1 fault ended in SIGBUS, and no reason was recorded: on /x" in told
-    assert "1 charge refused at 64 MiB, in /x" in told
+    assert "loader 10 at 2 s, page 16,384 of /x: The mount is full (size=64m)." in told
+    assert "Held by: /4 5 MiB, /3 4 MiB, /2 3 MiB and 2 more (loader 10)." in told
+    assert "At least size=80m is needed; to find the value, run again with `-o size=0`" in told
+    assert told.endswith("2 times.")
+    assert "no reason was recorded" not in told
+    assert "charge" not in told
     assert "SIGBUS (exit 135)" in text
     assert "at least: something was refused" in flat(text)
     assert "is enough" not in text
@@ -211,7 +213,7 @@ def test_a_reason_that_explains_all_is_not_said_twice(tmp_path):
                     reason=reason, limit=4 * MIB, enough="6m",
                     holders=[{"path": "/a", "bytes": 3 * MIB, "processes": []}])  # fmt: skip
     told = flat(" ".join(section(show(analysed(recording.close())), "Deaths")))
-    assert told.endswith(f"loader 10 at 2 s, page 256 of /b: {reason}.")
+    assert told.endswith(f"loader 10 at 2 s, page 256 of /b: {reason} (size=4m).")
 
 
 def test_the_rest_is_summed(tmp_path):

@@ -242,6 +242,13 @@ class Story:
             INSTANT, time, self._tracks.recording, text, "recording", {"count": event["count"]}
         )
 
+    def _on_refusal(self, time: int, event: Event) -> None:
+        one = event["refusal"]
+        figures: dict[str, Value] = {
+            name: one.get(name) for name in ("errno", "call", "limit_name", "limit", "asked", "enough")
+        }
+        self._packets.event(INSTANT, time, self._tracks.mount, "refusal", "mount", figures)
+
     def _on_full(self, time: int, event: Event) -> None:
         told: dict[str, Value] = {"limit (bytes)": event.get("limit"), "wanted (bytes)": event.get("wanted")}
         self._packets.event(INSTANT, time, self._tracks.mount, "full", "mount", told)
