@@ -9,17 +9,16 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import select
 import struct
+import sys
 from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
-from shmfs.system import tracefs
-
-_SYSCALL = {"x86_64": 298, "aarch64": 241}
+from shmfs.system import calls, ring, tracefs
+from shmfs.system.ring import Ring
 
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY = 2, 5, 6, 9
@@ -33,7 +32,7 @@ _MMAP2, _COMM_EXEC, _USE_CLOCKID = 1 << 23, 1 << 24, 1 << 25
 
 _IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_SET_FILTER, _IOC_ID = 0x2400, 0x2405, 0x40082406, 0x80082407
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQIHH")  # struct perf_event_attr, PERF_ATTR_SIZE_VER5
-_HEAD, _TAIL, _DATA = 1024, 1032, mmap.PAGESIZE  # in struct perf_event_mmap_page, and behind it
+_CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 _RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
@@ -65,33 +64,6 @@ both have the other's (kernel/events/core.c:do_perf_sw_event has one perf_sample
 """
 
 
-class Ring:
-    """The ring buffer of one processor."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._map = mmap.mmap(fd, mmap.PAGESIZE + size)
-        self._view = memoryview(self._map)
-        self._size = size
-
-    def read(self) -> bytes:
-        """Take what is there: whole records, as the kernel advances the head by such."""
-        head, tail = struct.unpack_from("<QQ", self._view, _HEAD)
-        if head == tail:
-            return b""
-        first, length = tail % self._size, head - tail
-        rest = max(0, first + length - self._size)
-        data = bytes(self._view[_DATA + first : _DATA + first + length - rest])
-        if rest:
-            data += bytes(self._view[_DATA : _DATA + rest])
-        struct.pack_into("<Q", self._view, _TAIL, head)
-        return data
-
-    def close(self) -> None:
-        """Unmap."""
-        self._view.release()
-        self._map.close()
-
-
 class Perf:
     """The events of one process and all that descend from it, or of every process."""
 
@@ -101,7 +73,8 @@ class Perf:
         Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
         pages.
 
-        Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.
+        Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors;
+        and on a machine where rings cannot be read (`ring.access`), or the system call's number is not known.
         """
         self.events: dict[int, Event] = {}
         """What the identifier in a sample stands for; those of software events are not among them."""
@@ -138,6 +111,7 @@ class Perf:
         self._ends.close()
 
     def _open_all(self) -> None:
+        ring.access()  # before anything is opened whose records could not be read
         plan, reason = self._plan_of_tracepoints()
         if plan:
             try:
@@ -211,14 +185,14 @@ class Perf:
         size = _power_of_two(_RINGS // processors)
         while True:
             try:
-                ring = Ring(leader, size)
-                self._ends.callback(ring.close)
+                buffer = Ring(leader, size)
+                self._ends.callback(buffer.close)
                 break
             except PermissionError:
                 if size <= 1 << 15:
                     raise
                 size //= 2
-        self.rings.append(ring)
+        self.rings.append(buffer)
         self._epoll.register(leader)
         for kind, config, event, condition in plan:
             fd = self._open(kind, config, processor, mark=_MARK.get(event, 0))
@@ -226,8 +200,7 @@ class Perf:
                 fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
             fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
             if kind == _TRACEPOINT:
-                number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
-                self.events[number] = event
+                self.events[int.from_bytes(fcntl.ioctl(fd, _IOC_ID, bytes(8)), sys.byteorder)] = event
 
     def _open(self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0) -> int:
         sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
@@ -239,16 +212,14 @@ class Perf:
                 *(kind, _ATTR.size, config, 1, sample, 0, flags | self._exclude_kernel, 0),
                 *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
             )
-            fd = _libc.syscall(
-                _SYSCALL[os.uname().machine], attr, self._pid, processor, -1, 8
-            )  # PERF_FLAG_FD_CLOEXEC
+            fd = _libc.syscall(calls.number("perf_event_open"), attr, self._pid, processor, -1, _CLOEXEC)
             if fd >= 0:
                 self._ends.callback(os.close, fd)
                 self._opened.append(fd)
                 return int(fd)
-            number = ctypes.get_errno()
-            if number not in (errno.EACCES, errno.EPERM) or self._exclude_kernel or kind == _TRACEPOINT:
-                raise OSError(number, os.strerror(number))
+            failure = ctypes.get_errno()
+            if failure not in (errno.EACCES, errno.EPERM) or self._exclude_kernel or kind == _TRACEPOINT:
+                raise OSError(failure, os.strerror(failure))
             self._exclude_kernel = _EXCLUDE_KERNEL  # kernel.perf_event_paranoid 2: faults of user space alone
             self.notes.append("faults that the kernel takes in a system call are not seen without root")
 
