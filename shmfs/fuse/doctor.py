@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import mmap
 import os
-import platform
 import re
 import shutil
 import stat
@@ -26,7 +25,7 @@ import msgspec
 from shmfs.errors import ShmfsError
 from shmfs.fuse import mounts, namespaces, trials
 from shmfs.fuse.trials import Later, Trial
-from shmfs.system import tracefs
+from shmfs.system import calls, ring, tracefs
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -42,9 +41,6 @@ _FEATURES = (
 """What later kernels brought to FUSE, and what goes without."""
 _LIBFUSE = (3, 14)
 _CAP_SYS_ADMIN = 21
-_PERF_EVENT_OPEN = {"x86_64": 298, "ppc64le": 319, "s390x": 331} | dict.fromkeys(
-    ("aarch64", "riscv64", "loongarch64"), 241
-)
 _WITHOUT_EXTENSION = (
     "without it pages are never native, fallocate, SEEK_HOLE and O_TMPFILE fail, and requests take longer"
 )
@@ -133,6 +129,7 @@ class _Doctor:
             ("pyfuse3", self.pyfuse),
             ("libfuse", self.libfuse),
             ("extension", self.extension),
+            ("system calls", self.system_calls),
             ("shmfs mount", self.mount),
             ("shmfs run", self.run),
             ("native pages", self.native),
@@ -305,6 +302,13 @@ class _Doctor:
             return "warning", f"it does not load ({error}): {_WITHOUT_EXTENSION}; {again}"
         return "ok", "loads"
 
+    def system_calls(self) -> Said:
+        """Whether the numbers of those are known that the C library does not wrap."""
+        missing = calls.missing()
+        if missing:
+            return "warning", f"not known on {calls.machine()}: {'; '.join(missing)}; please report it"
+        return "ok", f"their numbers are known on {calls.machine()}"
+
     # ---- what was tried
 
     def mount(self) -> Said:
@@ -373,10 +377,12 @@ class _Doctor:
     def perf(self) -> Said:
         """Open the event by which faults are counted, for this process."""
         level = _sysctl("kernel.perf_event_paranoid") or "?"
-        number = _PERF_EVENT_OPEN.get(platform.machine())
         cost = "so faults cannot be traced as they happen"
-        if number is None:
-            return "warning", f"not known on {platform.machine()}, {cost}"
+        try:
+            number = calls.number("perf_event_open")
+            ring.access()
+        except ShmfsError as error:
+            return "warning", f"{error}, {cost}"
         # struct perf_event_attr, version 0: software, PAGE_FAULTS, exclude_kernel | exclude_hv
         attributes = struct.pack("=IIQQQQQIIQ", 1, 64, 2, 0, 0, 0, 3 << 5, 0, 0, 0)
         libc = ctypes.CDLL(None, use_errno=True)

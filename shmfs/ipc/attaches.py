@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-_SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
+from shmfs.system import calls
+
 _KCMP_VM = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,4 +73,5 @@ def _address_spaces(pids: list[int]) -> int:
 
 
 def _same_memory(one: int, other: int) -> bool:
-    return _SYS_KCMP > 0 and _libc.syscall(_SYS_KCMP, one, other, _KCMP_VM, 0, 0) == 0
+    number = calls.find("kcmp")
+    return number is not None and _libc.syscall(number, one, other, _KCMP_VM, 0, 0) == 0

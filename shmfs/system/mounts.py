@@ -14,7 +14,6 @@ MOUNT_ATTR_STRICTATIME = 0x20
 _SET_FLAG, _SET_STRING, _CMD_CREATE, _CMD_RECONFIGURE = 0, 1, 6, 7  # FSCONFIG_
 _CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC, FSPICK_CLOEXEC
 _FSPICK_EMPTY_PATH = 8
-_FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK = 430, 431, 432, 433
 
 
 def detached(fstype: str, options: dict[str, str | None] | None = None, attributes: int = 0) -> int:
@@ -25,17 +24,17 @@ def detached(fstype: str, options: dict[str, str | None] | None = None, attribut
     Raises EPERM without CAP_SYS_ADMIN, ENODEV for a type and EINVAL for an option that the kernel does not
     know, ENOSYS before Linux 5.2.
     """
-    context = syscall(_FSOPEN, fstype.encode(), _CLOEXEC)
+    context = syscall("fsopen", fstype.encode(), _CLOEXEC)
     try:
         _configure(context, options or {}, _CMD_CREATE)
-        return syscall(_FSMOUNT, context, _CLOEXEC, attributes)
+        return syscall("fsmount", context, _CLOEXEC, attributes)
     finally:
         os.close(context)
 
 
 def reconfigure(mount: int, options: dict[str, str | None]) -> None:
     """Remount a detached mount with other options; raises EINVAL where they do not fit."""
-    context = syscall(_FSPICK, mount, b"", _CLOEXEC | _FSPICK_EMPTY_PATH)
+    context = syscall("fspick", mount, b"", _CLOEXEC | _FSPICK_EMPTY_PATH)
     try:
         _configure(context, options, _CMD_RECONFIGURE)
     finally:
@@ -45,7 +44,7 @@ def reconfigure(mount: int, options: dict[str, str | None]) -> None:
 def _configure(context: int, options: dict[str, str | None], command: int) -> None:
     for name, value in options.items():
         if value is None:
-            syscall(_FSCONFIG, context, _SET_FLAG, name.encode(), None, 0)
+            syscall("fsconfig", context, _SET_FLAG, name.encode(), None, 0)
         else:
-            syscall(_FSCONFIG, context, _SET_STRING, name.encode(), value.encode(), 0)
-    syscall(_FSCONFIG, context, command, None, None, 0)
+            syscall("fsconfig", context, _SET_STRING, name.encode(), value.encode(), 0)
+    syscall("fsconfig", context, command, None, None, 0)

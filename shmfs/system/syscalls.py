@@ -2,7 +2,8 @@
 
 import ctypes
 import os
-import platform
+
+from shmfs.system.calls import number
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -20,11 +21,9 @@ def checked(result: int) -> int:
     return result
 
 
-def syscall(number: int, *arguments: object) -> int:
-    """Make a system call that came with Linux 5.1 or later: all architectures but one share its number."""
-    if platform.machine() == "alpha":
-        number += 110
-    return checked(libc.syscall(ctypes.c_long(number), *arguments))
+def syscall(name: str, *arguments: object) -> int:
+    """Make a system call of `calls`; raises OSError, and ShmfsError where its number is not known."""
+    return checked(libc.syscall(ctypes.c_long(number(name)), *arguments))
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

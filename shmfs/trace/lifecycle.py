@@ -353,11 +353,8 @@ class Lifecycle:
 
     def refusals(self) -> list[records.Refusal]:
         """Return what was refused, but for page faults that a death explains."""
-        died = {
-            (self.processes[one.process].pid, one.path)
-            for one in self.deaths
-            if one.process in self.processes
-        }
+        pids = {number: process.pid for number, process in self.processes.items()}
+        died = {(pids.get(one.process), one.path) for one in self.deaths if one.process is not None}
         return [
             one for one in self._refusals.values() if one.errno != "SIGBUS" or (one.pid, one.path) not in died
         ]

@@ -9,19 +9,19 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import select
 import struct
+import sys
 from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
-from shmfs.system import tracefs
+from shmfs.system import calls as numbers
+from shmfs.system import ring, tracefs
 from shmfs.system.bpf import BpfRefusedError
 from shmfs.system.probe import Probe
-
-_SYSCALL = {"x86_64": 298, "aarch64": 241}
+from shmfs.system.ring import Ring
 
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6, 9, 10
@@ -35,7 +35,7 @@ _MMAP2, _COMM_EXEC, _USE_CLOCKID = 1 << 23, 1 << 24, 1 << 25
 
 _IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_SET_FILTER, _IOC_ID = 0x2400, 0x2405, 0x40082406, 0x80082407
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQIHH")  # struct perf_event_attr, PERF_ATTR_SIZE_VER5
-_HEAD, _TAIL, _DATA = 1024, 1032, mmap.PAGESIZE  # in struct perf_event_mmap_page, and behind it
+_CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 _RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
@@ -69,33 +69,6 @@ both have the other's (kernel/events/core.c:do_perf_sw_event has one perf_sample
 """
 
 
-class Ring:
-    """The ring buffer of one processor."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._map = mmap.mmap(fd, mmap.PAGESIZE + size)
-        self._view = memoryview(self._map)
-        self._size = size
-
-    def read(self) -> bytes:
-        """Take what is there: whole records, as the kernel advances the head by such."""
-        head, tail = struct.unpack_from("<QQ", self._view, _HEAD)
-        if head == tail:
-            return b""
-        first, length = tail % self._size, head - tail
-        rest = max(0, first + length - self._size)
-        data = bytes(self._view[_DATA + first : _DATA + first + length - rest])
-        if rest:
-            data += bytes(self._view[_DATA : _DATA + rest])
-        struct.pack_into("<Q", self._view, _TAIL, head)
-        return data
-
-    def close(self) -> None:
-        """Unmap."""
-        self._view.release()
-        self._map.close()
-
-
 class Perf:
     """The events of one process and all that descend from it, or of every process."""
 
@@ -113,11 +86,12 @@ class Perf:
         Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
         pages. Without `faults` there are no samples, only mappings, forks, execs and exits.
 
-        With `signals` and where the kernel permits it, also SIGBUS and SIGXFSZ, and with `calls` calls
-        that fail for lack of space, too. Each wakes who polls the rings. They are recorded from now on, of all
-        processes, whatever `pid` is: ignore those of processes whose fork was not among the changes.
+        With `signals`, and where the kernel permits it, SIGBUS and SIGXFSZ are reported too, and with `calls`
+        the calls that fail for lack of space. Each wakes who polls the rings. They are recorded from now on
+        and of all processes, whatever `pid` is: ignore those of processes whose fork was not reported.
 
-        Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors.
+        Raises ShmfsError where the kernel refuses: kernel.perf_event_paranoid, a missing right, descriptors;
+        and on a machine where rings cannot be read (`ring.access`), or the system call's number is not known.
         """
         self.events: dict[int, Event] = {}
         """What the identifier in a sample stands for; those of software events are not among them."""
@@ -159,6 +133,7 @@ class Perf:
         self._ends.close()
 
     def _open_all(self) -> None:
+        ring.access()  # before anything is opened whose records could not be read
         if not self._faults:
             self._open_plan([])
             return
@@ -236,14 +211,14 @@ class Perf:
         size = _power_of_two(_RINGS // processors)
         while True:
             try:
-                ring = Ring(leader, size)
-                self._ends.callback(ring.close)
+                buffer = Ring(leader, size)
+                self._ends.callback(buffer.close)
                 break
             except PermissionError:
                 if size <= 1 << 15:
                     raise
                 size //= 2
-        self.rings.append(ring)
+        self.rings.append(buffer)
         self._epoll.register(leader)
         self._leaders[processor] = leader
         for kind, config, event, condition in plan:
@@ -252,8 +227,7 @@ class Perf:
                 fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
             fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
             if kind == _TRACEPOINT:
-                number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
-                self.events[number] = event
+                self.events[_identifier(fd)] = event
 
     def _open_signals(self, *, calls: bool) -> None:
         """Have what the programs emit on a processor written to its ring; a note where that is refused."""
@@ -266,8 +240,7 @@ class Perf:
                 fd = _perf_event_open(_SOFTWARE, _BPF_OUTPUT, sample, flags, -1, processor, wakeup=1)
                 self._ends.callback(os.close, fd)
                 fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
-                number = struct.unpack("<Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0]
-                self.events[number] = Event.SIGNAL
+                self.events[_identifier(fd)] = Event.SIGNAL
                 probe.emit_to(processor, fd)
             probe.attach()
         except (BpfRefusedError, OSError) as refused:
@@ -312,7 +285,7 @@ def _perf_event_open(
         *(kind, _ATTR.size, config, 1, sample, 0, flags, wakeup),
         *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
     )
-    fd: int = _libc.syscall(_SYSCALL[os.uname().machine], attr, pid, processor, -1, 8)  # PERF_FLAG_FD_CLOEXEC
+    fd: int = _libc.syscall(numbers.number("perf_event_open"), attr, pid, processor, -1, _CLOEXEC)
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fd
@@ -320,6 +293,11 @@ def _perf_event_open(
 
 def _refused(failure: OSError) -> str:
     return f"tracepoints cannot be opened: {failure.strerror}"
+
+
+def _identifier(fd: int) -> int:
+    """Return what stands for an event in the samples of a ring."""
+    return int.from_bytes(fcntl.ioctl(fd, _IOC_ID, bytes(8)), sys.byteorder)
 
 
 def _online() -> list[int]:

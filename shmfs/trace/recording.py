@@ -171,7 +171,7 @@ class Recording:
             self._exits.close()
 
 
-def _perf(pid: int, device: str, *, faults: bool) -> tuple[Perf | None, str]:
+def _perf(pid: int, device: str, *, faults: bool = True) -> tuple[Perf | None, str]:
     """The faults of a command are worth much, but its trace is worth something without them, too."""
     try:
         major, minor = (int(part) for part in device.split(":"))

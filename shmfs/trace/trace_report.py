@@ -220,15 +220,15 @@ class Report:
         """Return what failed beside the deaths that were explained."""
         facts: list[Fact] = []
         explained = {(death.process, death.segment) for death in self.analysis.deaths}
-        hit = [
+        failed = [
             (one, use.faults.failed)
             for one in self.analysis.segments
             for use in one.used_by
             if use.faults.failed and (use.process, one.segment) not in explained
         ]
-        if hit:
-            text = strong(plural(sum(count for _, count in hit), "fault"), "bold red")
-            names = _names(list({id(one): one for one, _ in hit}.values()))
+        if failed:
+            text = strong(plural(sum(count for _, count in failed), "fault"), "bold red")
+            names = _names(list({id(one): one for one, _ in failed}.values()))
             facts.append(("SIGBUS", text.append(f" ended in SIGBUS, and no reason was recorded: on {names}")))
         lines = refusal_lines(self.analysis.refusals)
         facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:DEATHS]]
@@ -287,8 +287,8 @@ class Report:
             "exact": "the most that was in use at once (fuse, mm, exact)",
             "looked": "the most that was in use at once, as seen by looking (fuse, native store)",
             "partial": "the most that was in use at once, as far as it was recorded (fuse, mm, at least)",
-            "least": "at least: something was refused, and what would have come after it is not known; to find"
-            " the size, run again with `-o size=0` and read the peak",
+            "least": "at least: something was refused, and what would have come after it is not known; to "
+            "find the size, run again with `-o size=0` and read the peak",
             "estimate": "what pages with faults come to (perf), an estimate: pages that were only written by "
             "write(2) are not in it, and those of segments that did not live at the same time are",
         }

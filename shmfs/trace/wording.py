@@ -20,7 +20,7 @@ class Holder(Protocol):
 
     @property
     def path(self) -> str:
-        """ "" if it never had a name."""
+        """Empty if it never had a name."""
 
     @property
     def bytes(self) -> int:
@@ -32,7 +32,7 @@ class Holder(Protocol):
 
     @property
     def command(self) -> str:
-        """Of that process; "" is not known."""
+        """Of that process; empty where it is not known."""
 
 
 def who(command: str, pid: int, tid: int = 0) -> str:

@@ -22,6 +22,7 @@ from shmfs.errors import ShmfsError
 from shmfs.fuse import doctor, mounts, trials
 from shmfs.fuse.doctor import Finding, Findings
 from shmfs.fuse.trials import Later, Trial
+from shmfs.system import calls
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli
 
@@ -78,7 +79,7 @@ def test_here(cli: Cli) -> None:
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr, found["works"]) == (0, "", True)
     states = {check["name"]: check["state"] for check in found["checks"]}
-    assert len(states) == len(found["checks"]) == 17
+    assert len(states) == len(found["checks"]) == 18
     assert set(states.values()) <= {"ok", "warning", "failure"}
     assert not [check for check in found["checks"] if "report it" in check["message"]]
     for name, store in (("shmfs mount", found["mount"]), ("shmfs run", found["run"])):
@@ -273,8 +274,25 @@ def test_tracefs(monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path: Pa
 
 
 def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
-    monkeypatch.setattr(doctor.platform, "machine", lambda: "vax")
-    assert examine()["page faults"].message.startswith("not known on vax")
+    monkeypatch.setattr(calls.platform, "machine", lambda: "vax")
+    found = examine()
+    assert found["page faults"].state == found["system calls"].state == "warning"
+    assert found["page faults"].message == (
+        "perf_event_open(2) cannot be called: its number on vax is not known to shmfs,"
+        " so faults cannot be traced as they happen"
+    )
+    assert found["system calls"].message.startswith("not known on vax: page faults cannot be recorded (")
+    for name in calls.FEATURES:
+        assert f"({name}(2))" in found["system calls"].message
+
+
+def test_a_machine_whose_rings_take_the_extension(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
+    monkeypatch.setattr(calls.platform, "machine", lambda: "aarch64")
+    monkeypatch.setitem(sys.modules, "shmfs.system._ring", None)
+    found = examine()["page faults"]
+    assert found.state == "warning"
+    assert found.message.startswith("page faults cannot be recorded on aarch64 without the C extension")
+    assert "reinstall shmfs" in found.message
 
 
 def test_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:

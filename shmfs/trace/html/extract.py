@@ -267,7 +267,7 @@ class _Extract:
                 time=self._since(death.time) or 0.0,
                 segment=self.place.get(death.segment) if death.segment is not None else None,
                 page=death.page,
-                process=self.row.get(death.process),
+                process=self.row.get(death.process) if death.process is not None else None,
             )
             for death in self.analysis.deaths[:DEATHS]
         ]

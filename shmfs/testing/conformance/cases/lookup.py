@@ -23,7 +23,6 @@ from shmfs.testing.conformance.tools import (
     unprivileged,
 )
 
-OPENAT2 = 437
 NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 1, 2, 4, 8, 16, 32
 
 
@@ -32,7 +31,7 @@ def openat2(path: str, flags: int = os.O_RDONLY, mode: int = 0, resolve: int = 0
     how = struct.pack("QQQ", flags, mode, resolve)
     # A mount or a rename anywhere on the machine makes ".." below a root EAGAIN: whoever asks tries again.
     patience = 1000 if resolve & (BENEATH | IN_ROOT) else 0
-    while (fd := tried(call, "syscall", OPENAT2, at, path, how, len(how))) == "EAGAIN" and patience:
+    while (fd := tried(call, "syscall", "openat2", at, path, how, len(how))) == "EAGAIN" and patience:
         patience -= 1
     if isinstance(fd, int):
         os.close(fd)
@@ -99,7 +98,7 @@ def openat2_refused(d: Path) -> Any:
         "bad mode": openat2("g", os.O_CREAT | os.O_RDWR, 0o100600),
         "beneath and in root": openat2("f", resolve=BENEATH | IN_ROOT),
         "creating, cached": openat2("g", os.O_CREAT | os.O_RDWR, 0o600, CACHED),
-        "size": tried(call, "syscall", OPENAT2, AT_FDCWD, "f", bytes(24), 8),
+        "size": tried(call, "syscall", "openat2", AT_FDCWD, "f", bytes(24), 8),
     }
 
 

@@ -22,7 +22,7 @@ from shmfs.testing.conformance.tools import (
     tried,
 )
 
-FUTEX, WAIT, WAKE, REQUEUE, PRIVATE_FLAG = 202, 0, 1, 3, 128
+WAIT, WAKE, REQUEUE, PRIVATE_FLAG = 0, 1, 3, 128
 MUTEX, CONDITION, BARRIER, RWLOCK, COUNTER = 0, 64, 128, 192, 256
 
 
@@ -198,13 +198,13 @@ def a_futex_wakes_across_names_of_the_file(d: Path) -> Any:
         own = Mapping(os.open("g", os.O_RDWR))
         channel.send("ready")
         while own.load(0, 4) == bytes(4):
-            tried(call, "syscall", FUTEX, place(own, 0), WAIT, 0, 0, 0, 0)
+            tried(call, "syscall", "futex", place(own, 0), WAIT, 0, 0, 0, 0)
         channel.send("woken")
 
     with process(wait) as other:
         seen = [other.receive()]
         m.store(b"\1\0\0\0")
-        call("syscall", FUTEX, place(m, 0), WAKE, 10, 0, 0, 0)
+        call("syscall", "futex", place(m, 0), WAKE, 10, 0, 0, 0)
         return [*seen, other.receive()]
 
 
@@ -215,29 +215,29 @@ def a_futex_after_the_name_is_gone(d: Path) -> Any:
     def wait(channel: Channel) -> None:
         channel.send("ready")
         while m.load(0, 4) == bytes(4):
-            tried(call, "syscall", FUTEX, place(m, 0), WAIT, 0, 0, 0, 0)
+            tried(call, "syscall", "futex", place(m, 0), WAIT, 0, 0, 0, 0)
         channel.send("woken")
 
     with process(wait) as other:
         seen = [other.receive()]
         os.unlink("f")
         m.store(b"\1\0\0\0")
-        call("syscall", FUTEX, place(m, 0), WAKE, 10, 0, 0, 0)
+        call("syscall", "futex", place(m, 0), WAKE, 10, 0, 0, 0)
         return [*seen, other.receive()]
 
 
 @case()
 def a_futex_with_another_value(d: Path) -> Any:
     m = shared_page()
-    return tried(call, "syscall", FUTEX, place(m, 0), WAIT, 5, 0, 0, 0)
+    return tried(call, "syscall", "futex", place(m, 0), WAIT, 5, 0, 0, 0)
 
 
 @case()
 def a_futex_behind_the_end(d: Path) -> Any:
     m = Mapping(new("f", b"x"), 2 * PAGE)
     return [
-        tried(call, "syscall", FUTEX, place(m, PAGE), WAIT, 0, 0, 0, 0),
-        tried(call, "syscall", FUTEX, place(m, PAGE), WAKE, 1, 0, 0, 0),
+        tried(call, "syscall", "futex", place(m, PAGE), WAIT, 0, 0, 0, 0),
+        tried(call, "syscall", "futex", place(m, PAGE), WAKE, 1, 0, 0, 0),
     ]
 
 
@@ -247,8 +247,8 @@ def a_futex_in_a_private_mapping_is_nobody_elses(d: Path) -> Any:
     own = Mapping(os.open("f", os.O_RDWR), PAGE, flags=PRIVATE)
     own.store(b"\0")
     return [
-        call("syscall", FUTEX, place(own, 0), WAKE, 1, 0, 0, 0),
-        call("syscall", FUTEX, place(m, 0), WAKE, 1, 0, 0, 0),
+        call("syscall", "futex", place(own, 0), WAKE, 1, 0, 0, 0),
+        call("syscall", "futex", place(m, 0), WAKE, 1, 0, 0, 0),
     ]
 
 

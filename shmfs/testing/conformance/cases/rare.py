@@ -13,9 +13,6 @@ from typing import Any
 from shmfs.testing.conformance import case
 from shmfs.testing.conformance.tools import Mapping, call, mode, new, state, tried
 
-IO_URING_SETUP, IO_URING_REGISTER = 425, 427
-USERFAULTFD, MBIND, GET_MEMPOLICY = 323, 237, 239
-OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 MS_PRIVATE = 0x44000  # with MS_REC
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 
@@ -38,7 +35,7 @@ def own_mounts() -> None:
 def userfaultfd_of_a_shared_mapping(d: Path) -> Any:
     """UFFDIO_API and UFFDIO_REGISTER for missing pages."""
     fd = new("f", b"x" * 4096)
-    watch = tried(call, "syscall", USERFAULTFD, 1)  # UFFD_USER_MODE_ONLY
+    watch = tried(call, "syscall", "userfaultfd", 1)  # UFFD_USER_MODE_ONLY
     if isinstance(watch, str):
         return {"answer": watch}
     call("ioctl", watch, 0xC018AA3F, ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0)))
@@ -50,14 +47,14 @@ def userfaultfd_of_a_shared_mapping(d: Path) -> Any:
 @case()
 def a_mapping_registered_with_io_uring(d: Path) -> Any:
     """Its pages stay pinned (FOLL_LONGTERM)."""
-    ring = tried(call, "syscall", IO_URING_SETUP, 2, ctypes.create_string_buffer(120))
+    ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
     if isinstance(ring, str):
         return {"shared": ring}
     fd, seen = new("f", b"x" * 4096), {}
     for name, flags in (("shared", 1), ("private", 2)):
         place = struct.pack("QQ", Mapping(fd, flags=flags).address, 4096)
-        seen[name] = tried(call, "syscall", IO_URING_REGISTER, ring, 0, place, 1)
-        tried(call, "syscall", IO_URING_REGISTER, ring, 1, 0, 0)
+        seen[name] = tried(call, "syscall", "io_uring_register", ring, 0, place, 1)
+        tried(call, "syscall", "io_uring_register", ring, 1, 0, 0)
     return seen
 
 
@@ -66,9 +63,9 @@ def a_memory_policy_is_the_files(d: Path) -> Any:
     """What mbind(2) sets on one shared mapping holds for another."""
     fd = new("f", b"x" * 4096)
     one, other = Mapping(fd), Mapping(fd)
-    answer = tried(call, "syscall", MBIND, one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
+    answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
     policy = ctypes.c_int(-1)
-    tried(call, "syscall", GET_MEMPOLICY, ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
+    tried(call, "syscall", "get_mempolicy", ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
     return {"set": answer, "of the other": policy.value}
 
 
@@ -176,11 +173,11 @@ def other_ids_by_a_mount(d: Path) -> Any:
     for which in ("uid_map", "gid_map"):
         Path(f"/proc/{pid}/{which}").write_text("0 1000 10")
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    tree = call("syscall", OPEN_TREE, -100, "a", 1)
+    tree = call("syscall", "open_tree", -100, "a", 1)
     attributes = struct.pack("QQQQ", 1 << 20, 0, 0, namespace)
-    seen = {"answer": tried(call, "syscall", MOUNT_SETATTR, tree, "", 0x1000, attributes, 32), "owner": -1}
+    seen = {"answer": tried(call, "syscall", "mount_setattr", tree, "", 0x1000, attributes, 32), "owner": -1}
     if seen["answer"] == 0:
-        call("syscall", MOVE_MOUNT, tree, "", -100, "b", 4)
+        call("syscall", "move_mount", tree, "", -100, "b", 4)
         seen["owner"] = os.stat("b/f").st_uid
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -28,8 +28,6 @@ from shmfs.testing.conformance.tools import (
     tried,
 )
 
-FUTEX = 202
-
 
 def obey(channel: Channel, flags: int, pages: int = 4) -> None:
     """A process that opens the file itself and does what it is told."""
@@ -204,7 +202,7 @@ def a_futex_of_unrelated_processes(d: Path) -> Any:
         mapping = Mapping(os.open("f", os.O_RDWR))
         channel.send("ready")
         while mapping.load(0, 4) == bytes(4):
-            tried(call, "syscall", FUTEX, ctypes.c_void_p(mapping.address), 0, 0, 0, 0, 0)
+            tried(call, "syscall", "futex", ctypes.c_void_p(mapping.address), 0, 0, 0, 0, 0)
         channel.send(mapping.load(4, 5))
 
     with process(waiter) as other:
@@ -212,7 +210,7 @@ def a_futex_of_unrelated_processes(d: Path) -> Any:
         seen = [other.receive()]
         mapping.store(b"woken", 4)
         mapping.store(b"\1\0\0\0")
-        call("syscall", FUTEX, ctypes.c_void_p(mapping.address), 1, 1 << 20, 0, 0, 0)
+        call("syscall", "futex", ctypes.c_void_p(mapping.address), 1, 1 << 20, 0, 0, 0)
         seen.append(other.receive())
     return seen
 

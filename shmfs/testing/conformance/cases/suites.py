@@ -20,12 +20,11 @@ SETFLAGS = 0x40086602
 @case()
 def direct_requests_end_at_once(d: Path) -> Any:
     """What io_submit(2) starts with O_DIRECT is done when it returns: nothing is left to wait for."""
-    io_setup, io_getevents, io_submit = 206, 208, 209
     count, size = 32, 64 << 10
     os.close(new("f", b"x" * size * count))
     fd = os.open("f", os.O_RDWR | os.O_DIRECT)
     context = ctypes.c_ulong()
-    call("syscall", io_setup, count, ctypes.byref(context))
+    call("syscall", "io_setup", count, ctypes.byref(context))
     buffer = mmap.mmap(-1, size * count)
     address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     events = ctypes.create_string_buffer(32 * count)
@@ -38,9 +37,9 @@ def direct_requests_end_at_once(d: Path) -> Any:
             for n in range(count)
         ]
         pointers = (ctypes.c_void_p * count)(*map(ctypes.addressof, blocks))
-        seen.append(call("syscall", io_submit, context.value, count, pointers))
+        seen.append(call("syscall", "io_submit", context.value, count, pointers))
         no_time = (ctypes.c_long * 2)()
-        seen.append(call("syscall", io_getevents, context.value, 0, count, events, no_time))
+        seen.append(call("syscall", "io_getevents", context.value, 0, count, events, no_time))
     return [seen, buffer[:] == b"x" * size * count]
 
 
@@ -156,7 +155,7 @@ def pages_that_cachestat_counts(d: Path) -> Any:
     fd = new("f", b"x" * 4 * 4096)
     counts = ctypes.create_string_buffer(40)
     return {
-        "answer": tried(call, "syscall", 451, fd, struct.pack("<QQ", 4096, 2 * 4096), counts, 0),
+        "answer": tried(call, "syscall", "cachestat", fd, struct.pack("<QQ", 4096, 2 * 4096), counts, 0),
         "cached": struct.unpack_from("<Q", counts)[0],
-        "flags": tried(call, "syscall", 451, fd, struct.pack("<QQ", 0, 0), counts, 1),
+        "flags": tried(call, "syscall", "cachestat", fd, struct.pack("<QQ", 0, 0), counts, 1),
     }
