@@ -8,6 +8,7 @@ import msgspec
 
 _FAILURES = b'"event":"refuse"', b'"event":"full"'
 """What `Deaths` wants to know; the two may come apart."""
+_SIZES = b'"event":"resize"', b'"event":"usage"'
 
 
 class Input:
@@ -37,8 +38,17 @@ class Input:
 
 def failures(lines: bytes) -> list[dict[str, Any]]:
     """The events among `lines` that say what was refused."""
-    if not any(event in lines for event in _FAILURES):
+    return _among(lines, _FAILURES)
+
+
+def sizes(lines: bytes) -> list[dict[str, Any]]:
+    """The events among `lines` that have the size of a file."""
+    return _among(lines, _SIZES)
+
+
+def _among(lines: bytes, events: tuple[bytes, ...]) -> list[dict[str, Any]]:
+    if not any(event in lines for event in events):
         return []
     return [
-        msgspec.json.decode(line) for line in lines.splitlines() if any(event in line for event in _FAILURES)
+        msgspec.json.decode(line) for line in lines.splitlines() if any(event in line for event in events)
     ]
