@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Mremap, Samples, grouped
-from shmfs.trace.perf import Event
+from shmfs.trace.tasks import Tasks
 
 PAGE_SHIFT = 12
 ELSEWHERE, UNMAPPED = -1, -2
 """The segment of what is mapped but is none, and of addresses where nothing is known to be mapped."""
-
-UNKNOWN, MINOR, MAJOR, FAILED = range(4)
-PENDING = 255
 
 
 class Area(NamedTuple):
@@ -57,6 +54,10 @@ class Space:
         self.take(area.start, area.end)
         self.areas.insert(bisect_left(self.areas, area), area)
         self.mapped = self.mapped or area.segment != ELSEWHERE
+
+    def segments(self) -> list[Area]:
+        """Return the areas that are of segments."""
+        return [area for area in self.areas if area.segment != ELSEWHERE]
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether something is mapped in a range."""
@@ -151,6 +152,9 @@ class Attribution:
         look: Callable[[int], Iterable[Area] | None] | None,
         process: Callable[[int], int],
         tell: Callable[[Change, list[Area]], None],
+        *,
+        written: Callable[[int], bool] = lambda pid: True,
+        tasks: Tasks | None = None,
     ) -> None:
         """Ask and tell by these.
 
@@ -159,7 +163,8 @@ class Attribution:
 
         `process` gives the id of the process that has a pid as of the last change that was told.
 
-        `tell` is called with each change of a process, and what it has mapped of segments after it.
+        `tell` is called with each change of a process, and what it has mapped of segments after it; with an
+        Exit only when the process has ended, which `tasks` finds out of those whose pid is `written` down.
         """
         self._segment = segment
         self._look = look
@@ -167,7 +172,8 @@ class Attribution:
         self._tell = tell
         self.spaces: dict[int, Space] = {}
         self._moving: dict[int, Mremap] = {}
-        self._threads: dict[int, int] = {}
+        self._written = written
+        self.tasks = tasks or Tasks()
         self._pending: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
         """Indexes and times of the samples of each process that are not found yet."""
 
@@ -232,10 +238,7 @@ class Attribution:
             return False
         space.looked = time
         areas = self._look(pid) if self._look else None
-        for area in areas or ():
-            known = [piece for piece in space.areas if piece.start < area.end and piece.end > area.start]
-            if not known:
-                space.put(area)
+        self.add(pid, areas or ())
         return areas is not None
 
     def _apply(self, change: Change, segment: int) -> None:
@@ -251,29 +254,63 @@ class Attribution:
             space.put(area)
             if segment != ELSEWHERE:
                 self._tell(change, [area])
-            return
-        if isinstance(change, Fork):
-            self._threads[change.pid] = self._threads.get(change.pid, 1) + (change.tid != change.pid)
-            if change.tid != change.pid:
-                return
-            parent = self.spaces.get(change.parent)
-            self.spaces[change.pid] = space = parent.copy() if parent else Space()
+                self.tasks.found(change.pid, change.time)
+        elif isinstance(change, Fork):
+            self._fork(change)
         elif isinstance(change, Exec):
-            self.spaces[change.pid] = space = Space()
+            self.spaces[change.pid] = Space()
+            self.tasks.executed(change.pid)
+            self._tell(change, [])
+            self._drop_unwritten(change.pid)
         elif isinstance(change, Exit):
-            left = self._threads[change.pid] = self._threads.get(change.pid, 1) - 1
-            if left > 0:
+            if space is None and not self._written(change.pid):
                 return
+            self.tasks.ended(change)
+            if change.tid == change.pid and not self._written(change.pid):
+                self._end(change)  # it has mapped no segment: nobody misses it
         elif change.result is None:
             self._moving[change.tid] = change
-            return
         else:
             self._moved(space, self._moving.pop(change.tid, None), change.result)
+            if space:
+                self._tell(change, space.segments())
+
+    def _fork(self, change: Fork) -> None:
+        if change.tid != change.pid:
+            self.tasks.thread(change.pid, change.tid)
             return
-        self._tell(change, [area for area in space.areas if area.segment != ELSEWHERE] if space else [])
-        if isinstance(change, Exit):
-            self.spaces.pop(change.pid, None)
-            self._threads.pop(change.pid, None)
+        if self.tasks.is_known(change.pid, change.time):
+            return
+        before = self.tasks.began(change.pid)
+        if self._written(change.pid):  # the pid is another's now, and nothing has shown that it had ended
+            self._end(before or Exit(change.time, change.pid, change.pid))
+            self.tasks.began(change.pid)
+        parent = self.spaces.get(change.parent)
+        self.spaces[change.pid] = space = parent.copy() if parent else Space()
+        self._tell(change, space.segments())
+        self._drop_unwritten(change.pid)
+
+    def _drop_unwritten(self, pid: int) -> None:
+        if not self._written(pid):
+            self.tasks.forget(pid)
+
+    def end(self, now: int) -> None:
+        """End the processes that have ended until `now`, by CLOCK_MONOTONIC; call it after `feed`."""
+        for change in self.tasks.over(now):
+            self._end(change)
+
+    def add(self, pid: int, areas: Iterable[Area]) -> list[Area]:
+        """Take what /proc has of a process where nothing is known to be mapped; return the segments."""
+        space = self.spaces.setdefault(pid, Space())
+        new = [area for area in areas if not space.overlaps(area.start, area.end)]
+        for area in new:
+            space.put(area)
+        return [area for area in new if area.segment != ELSEWHERE]
+
+    def _end(self, change: Exit) -> None:
+        space = self.spaces.pop(change.pid, None)
+        self._tell(change, space.segments() if space else [])
+        self.tasks.forget(change.pid)
 
     @staticmethod
     def _moved(space: Space | None, asked: Mremap | None, result: int) -> None:
@@ -292,36 +329,3 @@ class Attribution:
 
 LOOK_INTERVAL = 50_000_000
 _MAX_ADDRESS = 1 << 63
-
-
-class Outcomes:
-    """What became of each fault: the next event of its thread tells.
-
-    With `ends_told` each fault that found its page has an end of its own (the software events); without,
-    only a major one has, and one that ended in SIGBUS.
-    """
-
-    def __init__(self, *, ends_told: bool) -> None:
-        self.default = FAILED if ends_told else MINOR
-        """What became of a fault after which its thread was never heard of again."""
-
-    def of(self, samples: Samples) -> tuple[NDArray[np.uint8], dict[int, int]]:
-        """MINOR, MAJOR or FAILED for each fault, PENDING where that is not known yet.
-
-        And by thread what became of the one that was pending. What is no fault has a value without meaning.
-        """
-        order, firsts = grouped(samples.tid)
-        if not len(order):
-            return np.zeros(0, np.uint8), {}
-        ended = _OUTCOME[samples.event[order]]
-        ended[ended == UNKNOWN] = self.default
-        outcome = np.empty_like(ended)
-        ends = np.empty_like(ended)
-        ends[:-1] = ended[1:]
-        ends[firsts - 1] = PENDING  # the one behind is another thread's first
-        outcome[order] = ends
-        return outcome, dict(zip(samples.tid[order[firsts]].tolist(), ended[firsts].tolist(), strict=True))
-
-
-_OUTCOME = np.zeros(len(Event), np.uint8)
-_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS]] = MINOR, MAJOR, FAILED

@@ -105,6 +105,10 @@ class Deaths:
             known.count += 1
             return
         self._calls[key] = refusal
+        survey = self._ask() if refusal.limit_name == "size" else None
+        if survey is not None:
+            refusal.limit, refusal.holders = survey.size_limit, _holders(survey)
+            refusal.enough = _enough(survey, refusal.asked)
         self._write(
             event="refusal", source="perf", time=refusal.time, path=refusal.path,
             refusal=msgspec.to_builtins(refusal),
@@ -116,13 +120,17 @@ class Deaths:
             self.refusals.append(refusal)
             self._say(refusal_sentence(refusal))
 
-    def failed(self, fault: Touched) -> None:
+    def survey(self, pid: int) -> Statistics | None:
+        """Look at the file system on the first SIGBUS of a process; None on the next ones."""
+        return None if any(pid == known for known, _ in self._known) else self._ask()
+
+    def failed(self, fault: Touched, survey: Statistics | None = None) -> None:
         """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
         known = self._known.get((fault.pid, fault.inode))
         if known is not None:
             known.count += 1
         elif not any(fault[1] == one[1].pid and fault.inode == one[1].inode for one in self._failed):
-            survey = None if self._refusal(fault) else self._ask()
+            survey = survey or (None if self._refusal(fault) else self._ask())
             self._failed.append((time.monotonic(), fault, survey))
 
     def stray(self, pid: int, why: str) -> None:
@@ -281,9 +289,9 @@ def _holders(survey: Statistics) -> list[Holder]:
     return sorted(holders, key=lambda holder: -holder.bytes)
 
 
-def _enough(survey: Statistics) -> str | None:
-    """The size that would hold every file in full; at least a page more than the limit."""
+def _enough(survey: Statistics, asked: int = 0) -> str | None:
+    """The size that would hold every file in full, and what was asked, at least a page more than there is."""
     if not survey.size_limit:
         return None
     wanted = sum(max(one.resident, -(-one.size // PAGE)) for one in _live(survey)) * PAGE
-    return option_size(max(wanted, survey.size_limit + PAGE))
+    return option_size(max(wanted, survey.used + asked, survey.size_limit + PAGE))

@@ -55,13 +55,22 @@ _SIGNAL_SAMPLE = np.dtype(
         "itemsize": 96,
     }
 )
-_TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE}
+_DELIVER_SAMPLE = np.dtype(
+    {
+        "names": ["id", "pid", "tid", "time", "handler"],
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 60],
+        "itemsize": 80,
+    }
+)
+_TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE, Event.DELIVER: _DELIVER_SAMPLE}
+_PLACELESS = (Event.SIGBUS, Event.DELIVER, Event.RETURN)
 
 Column = NDArray[Any]
 
 
 class Samples(NamedTuple):
-    """Faults, their ends, or the pages that were mapped around them (from `address` to `ip`): a column each.
+    """Faults, their ends, signals, or the pages mapped around faults (from `address` to `ip`): a column each.
 
     Times are those of CLOCK_MONOTONIC in nanoseconds.
     """
@@ -73,6 +82,7 @@ class Samples(NamedTuple):
     tid: Column
     event: Column
     access: Column
+    """READ, WRITE or EXECUTE of a fault, 0 where it is not known; of DELIVER 1 if a handler runs then."""
     cpu: Column
 
     @property
@@ -110,6 +120,7 @@ def grouped(keys: NDArray[np.uint32]) -> tuple[NDArray[np.intp], NDArray[np.intp
 _NONE = [np.zeros(0, kind) for kind in ("<u8", "<u8", "<u8", "<u4", "<u4", "u1", "u1", "u1")]
 
 READ, WRITE, EXECUTE = 1, 2, 3
+_SIG_IGN = 1  # and SIG_DFL is 0
 _PF_WRITE, _PF_INSTR = 2, 16  # arch/x86/include/asm/trap_pf.h
 
 
@@ -283,17 +294,25 @@ def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -
     def same(value: int) -> Column:
         return np.full(len(raw), value, np.uint8)
 
-    nowhere = np.zeros(len(raw) if event is Event.SIGBUS else 0, "<u8")
+    nowhere = np.zeros(len(raw) if event in _PLACELESS else 0, "<u8")
     return Samples(
         column("time"),
-        nowhere if event is Event.SIGBUS else column("address"),
-        nowhere if event is Event.SIGBUS else column("ip"),
+        nowhere if event in _PLACELESS else column("address"),
+        nowhere if event in _PLACELESS else column("ip"),
         column("pid"),
         column("tid"),
         same(event),
-        same(0) if software or event is not Event.FAULT else _access(column("error")),
+        _flags(raw, event, software=software),
         same(min(cpu, 255)),
     )
+
+
+def _flags(raw: NDArray[np.void], event: Event, *, software: bool) -> Column:
+    if event is Event.FAULT and not software:
+        return _access(raw["error"])
+    if event is Event.DELIVER:
+        return (raw["handler"] > _SIG_IGN).astype(np.uint8)
+    return np.zeros(len(raw), np.uint8)
 
 
 def _fitting(kind: np.dtype[np.void], size: int) -> np.dtype[np.void]:

@@ -1,10 +1,13 @@
-"""How processes ended, as the process connector of the kernel tells it: netlink(7), <linux/cn_proc.h>.
+"""How processes ended; perf records that a thread ended, and not how.
 
-Perf says that a thread ended, and not how. The connector says it of every process of the machine, to root in
-the first namespaces only.
+The process connector (netlink(7), <linux/cn_proc.h>) reports it of every process of the machine, to root in
+the first namespaces only. Elsewhere a zombie has its status in /proc/PID/stat, and of one that its parent has
+waited for a pidfd has it that was opened before: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -18,6 +21,12 @@ _EVENT = struct.Struct("=IIQIII")  # struct proc_event: what, cpu, time, then pi
 _BUFFER = 1 << 22
 _MOST = 1 << 16
 
+_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), of which the first 64 bytes are used
+_INFO_EXIT = 1 << 3
+_INFO = struct.Struct("=Q52xi")  # mask, and behind what is not asked for the exit code
+_PIDFDS = 256
+"""Descriptors that are open at once; of more processes the status is known only while they are zombies."""
+
 
 class Exits:
     """The newest of them, by pid."""
@@ -25,6 +34,8 @@ class Exits:
     def __init__(self) -> None:
         """Listen from now on; raises OSError where that is not permitted."""
         self._ended: OrderedDict[int, int] = OrderedDict()
+        self.works = False
+        """Whether the kernel has answered: it ignores who asks from within a container."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -48,6 +59,7 @@ class Exits:
                 if error.errno == errno.ENOBUFS:
                     continue
                 return
+            self.works = True
             if len(data) < _HEADER.size + _MESSAGE.size + _EVENT.size:
                 continue
             what, _, _, _, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
@@ -58,10 +70,90 @@ class Exits:
                     self._ended.popitem(last=False)
 
     def status(self, pid: int) -> int | None:
-        """Return how the process ended, once, as a shell says it: 128+N for signal N; None if not known."""
-        code = self._ended.pop(pid, None)
-        return None if code is None else 128 + (code & 0x7F) if code & 0x7F else code >> 8 & 0xFF
+        """Return how the process ended, as a shell has it: 128+N for signal N; None if not known."""
+        code = self._ended.get(pid)
+        return None if code is None else _status(code)
+
+    def forget(self, pid: int) -> None:
+        """Drop what is known of a process: another may get its pid."""
+        self._ended.pop(pid, None)
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+
+
+class Statuses:
+    """The exit statuses of the processes that are recorded. Called by the recorder's thread alone."""
+
+    def __init__(self, connector: Exits | None) -> None:
+        """Ask the `connector`, which stays its owner's to close, and where it knows nothing the kernel."""
+        self._connector = connector
+        self._pidfds: dict[int, int] = {}
+
+    def follow(self, pid: int) -> None:
+        """Keep the status of a process that has just begun beyond the time when its parent asks for it."""
+        if self._connector and self._connector.works:
+            return
+        self.forget(pid)
+        if len(self._pidfds) < _PIDFDS:
+            with contextlib.suppress(OSError):
+                self._pidfds[pid] = os.pidfd_open(pid)
+
+    def read(self) -> None:
+        """Take in what the kernel has reported since."""
+        if self._connector:
+            self._connector.read()
+
+    def of(self, pid: int) -> int | None:
+        """Return how a process ended, as a shell has it; None if that is not known or it has not."""
+        status = self._connector.status(pid) if self._connector else None
+        if status is not None:
+            return status
+        code = _of_zombie(pid)
+        if code is None and pid in self._pidfds:
+            code = _of_reaped(self._pidfds[pid])
+        return None if code is None else _status(code)
+
+    def forget(self, pid: int) -> None:
+        """Drop what is known of a process: it has ended, or another has its pid."""
+        if self._connector:
+            self._connector.forget(pid)
+        pidfd = self._pidfds.pop(pid, None)
+        if pidfd is not None:
+            os.close(pidfd)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
+
+
+def _status(code: int) -> int:
+    return 128 + (code & 0x7F) if code & 0x7F else code >> 8 & 0xFF
+
+
+def _of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that nobody has waited for; see fs/proc/array.c:do_task_stat."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] != b"Z" or len(os.listdir(f"/proc/{pid}/task")) > 1:
+            return None
+        with open(f"/proc/{pid}/io", "rb", buffering=0) as file:
+            file.read()  # EACCES for who would also read 0 for an exit code
+        return int(fields[49])
+    except (OSError, IndexError):
+        return None
+
+
+def _of_reaped(pidfd: int) -> int | None:
+    info = bytearray(64)
+    _INFO.pack_into(info, 0, _INFO_EXIT, 0)
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, info)
+    except OSError:  # an older kernel, or it is a zombie
+        return None
+    mask, code = _INFO.unpack_from(info)
+    return code if mask & _INFO_EXIT else None

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-_REFUSAL = b'"event":"refusal"'
-"""What `Deaths` wants to know."""
+_REFUSAL = (b'"event":"refusal"',)
+_PROOFS = b'"event":"refuse"', b'"event":"resize"', b'"event":"usage"'
 
 
 class Input:
@@ -37,6 +37,17 @@ class Input:
 
 def refusals(lines: bytes) -> list[dict[str, Any]]:
     """Return the events among `lines` that report the first refusal of a kind."""
-    if _REFUSAL not in lines:
+    return _among(lines, _REFUSAL)
+
+
+def proofs(lines: bytes) -> list[dict[str, Any]]:
+    """Return the events among `lines` that report a refused charge or the size of a file."""
+    return _among(lines, _PROOFS)
+
+
+def _among(lines: bytes, events: tuple[bytes, ...]) -> list[dict[str, Any]]:
+    if not any(event in lines for event in events):
         return []
-    return [msgspec.json.decode(line) for line in lines.splitlines() if _REFUSAL in line]
+    return [
+        msgspec.json.decode(line) for line in lines.splitlines() if any(event in line for event in events)
+    ]

@@ -58,6 +58,10 @@ class Event(IntEnum):
     """Pages were mapped around a fault: filemap:mm_filemap_map_pages."""
     SIGNAL = 6
     """SIGBUS or SIGXFSZ was generated, or a call failed: what the programs of `Probe` emit."""
+    DELIVER = 7
+    """A thread took a signal: signal:signal_deliver."""
+    RETURN = 8
+    """A thread returns from a handler: syscalls:sys_enter_rt_sigreturn."""
 
 
 _MARK = {Event.MINOR: WEIGHT, Event.FAULT: PERIOD, Event.MAJOR: DATA_SRC}
@@ -104,6 +108,8 @@ class Perf:
         """Whether fault-around is seen."""
         self.signals = False
         """Whether signals of failure are seen."""
+        self.returns = False
+        """Whether returns from handlers of signals are seen."""
         self._pid = pid
         self._faults = faults
         self._device = device
@@ -173,6 +179,7 @@ class Perf:
         self._exclude_kernel = 0
         self._epoll = select.epoll()
         self._ends.callback(self._epoll.close)
+        self.returns = any(event is Event.RETURN for _, _, event, _ in plan)
         processors = _online()
         for processor in processors:
             self._open_processor(processor, plan, len(processors))
@@ -198,11 +205,13 @@ class Perf:
             (_TRACEPOINT, number("exceptions/page_fault_user"), Event.FAULT, ""),
             (_TRACEPOINT, number("exceptions/page_fault_kernel"), Event.FAULT, ""),
             (_SOFTWARE, _PAGE_FAULTS_MAJ, Event.MAJOR, ""),
-            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, "sig==7"),
+            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, _BY_FAULT),
+            (_TRACEPOINT, number("signal/signal_deliver"), Event.DELIVER, ""),
         ]
         with contextlib.suppress(FileNotFoundError):  # without CONFIG_FTRACE_SYSCALLS
             plans.append((_TRACEPOINT, number("syscalls/sys_enter_mremap"), Event.MREMAP, ""))
             plans.append((_TRACEPOINT, number("syscalls/sys_exit_mremap"), Event.MREMAP, ""))
+            plans.append((_TRACEPOINT, number("syscalls/sys_enter_rt_sigreturn"), Event.RETURN, ""))
         return plans
 
     def _open_processor(self, processor: int, plan: "list[Plan]", processors: int) -> None:
@@ -269,6 +278,9 @@ class Perf:
             self.notes.append("faults that the kernel takes in a system call are not seen without root")
 
 
+_BY_FAULT = "sig==7&&code>0&&code!=5"
+"""The signal of a fault goes to the thread that took it. kill(2) has codes up to 0, and BUS_MCEERR_AO, of a
+broken page that nobody has touched, goes to another thread."""
 Plan = tuple[int, int, Event, str]
 _CLOCK_MONOTONIC = 1
 _BY_SOFTWARE = (

@@ -76,9 +76,3 @@ def _parse_stat(line: bytes) -> Process:
 def everybody() -> list[int]:
     """The pids there are."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-
-
-def epoch(ticks: int) -> int:
-    """Nanoseconds since the epoch of a start time in clock ticks since boot."""
-    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return boot + ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

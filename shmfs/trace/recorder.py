@@ -4,55 +4,44 @@ It runs in a thread of the process that supervises or records, never in the daem
 wait for the one who writes down that it happened.
 """
 
-import contextlib
 import logging
 import os
 import select
 import threading
 import time
-from collections.abc import Iterable
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace import attribution
 from shmfs.trace.around import Around
-from shmfs.trace.attribution import ELSEWHERE, PENDING, Area, Attribution, Found, Outcomes
+from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Samples, decode, in_order
-from shmfs.trace.exits import Exits
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, in_order
+from shmfs.trace.exits import Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
-from shmfs.trace.input import Input, refusals
+from shmfs.trace.input import Input, proofs, refusals
 from shmfs.trace.names import printable
+from shmfs.trace.outcomes import FAILED, PENDING, UNFINISHED, Outcomes
+from shmfs.trace.pending import Pending
 from shmfs.trace.perf import Event, Perf
-from shmfs.trace.processes import Processes, epoch, everybody, read_file
+from shmfs.trace.processes import everybody, read_file
+from shmfs.trace.proofs import Proofs
+from shmfs.trace.registry import Registry, Sink
+from shmfs.trace.signals import Failures
+from shmfs.trace.tasks import children
 from shmfs.trace.writer import AGE
 
 log = logging.getLogger(__name__)
 
 _ROUND = 0.1
 """Seconds between two looks at the rings, at most."""
+_RECHECK = 1_000_000_000
+"""Nanoseconds between two looks for the effects of lost records, at least."""
 _STOP = b"x"
 FIGURES = ["fault", "map", "process", "events", "sample"]
 """What is missing in a trace whose recorder has failed: everything, for all goes through it."""
-
-
-class Sink(Protocol):
-    """Where it all goes, see `writer.Writer`."""
-
-    def faults(self, faults: Faults) -> None:
-        """Take rows of FAULT."""
-
-    def event(self, event: str, source: str, **fields: Any) -> None:
-        """Take one event."""
-
-    def events(self, lines: bytes) -> None:
-        """Take whole events as lines of JSON."""
-
-    def flush(self, age: float = 0.0) -> None:
-        """Let go of what waits for more, if the last time was `age` seconds ago."""
 
 
 class Recorder:
@@ -76,8 +65,6 @@ class Recorder:
         segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
         descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended.
         """
-        self.deaths: Deaths | None = None
-        """Who explains what failed."""
         self.failure = ""
         """Why the recorder gave up, a sentence."""
         self.faults = 0
@@ -87,45 +74,58 @@ class Recorder:
         self._writer = writer
         self._perf = perf
         self._device = device
-        self._root = root.rstrip("/")
         self._everybody = everybody
         self._running = running
         self._input = Input(events) if events is not None else None
-        self._exits = exits
         self._offset = time.time_ns() - time.monotonic_ns()
+        self._known = Registry(writer, device, root.rstrip("/"), self._offset)
+        self._statuses = Statuses(exits)
         moves_seen = perf is not None and perf.tracepoints
         self._attribution = Attribution(
-            self._segment, None if moves_seen else self._look, self._process, self._tell
+            self._known.segment,
+            None if moves_seen else self._look,
+            lambda pid: self._known.process(pid, self._offset + self._horizon),
+            self._tell,
+            written=self._known.is_written,
         )
         self._around = Around() if perf and perf.filemap else None
-        self._outcomes = Outcomes(ends_told=perf is not None and not perf.tracepoints)
-        self._waiting: dict[int, tuple[Faults, int]] = {}
-        """By thread the fault, one row, whose outcome is not known yet, and its pid."""
+        self._outcomes = Outcomes(
+            ends=perf is not None and not perf.tracepoints, returns=perf is not None and perf.returns
+        )
+        self._proofs = Proofs(device, root.rstrip("/"))
+        self._pending = Pending(self._proofs, self._statuses.of, self._write_one)
+        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=moves_seen)
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
-        self._segments: dict[int, int] = {}
-        self._paths: list[tuple[int, str]] = []
-        """Inode and path of each segment, by its id."""
-        self._processes: dict[int, int] = {}
-        self._commands: dict[int, str] = {}
-        self._count = 0
-        self._known = Processes()
+        self._lost_at = self._looked = 0
+        """When records were lost whose effects were not looked for yet (0: none), and when that was done."""
+        self._strangers: set[int] = set()
+        """Processes that were found in /proc after that, and may have no record of their beginning."""
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._ends: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        """Pids and exit statuses of processes that somebody else has waited for."""
         self._refused = False
         """Whether the daemon has told of a failure that was not looked into yet."""
         self._wake_read, self._wake_write = os.pipe()
         self._caught_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shmfs-recorder", daemon=True)
 
+    @property
+    def deaths(self) -> Deaths | None:
+        """What explains deaths and refusals."""
+        return self._failures.deaths
+
+    @deaths.setter
+    def deaths(self, deaths: Deaths) -> None:
+        self._failures.deaths = deaths
+
     def start(self) -> None:
         """Begin; for a command, before it executes."""
         if self._perf and (self._everybody or self._running >= 0):
             self._perf.enable()
             for pid in everybody() if self._everybody else [self._running]:
-                with contextlib.suppress(OSError):
-                    self._look_at(pid)
+                self._look_at(pid)
         self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> None:
@@ -138,6 +138,7 @@ class Recorder:
             self._thread.join(timeout)
         os.close(self._wake_read)
         os.close(self._wake_write)
+        self._statuses.close()
 
     def cpu(self) -> float:
         """CPU seconds that its thread has taken; 0 where it has ended."""
@@ -146,13 +147,10 @@ class Recorder:
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def catch_up(self, timeout: float = 5.0) -> bool:
-        """Return when all is written that happened before; false if `timeout` seconds are too short.
-
-        False at once where recording has failed, or fails meanwhile.
-        """
+        """Return when all is written that happened before; false if `timeout` seconds are too short."""
         self._caught_up.clear()
         os.write(self._wake_write, b"c")
-        return not self.failure and self._caught_up.wait(timeout) and not self.failure
+        return self._caught_up.wait(timeout)
 
     def event(self, **fields: Any) -> None:
         """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
@@ -192,19 +190,9 @@ class Recorder:
                 if asked:
                     self._caught_up.set()
         except Exception as failure:
-            self.failure = f"recording failed: {type(failure).__name__}: {failure}"
+            self.failure = f"recording failed: {failure}"
             log.exception("recording failed and was given up")
             self._caught_up.set()
-            with contextlib.suppress(Exception):  # the writer may be what failed
-                self._writer.event(
-                    event="stale",
-                    source="shmfs",
-                    time=time.time_ns(),
-                    observer="recorder",
-                    figures=FIGURES,
-                    reason=self.failure,
-                )
-                self._writer.flush()
 
     def _round(self, *, everything: bool, last: bool) -> None:
         """Read the rings, and work on what cannot be followed by anything earlier any more.
@@ -217,36 +205,59 @@ class Recorder:
             if data and self._perf:
                 decoded = decode(data, self._perf.events, number)
                 self._samples += decoded.samples
+                self._failures.take(decoded.signals, decoded.failed_calls)
                 self._changes += decoded.changes
+                for change in decoded.changes:
+                    if isinstance(change, Fork) and change.tid == change.pid:
+                        self._statuses.follow(change.pid)
                 if decoded.lost:
                     self.lost += decoded.lost
+                    self._lost_at = before
                     self.event(event="lost", source="perf", of="perf", count=decoded.lost)
-        if self._exits:
-            self._exits.read()
+        self._statuses.read()
         horizon, self._horizon = self._horizon, before
         samples, changes = self._until(None if everything else horizon)
         if samples.rows or changes:
             self._work(samples, changes)
-        if last:
-            self._settle()
-            if self._input is not None:
-                self._take_events()
+        self._failures.work(None if everything else horizon)
+        self._attribution.end(time.monotonic_ns())
+        self._check_again(horizon)
+        if last and self._input is not None:
+            self._take_events()
+        self._settle(last=last)
         if self.deaths is not None:
             while not self._ends.empty():
-                pid, status = self._ends.get()
-                end = self._processes.get(pid, -1), pid, pid, self._commands.get(pid, "")
-                self.deaths.ended(Touched(*end, -1, 0, "", None, time.time_ns()), status)
+                self._explain_end(*self._ends.get(), self._now())
             self.deaths.settle(last=last)
         while not self._told.empty():
             self._hand_on(self._told.get())
         self._writer.flush(AGE)
 
+    def _check_again(self, horizon: int) -> None:
+        """Find out from /proc what lost records were about, once those before them are worked on.
+
+        Processes that have begun since may have a record, so they wait for the next time.
+        """
+        now = time.monotonic_ns()
+        if self._lost_at and self._lost_at < horizon and now - self._looked > _RECHECK:
+            self._lost_at, self._looked = 0, now
+            followed = self._attribution.tasks.followed
+            self._changes += self._attribution.tasks.recheck(now)
+            for pid in followed:
+                self._look_at(pid)
+            self._strangers = set(everybody() if self._everybody else children(followed)) - followed
+        elif self._strangers and self._looked < horizon:
+            for pid in self._strangers:
+                if not self._known.is_written(pid):
+                    self._look_at(pid)
+            self._strangers = set()
+
     def _hand_on(self, event: dict[str, Any]) -> None:
         """Write down what others have seen, with the ids of this trace for their inodes and pids."""
         if "inode" in event:
-            event["segment"] = self._segments.get(event.pop("inode"))
+            event["segment"] = self._known.find_segment(event.pop("inode"))
         if "pid" in event:
-            event["process"] = self._processes.get(event.pop("pid"))
+            event["process"] = self._known.find(event.pop("pid"))
         if None not in (event.get("segment", 0), event.get("process", 0)):
             self._writer.event(**event)
 
@@ -266,17 +277,20 @@ class Recorder:
         around = samples.take(mapped) if (mapped := samples.event == Event.AROUND).any() else None
         if around:
             samples = samples.take(~mapped)
-        outcomes, ended = self._outcomes.of(samples)
+        outcomes, settled = self._outcomes.of(samples)
         if not (begun := samples.event == Event.FAULT).all():
             samples, outcomes = samples.take(begun), outcomes[begun]
+        now = time.monotonic()
+        self._pending.settle(settled, now)
         found = self._attribution.feed(samples, changes)
-        ours = found.segment >= 0
-        self._close(ended)
-        rows, pids = self._rows(found, outcomes, np.flatnonzero(ours))
-        done = rows["kind"] != PENDING
-        for at in np.flatnonzero(~done).tolist():
-            self._waiting[int(rows["tid"][at])] = rows[at : at + 1].copy(), int(pids[at])
+        rows, pids = self._rows(found, outcomes, np.flatnonzero(found.segment >= 0))
+        done = rows["kind"] < UNFINISHED
+        for at in np.flatnonzero((rows["kind"] == PENDING) | (rows["kind"] == UNFINISHED)).tolist():
+            key = int(rows["tid"][at]), int(rows["time"][at]) - self._offset
+            file = self._known.file(int(rows["segment"][at]))
+            self._pending.add(key, rows[at : at + 1].copy(), int(pids[at]), *file, now)
         self._write(*((rows, pids) if done.all() else (rows[done], pids[done])))
+        self._end_threads(changes, now)
         if self._around and len(brought := self._around.feed(rows, around, self._offset)):
             self._writer.faults(brought)
 
@@ -293,16 +307,25 @@ class Recorder:
         rows["segment"], rows["process"] = found.segment[which], found.process[which]
         return rows, samples.pid
 
-    def _close(self, ended: dict[int, int]) -> None:
-        """Write the faults whose outcome is known now."""
-        for tid in [tid for tid in self._waiting if tid in ended]:
-            row, pid = self._waiting.pop(tid)
-            row["kind"] = ended[tid]
-            self._write(row, np.array([pid]))
+    def _end_threads(self, changes: list[Change], now: float) -> None:
+        """Settle the last faults of threads that have ended, or whose process executes another program."""
+        for change in changes:
+            if isinstance(change, Exit | Exec):
+                tids = [change.tid] if isinstance(change, Exit) else []
+                tids += self._pending.threads(change.pid, change.time) if isinstance(change, Exec) else []
+                for tid in tids:
+                    self._pending.died(tid, change.time, self._outcomes.ended(tid, change.time), now)
 
-    def _settle(self) -> None:
-        """Nothing more comes: what was pending stays as it is."""
-        self._close(dict.fromkeys(self._waiting, self._outcomes.default))
+    def _settle(self, *, last: bool) -> None:
+        """Decide what became of faults whose outcome is not known; at the `last` of all of them."""
+        now = time.monotonic()
+        if self._outcomes.default == UNFINISHED:
+            self._pending.review(now, last=last)
+        elif last:
+            self._pending.settle_all(self._outcomes.default, now)
+
+    def _write_one(self, row: Faults, pid: int) -> None:
+        self._write(row, np.array([pid]))
 
     def _write(self, faults: Faults, pids: NDArray[Any]) -> None:
         if not len(faults):
@@ -310,15 +333,15 @@ class Recorder:
         self._writer.faults(faults)
         self.faults += len(faults)
         self.kinds += np.bincount(faults["kind"], minlength=len(KINDS))
-        if self.deaths is not None and (failed := faults["kind"] == attribution.FAILED).any():
+        if self.deaths is not None and (failed := faults["kind"] == FAILED).any():
             for fault, pid in zip(faults[failed], pids[failed].tolist(), strict=True):
                 self.deaths.failed(self._touched(fault, pid))
 
     def _touched(self, fault: np.void, pid: int) -> Touched:
         names = "process", "tid", "segment", "page", "time"
         process, tid, segment, page, when = (int(fault[name]) for name in names)
-        inode, path = self._paths[segment]
-        command = self._commands.get(pid, "")
+        inode, path = self._known.file(segment)
+        command = self._known.command(process)
         return Touched(process, pid, tid, command, segment, inode, path, page, when)
 
     def _take_events(self) -> bool:
@@ -326,112 +349,58 @@ class Recorder:
         assert self._input is not None  # noqa: S101
         for lines in self._input.read():
             self._writer.events(lines)
-            if self.deaths is not None:
-                for event in refusals(lines):
-                    self._refused = True
+            for event in refusals(lines):
+                self._refused = True
+                if self.deaths is not None:
                     self.deaths.told(event)
+            for event in proofs(lines):
+                self._proofs.take(event)
         return self._input.open
 
-    # ---- who and what
-
-    def _segment(self, mapped: Mmap) -> int:
-        if mapped.device != self._device:
-            return ELSEWHERE
-        return self._segment_of(mapped.inode, mapped.path, mapped.time + self._offset)
-
-    def _segment_of(self, inode: int, path: bytes, time: int) -> int:
-        number = self._segments.get(inode)
-        if number is None:
-            number = self._segments[inode] = len(self._segments)
-            name = printable(os.fsdecode(path)).removesuffix(" (deleted)")
-            if name.startswith(self._root + "/"):
-                name = name[len(self._root) :]
-            device = f"{self._device[0]}:{self._device[1]}"
-            self._paths.append((inode, name))
-            self._writer.event(
-                event="segment",
-                time=time,
-                source="perf",
-                segment=number,
-                device=device,
-                inode=inode,
-                path=name,
-            )
-        return number
-
-    def _process(self, pid: int, time: int = 0, parent: int | None = None, command: str | None = None) -> int:
-        """The id of the process that has the pid now; the first time, it is written down."""
-        number = self._processes.get(pid)
-        if number is not None:
-            return number
-        number = self._processes[pid] = self._count
-        self._count += 1
-        started: int | None = time
-        if command is None:
-            known = self._known.get(pid)
-            command = known.command if known else ""
-            started = epoch(known.start_time) if known and known.start_time else None
-        self._commands[pid] = command
-        self._writer.event(
-            event="process",
-            time=time or self._offset + self._horizon,
-            source="perf",
-            process=number,
-            pid=pid,
-            parent=parent,
-            command=command,
-            start_time=started,
-        )
-        return number
+    # ---- processes
 
     def _tell(self, change: Change, areas: list[Area]) -> None:
         """Write down what became of a process."""
         when = change.time + self._offset
         pid = change.pid
         if isinstance(change, Fork):
-            self._processes.pop(pid, None)
-            command = self._commands.get(change.parent)
-            self._commands.pop(pid, None)
             if areas or not self._everybody:
-                parent = self._process(change.parent) if change.parent != os.getpid() else None
-                self._process(pid, when, parent, command or "")
+                mine = change.parent == os.getpid()
+                parent = None if mine else self._known.process(change.parent, when)
+                if parent is not None:
+                    self._attribution.tasks.found(change.parent, change.time)
+                command = "" if parent is None else self._known.command(parent)
+                self._known.begin(pid, when, command=command, parent=parent, started=when)
         elif isinstance(change, Exec):
             command = printable(os.fsdecode(change.command))
-            if pid not in self._processes and not self._everybody:
-                self._process(pid, when, None, command)
-            elif pid in self._processes:
-                self._commands[pid] = command
-                number = self._processes[pid]
-                self._writer.event(event="exec", time=when, source="perf", process=number, command=command)
+            if self._known.is_written(pid):
+                self._known.execute(pid, when, command)
+            elif not self._everybody:
+                self._known.begin(pid, when, command=command, started=when)
         elif isinstance(change, Exit):
-            status = self._exits.status(pid) if self._exits else None
-            if self.deaths is not None and (pid in self._processes or not self._everybody):
-                end = self._processes.get(pid, -1), pid, pid, self._commands.get(pid, "")
-                self.deaths.ended(Touched(*end, -1, 0, "", None, when), status)
-            if pid in self._processes:
-                ended = self._processes.pop(pid)
-                self._writer.event(event="exit", time=when, source="perf", process=ended, status=status)
-            self._commands.pop(pid, None)
+            self._end(pid, when)
             return
-        if pid in self._processes or areas:
-            self._tell_areas(self._process(pid), areas, when)
+        if self._known.is_written(pid) or areas:
+            self._known.map(self._known.process(pid, when), areas, when)
 
-    def _tell_areas(self, process: int, areas: Iterable[Area], when: int) -> None:
-        for area in areas:
-            self._writer.event(
-                event="map",
-                time=when,
-                source="perf",
-                process=process,
-                segment=area.segment,
-                address=area.start,
-                length=area.end - area.start,
-                page=area.page,
-                protection="".join(
-                    letter if area.protection & bit else "-" for bit, letter in ((1, "r"), (2, "w"), (4, "x"))
-                ),
-                shared=area.shared,
-            )
+    def _end(self, pid: int, when: int) -> None:
+        status = self._statuses.of(pid)
+        if status is None:
+            self._statuses.read()  # the kernel reports it a moment after it shows the zombie
+            status = self._statuses.of(pid)
+        self._pending.over(pid, status)
+        if self._known.is_written(pid) or not self._everybody:
+            self._explain_end(pid, status, when)
+        self._statuses.forget(pid)
+        self._known.end(pid, when, status)
+
+    def _explain_end(self, pid: int, status: int | None, when: int) -> None:
+        """Have the end of a process explained, if it was a SIGBUS."""
+        process = self._known.find(pid)
+        command = "" if process is None else self._known.command(process)
+        if self.deaths is not None:
+            number = -1 if process is None else process
+            self.deaths.ended(Touched(number, pid, pid, command, -1, 0, "", None, when), status)
 
     def _look(self, pid: int) -> list[Area] | None:
         """What /proc says the process has mapped; None if it is gone or may not be looked at."""
@@ -447,18 +416,22 @@ class Recorder:
             segment = ELSEWHERE
             if fields[3] == device:
                 path = fields[5] if len(fields) > 5 else b""
-                segment = self._segment_of(int(fields[4]), path, time.time_ns())
+                segment = self._known.segment_of(int(fields[4]), path, self._now())
             protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
             areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
         return areas
 
     def _look_at(self, pid: int) -> None:
         """Learn what a process has mapped already."""
-        if b"%02x:%02x" % self._device not in read_file(f"/proc/{pid}/maps"):
+        areas = self._look(pid) or []
+        if not any(area.segment != ELSEWHERE for area in areas):
             return
-        space = self._attribution.spaces[pid] = attribution.Space()
-        for area in self._look(pid) or ():
-            space.put(area)
-        ours = [area for area in space.areas if area.segment != ELSEWHERE]
-        if ours:
-            self._tell_areas(self._process(pid), ours, time.time_ns())
+        if ours := self._attribution.add(pid, areas):
+            now = self._now()
+            self._known.map(self._known.process(pid, now), ours, now)
+            self._attribution.tasks.found(pid, now - self._offset)
+            self._statuses.follow(pid)
+
+    def _now(self) -> int:
+        """Nanoseconds since the epoch, by the clock of the records."""
+        return time.monotonic_ns() + self._offset

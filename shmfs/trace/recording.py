@@ -86,7 +86,8 @@ class Recording:
         self.path = path or ""
         self._sampler: Sampler | None = None
         self._exits: Exits | None = None
-        self._perf, notes = _perf(pid, subject.backing or subject.device, faults=faults)
+        self._calls = subject.store != "managed"  # the kernel refuses others by itself
+        self._perf, notes = _perf(pid, subject.backing or subject.device, faults=faults, calls=self._calls)
         self._notes = notes
         if notes and not self._perf and faults:
             say(notes)
@@ -113,10 +114,18 @@ class Recording:
             exits=self._exits,
         )
         self.explained = Deaths(
-            ask, say, self.recorder.event, signals_seen=self._perf is not None and self._perf.signals
+            ask, say, self.recorder.event, signals_seen=self._signals_seen, calls_seen=self._calls_seen
         )
         """The deaths and refusals until now."""
         self.recorder.deaths = self.explained
+
+    @property
+    def _signals_seen(self) -> bool:
+        return self._perf is not None and (self._perf.signals or self._perf.tracepoints)
+
+    @property
+    def _calls_seen(self) -> bool:
+        return self._perf is not None and self._perf.signals and self._calls
 
     def start(self) -> None:
         """Begin."""
@@ -171,11 +180,11 @@ class Recording:
             self._exits.close()
 
 
-def _perf(pid: int, device: str, *, faults: bool = True) -> tuple[Perf | None, str]:
+def _perf(pid: int, device: str, *, faults: bool = True, calls: bool = False) -> tuple[Perf | None, str]:
     """The faults of a command are worth much, but its trace is worth something without them, too."""
     try:
         major, minor = (int(part) for part in device.split(":"))
-        perf = Perf(pid, (major, minor), faults=faults)
+        perf = Perf(pid, (major, minor), faults=faults, signals=True, calls=calls)
     except ShmfsError as failure:
         if pid < 0:
             raise

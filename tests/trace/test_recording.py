@@ -22,9 +22,10 @@ from shmfs.errors import ShmfsError
 from shmfs.fuse import launch, mounts
 from shmfs.testing.plugin import why_absent
 from shmfs.trace import perf, stream
-from shmfs.trace.attribution import FAILED, MAJOR, MINOR, Area, Space
+from shmfs.trace.attribution import Area, Space
 from shmfs.trace.decode import WRITE, decode
 from shmfs.trace.exits import Exits
+from shmfs.trace.outcomes import FAILED, MAJOR, MINOR
 from shmfs.trace.recording import Recording, Subject
 from tests.trace.touching import PRELUDE
 

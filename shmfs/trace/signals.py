@@ -1,0 +1,152 @@
+"""Failures that the kernel reports by itself: SIGBUS with its address, and calls that a limit refused.
+
+They come for every process of the machine, also for those that are not followed. A SIGBUS is matched with a
+mapping when all mappings before it are known, a round later; the file system is surveyed at once. All methods
+are called in the recorder's thread.
+"""
+
+import os
+import platform
+from typing import NamedTuple
+
+import numpy as np
+
+from shmfs.system.probe import SIGBUS, SIGXFSZ
+from shmfs.trace.attribution import Attribution
+from shmfs.trace.deaths import Deaths, Touched
+from shmfs.trace.decode import FailedCall, Signal
+from shmfs.trace.processes import Processes, read_file
+from shmfs.trace.records import Refusal, Statistics
+from shmfs.trace.registry import Registry
+
+_EFBIG = 27
+_ERRNOS = {_EFBIG: "EFBIG", 28: "ENOSPC", 122: "EDQUOT"}
+_SECOND, _THIRD = 1, 2
+_CALLS: dict[int, tuple[str, int | None]] = {
+    "x86_64": {
+        1: ("write", _THIRD), 18: ("pwrite64", _THIRD), 20: ("writev", None), 40: ("sendfile", None),
+        77: ("ftruncate", _SECOND), 275: ("splice", None), 285: ("fallocate", None), 296: ("pwritev", None),
+        326: ("copy_file_range", None), 328: ("pwritev2", None),
+    },
+    "aarch64": {
+        46: ("ftruncate", _SECOND), 47: ("fallocate", None), 64: ("write", _THIRD), 66: ("writev", None),
+        68: ("pwrite64", _THIRD), 70: ("pwritev", None), 71: ("sendfile", None), 76: ("splice", None),
+        285: ("copy_file_range", None), 287: ("pwritev2", None),
+    },
+}.get(platform.machine(), {})  # fmt: skip
+"""System calls that write to their first argument, and which argument is the amount in bytes."""
+
+
+class _Waiting(NamedTuple):
+    signal: Signal
+    survey: Statistics | None
+
+
+class Failures:
+    """Takes them, and hands them to `Deaths`."""
+
+    def __init__(
+        self,
+        device: tuple[int, int],
+        known: Registry,
+        attribution: Attribution,
+        offset: int,
+        *,
+        recorded: bool,
+    ) -> None:
+        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns)."""
+        self.deaths: Deaths | None = None
+        self._device = os.makedev(*device)
+        self._known = known
+        self._attribution = attribution
+        self._offset = offset
+        self._recorded = recorded
+        self._processes = Processes()
+        self._waiting: list[_Waiting] = []
+
+    def take(self, signals: list[Signal], calls: list[FailedCall]) -> None:
+        """Take what is new. Who is followed is not known yet: changes before it wait for the next round."""
+        if self.deaths is None:
+            return
+        for signal in signals:
+            if signal.number == SIGBUS:
+                survey = self.deaths.survey(signal.pid) if signal.code > 0 else None
+                self._waiting.append(_Waiting(signal, survey))
+            elif signal.number == SIGXFSZ:
+                self._refused(signal, _EFBIG)
+        for call in calls:
+            if call.error != _EFBIG:  # SIGXFSZ came with that
+                self._refused(call, call.error)
+
+    def work(self, horizon: int | None) -> None:
+        """Match those before `horizon` (ns of CLOCK_MONOTONIC; None: all) with what was mapped."""
+        due = [one for one in self._waiting if horizon is None or one.signal.time < horizon]
+        self._waiting = [one for one in self._waiting if one not in due]
+        for signal, survey in due:
+            self._explain(signal, survey)
+
+    def _explain(self, signal: Signal, survey: Statistics | None) -> None:
+        process = self._known.find(signal.pid)
+        if self.deaths is None or process is None:
+            return
+        if signal.code <= 0:
+            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it")
+            return
+        space = self._attribution.spaces.get(signal.pid)
+        segments, pages = space.find(np.array([signal.address], np.uint64)) if space else ([-1], [0])
+        segment = int(segments[0])
+        if segment < 0:
+            self.deaths.stray(
+                signal.pid, f"it touched address {signal.address:#x}, where no file of this mount is mapped"
+            )
+        elif not self._recorded:
+            inode, path = self._known.file(segment)
+            command, when = self._known.command(process), signal.time + self._offset
+            who = process, signal.pid, signal.tid, command
+            self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when), survey)
+
+    def _refused(self, failed: Signal | FailedCall, error: int) -> None:
+        """Report a call that was refused, if it was about a file of the mount, which the caller has open."""
+        call, amount = _CALLS.get(failed.call, ("", None))
+        try:
+            link = f"/proc/{failed.tid}/fd/{failed.arguments[0]}"
+            status, path = os.stat(link), os.readlink(link)
+        except OSError:
+            return
+        if status.st_dev != self._device or self.deaths is None:
+            return
+        process = self._processes.get(failed.pid)
+        refusal = Refusal(
+            errno=_ERRNOS[error],
+            call=call,
+            limit_name="RLIMIT_FSIZE" if error == _EFBIG else "size",
+            limit=_file_size_limit(failed.pid) if error == _EFBIG else 0,
+            asked=failed.arguments[amount] if amount is not None else 0,
+            pid=failed.pid,
+            tid=failed.tid,
+            process=process.command if process else "",
+            path=self._known.path_of(path),
+            inode=status.st_ino,
+            page=None,
+            time=failed.time + self._offset,
+            holders=[],
+            enough=None,
+        )
+        self.deaths.refused(refusal)
+
+
+def _sender(signal: Signal) -> str:
+    if signal.sender == signal.pid:
+        return "the process itself"
+    return f"process {signal.sender}" if signal.sender else "another process"
+
+
+def _file_size_limit(pid: int) -> int:
+    """Return the soft RLIMIT_FSIZE of a process in bytes; 0 is not known."""
+    try:
+        line = next(
+            one for one in read_file(f"/proc/{pid}/limits").splitlines() if one.startswith(b"Max file")
+        )
+        return int(line.split()[3])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
