@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,9 @@ import click
 from shmfs.cli import output
 
 if TYPE_CHECKING:
+    from shmfs.fuse import mounts
     from shmfs.trace.recording import Recording
+    from shmfs.trace.records import Statistics
 
 DEFAULT = "shmfs.shmtrace"
 
@@ -101,8 +104,13 @@ def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording"
     if mount.fstype != mounts.FSTYPE:
         if io:
             raise ShmfsError(f"{directory} is no mount of shmfs, and on others calls cannot be traced")
-        subject = Subject(mount.mountpoint, mount.device, mount.fstype, mount.options)
-        return _started(Recording(path, subject, max_size=max_size), mount.device)
+        room = os.statvfs(mount.mountpoint)
+        limit = room.f_blocks * room.f_frsize if mount.fstype == "tmpfs" else 0
+        subject = Subject(mount.mountpoint, mount.device, mount.fstype, mount.options, limit)
+        recording = Recording(
+            *(path, subject), ask=partial(_survey, mount), say=output.complain, max_size=max_size
+        )
+        return _started(recording, mount.device)
     about = control.statistics(mount)
 
     def ask() -> Statistics | None:
@@ -119,6 +127,18 @@ def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording"
     events = control.events(mount.device, io=io)
     recording = Recording(path, subject, events=events, ask=ask, say=output.complain, max_size=max_size)
     return _started(recording, mount.device)
+
+
+def _survey(mount: "mounts.Mount") -> "Statistics | None":
+    """What is on a tmpfs of the kernel, for the explanation of a death."""
+    from shmfs.trace import tmpfs
+
+    if mount.fstype != "tmpfs":
+        return None
+    try:
+        return tmpfs.survey(mount.mountpoint, mount.device)
+    except OSError:
+        return None
 
 
 def _started(recording: "Recording", device: str) -> "Recording":

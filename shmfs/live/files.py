@@ -1,8 +1,7 @@
 """The files and limits of what is watched: a mount of shmfs as its daemon knows it, or a tmpfs, walked."""
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from shmfs.errors import ShmfsError
@@ -12,6 +11,7 @@ from shmfs.trace.amounts import clock
 from shmfs.trace.names import printable
 from shmfs.trace.pagemap import PAGE
 from shmfs.trace.records import Statistics
+from shmfs.trace.tmpfs import regular_files
 
 TMPFS = ("tmpfs", "devtmpfs")
 NAMED = 5
@@ -124,7 +124,7 @@ class Tmpfs:
     def list(self) -> Listed:
         """Walk the tree."""
         segments: dict[int, Segment] = {}
-        for path, status in _regular(self._root, os.stat(self._root).st_dev):
+        for path, status in regular_files(self._root, os.stat(self._root).st_dev):
             segments[status.st_ino] = Segment(
                 inode=status.st_ino,
                 path=printable(path[len(self._root.rstrip("/")) :]),
@@ -153,22 +153,6 @@ class Tmpfs:
         if mount is None or mount.fstype not in TMPFS:
             raise ShmfsError(f"{self.mount} is not mounted any more")
         return Tmpfs(mount)
-
-
-def _regular(root: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file below `root` that may be seen; what is mounted there is left out."""
-    directories = [root]
-    while directories:
-        try:
-            with os.scandir(directories.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        yield entry.path, status
-                    elif stat.S_ISDIR(status.st_mode) and status.st_dev == device:
-                        directories.append(entry.path)
-        except OSError:
-            continue
 
 
 def find(target: str | None) -> Files:

@@ -9,6 +9,7 @@ All methods are called in the recorder's thread, which may wait for the daemon; 
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,6 +47,23 @@ class Touched(NamedTuple):
     time: int
 
 
+class Survey(NamedTuple):
+    """The file system as it was at a time, in nanoseconds since the epoch; None where nobody could say."""
+
+    statistics: Statistics | None
+    time: int
+
+
+@dataclass(slots=True)
+class _Failed:
+    """A SIGBUS that is not explained yet."""
+
+    when: float
+    fault: Touched
+    survey: Survey
+    count: int = 1
+
+
 class Deaths:
     """Explains what failed, and keeps the explanations."""
 
@@ -72,7 +90,9 @@ class Deaths:
         self._signals_seen = signals_seen
         self._refused: list[tuple[float, Refusal]] = []
         """Page faults that the daemon refused, and which no SIGBUS was matched with yet."""
-        self._failed: list[tuple[float, Touched, Statistics | None]] = []
+        self._failed: list[_Failed] = []
+        self._surveys: dict[int, Survey] = {}
+        """By pid, from the moment of the signal."""
         self._known: dict[tuple[int, int], Death] = {}
         """By pid and inode."""
         self._ended: list[tuple[float, Touched, int | None]] = []
@@ -120,18 +140,31 @@ class Deaths:
             self.refusals.append(refusal)
             self._say(refusal_sentence(refusal))
 
-    def survey(self, pid: int) -> Statistics | None:
-        """Look at the file system on the first SIGBUS of a process; None on the next ones."""
-        return None if any(pid == known for known, _ in self._known) else self._ask()
+    def survey(self, pid: int) -> None:
+        """Look at the file system on the first SIGBUS of a process, whose page is not known yet."""
+        if pid not in self._surveys and not any(pid == known for known, _ in self._known):
+            if len(self._surveys) >= MOST:
+                self._surveys.clear()
+            self._surveys[pid] = self._look()
 
-    def failed(self, fault: Touched, survey: Statistics | None = None) -> None:
+    def failed(self, fault: Touched) -> None:
         """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
         known = self._known.get((fault.pid, fault.inode))
+        waiting = [
+            one for one in self._failed if (one.fault.pid, one.fault.inode) == (fault.pid, fault.inode)
+        ]
         if known is not None:
             known.count += 1
-        elif not any(fault[1] == one[1].pid and fault.inode == one[1].inode for one in self._failed):
-            survey = survey or (None if self._refusal(fault) else self._ask())
-            self._failed.append((time.monotonic(), fault, survey))
+        elif waiting:
+            waiting[0].count += 1
+        else:
+            survey = self._surveys.get(fault.pid)
+            if survey is None and not self._refusal(fault):
+                survey = self._look()
+            self._failed.append(_Failed(time.monotonic(), fault, survey or Survey(None, 0)))
+
+    def _look(self) -> Survey:
+        return Survey(self._ask(), time.time_ns())
 
     def stray(self, pid: int, why: str) -> None:
         """Take in a SIGBUS that is not about a page of this mount."""
@@ -152,7 +185,9 @@ class Deaths:
         waiting, self._ended = self._ended, []
         for when, process, status in waiting:
             known = [death for (pid, _), death in self._known.items() if pid == process.pid]
-            if when <= overdue or known or status not in (None, 128 + SIGBUS):
+            pending = any(one.fault.pid == process.pid for one in self._failed)
+            certain = known or status not in (None, 128 + SIGBUS)
+            if when <= overdue or (certain and not pending):
                 self._finish(process, status, known)
             else:
                 self._ended.append((when, process, status))
@@ -164,7 +199,7 @@ class Deaths:
                 if self._signals_seen:
                     self._report(refusal)
                 else:
-                    self._explain(_touched(refusal), None, refusal)
+                    self._explain(_touched(refusal), Survey(None, 0), refusal)
 
     def _finish(self, process: Touched, status: int | None, deaths: list[Death]) -> None:
         """A process has ended, and all SIGBUS before that were explained."""
@@ -173,16 +208,14 @@ class Deaths:
                 death.fatal = status == 128 + SIGBUS and death is deaths[-1]
             del self._known[death.pid, death.inode]  # its pid may come again
         why = self._strays.pop(process.pid, "")
-        if (
-            status != 128 + SIGBUS
-            or (deaths and not why)
-            or time.monotonic() < self._done.get(process.pid, 0)
-        ):
-            return
+        self._surveys.pop(process.pid, None)
+        again = time.monotonic() < self._done.get(process.pid, 0)
         self._done[process.pid] = time.monotonic() + _ONCE
+        if status != 128 + SIGBUS or (deaths and not why) or again:
+            return
         refusal = next((one for _, one in self._refused if one.pid == process.pid), None)
         if refusal is not None:
-            self._explain(process._replace(inode=refusal.inode), None, refusal, fatal=True)
+            self._explain(process._replace(inode=refusal.inode), Survey(None, 0), refusal, fatal=True)
         else:
             self._record(process, Death(
                 process.pid, process.tid, process.command, "", 0, None, why or UNKNOWN_PAGE, 0, [], None,
@@ -193,12 +226,14 @@ class Deaths:
 
     def _settle_faults(self, overdue: float) -> None:
         waiting, self._failed = self._failed, []
-        for when, fault, survey in waiting:
-            refusal = self._refusal(fault)
-            if when <= overdue or refusal is not None or _is_beyond(fault, survey):
-                self._explain(fault, survey, refusal)
+        for one in waiting:
+            refusal = self._refusal(one.fault)
+            known = refusal is not None or _is_beyond(one.fault, one.survey.statistics)
+            if one.when <= overdue or known:
+                death = self._explain(one.fault, one.survey, refusal)
+                death.count = one.count
             else:
-                self._failed.append((when, fault, survey))
+                self._failed.append(one)
 
     def _refusal(self, fault: Touched) -> Refusal | None:
         """The refused page fault of the same process and file; the daemon emits the first one only."""
@@ -210,27 +245,31 @@ class Deaths:
         return any(one.inode == refusal.inode and one.pid == refusal.pid for one in self.deaths)
 
     def _explain(
-        self, fault: Touched, survey: Statistics | None, refusal: Refusal | None, *, fatal: bool | None = None
-    ) -> None:
+        self, fault: Touched, survey: Survey, refusal: Refusal | None, *, fatal: bool | None = None
+    ) -> Death:
         """Say why, by the daemon's refusal, or else by a survey of the file system."""
-        page, path = fault.page, printable(fault.path)
-        reason, limit, holders, enough = "", 0, list[Holder](), None
-        known = _segment(survey, fault.inode)
+        death = Death(
+            fault.pid, fault.tid, fault.command, printable(fault.path), fault.inode, fault.page,
+            "there was no memory for it; who held how much is not known", 0, [], None, fault.time, fatal,
+        )  # fmt: skip
+        seen = survey.statistics
         if refusal is not None:
-            page, path = refusal.page if page is None else page, path or refusal.path
-            reason, limit, holders, enough = FULL, refusal.limit, refusal.holders, refusal.enough
-            fault = fault._replace(command=fault.command or refusal.process)
-        elif known is not None and _is_beyond(fault, survey):
-            reason = f"that is beyond the end of the file, whose size is {human(known.size)}"
-        elif survey is not None:
-            reason, limit = _fullness(survey), survey.size_limit
-            holders, enough = _holders(survey), _enough(survey)
-        else:
-            reason = "there was no memory for it; who held how much is not known"
-        self._record(fault, Death(
-            fault.pid, fault.tid, fault.command, path, fault.inode, page, reason, limit, holders, enough,
-            fault.time, fatal,
-        ))  # fmt: skip
+            death.page = refusal.page if death.page is None else death.page
+            death.path, death.process = death.path or refusal.path, death.process or refusal.process
+            death.reason, death.limit = FULL, refusal.limit
+            death.holders, death.enough = refusal.holders, refusal.enough
+        elif seen is not None and _is_beyond(fault, seen):
+            known = _segment(seen, fault.inode)
+            death.reason = (
+                f"that is beyond the end of the file, whose size is {human(known.size if known else 0)}"
+            )
+        elif seen is not None:
+            death.reason, full = _fullness(seen)
+            if full:
+                death.limit, death.holders, death.enough = seen.size_limit, _holders(seen), _enough(seen)
+                death.held_after = max(0, survey.time - fault.time)
+        self._record(fault, death)
+        return death
 
     def _record(self, fault: Touched, death: Death) -> None:
         if len(self.deaths) >= MOST:
@@ -239,9 +278,11 @@ class Deaths:
         if death.inode:
             self._known[death.pid, death.inode] = death
         self._write(
-            event="sigbus", source="perf", time=death.time, process=fault.process, tid=death.tid,
+            event="sigbus", source="perf", time=death.time, tid=death.tid,
+            process=fault.process if fault.process >= 0 else None,
             segment=fault.segment if fault.segment >= 0 else None, page=death.page, path=death.path,
-            reason=death.reason, limit=death.limit, enough=death.enough, fatal=death.fatal,
+            reason=death.reason, limit=death.limit, enough=death.enough,
+            held_after=death.held_after,
             holders=msgspec.to_builtins(death.holders),
         )  # fmt: skip
         self._say(death_sentence(death))
@@ -269,13 +310,16 @@ def _live(survey: Statistics) -> Iterator[Segment]:
     return (one for one in survey.segments if not one.evicted)
 
 
-def _fullness(survey: Statistics) -> str:
-    """What the survey says of the limit; it comes a moment after the fault."""
+def _fullness(survey: Statistics) -> tuple[str, bool]:
+    """What the survey says of the limit, a moment after the fault; and whether it was reached."""
     if not survey.size_limit:
-        return "there was no memory for it, although the mount has no limit"
+        return "there was no memory for it, although the mount has no limit", False
     if survey.used + PAGE > survey.size_limit:
-        return FULL
-    return f"{FULL}; a moment later {human(survey.used)} of it were in use"
+        return FULL, True
+    return (
+        "it lay beyond the end of the file, or the mount was full; a moment later neither was so"
+        f" ({human(survey.used)} of {human(survey.size_limit)} in use)"
+    ), False
 
 
 def _holders(survey: Statistics) -> list[Holder]:

@@ -175,6 +175,8 @@ class Death(Struct):
     """The least size= that would have held all files of that moment in full."""
     fatal: bool | None = None
     """Whether the process ended by it; None where its end is not known."""
+    held_after: int = 0
+    """Nanoseconds from the fault to the moment at which `holders` were looked at; 0: exact."""
     kind: str = "sigbus"
 
 

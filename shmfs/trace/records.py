@@ -123,6 +123,8 @@ class Death(Struct):
     """Whether the process ended by it; None where its end is not known."""
     count: int = 1
     """How often this process got SIGBUS on this file."""
+    held_after: int = 0
+    """Nanoseconds from the fault to the moment at which `holders` were looked at; 0: exact."""
     kind: str = "sigbus"
 
 

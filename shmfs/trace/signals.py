@@ -7,7 +7,6 @@ are called in the recorder's thread.
 
 import os
 import platform
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from shmfs.trace.attribution import Attribution
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import FailedCall, Signal
 from shmfs.trace.processes import Processes, read_file
-from shmfs.trace.records import Refusal, Statistics
+from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 
 _EFBIG = 27
@@ -35,11 +34,6 @@ _CALLS: dict[int, tuple[str, int | None]] = {
     },
 }.get(platform.machine(), {})  # fmt: skip
 """System calls that write to their first argument, and which argument is the amount in bytes."""
-
-
-class _Waiting(NamedTuple):
-    signal: Signal
-    survey: Statistics | None
 
 
 class Failures:
@@ -62,7 +56,7 @@ class Failures:
         self._offset = offset
         self._recorded = recorded
         self._processes = Processes()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Signal] = []
 
     def take(self, signals: list[Signal], calls: list[FailedCall]) -> None:
         """Take what is new. Who is followed is not known yet: changes before it wait for the next round."""
@@ -70,8 +64,9 @@ class Failures:
             return
         for signal in signals:
             if signal.number == SIGBUS:
-                survey = self.deaths.survey(signal.pid) if signal.code > 0 else None
-                self._waiting.append(_Waiting(signal, survey))
+                if signal.code > 0:
+                    self.deaths.survey(signal.pid)
+                self._waiting.append(signal)
             elif signal.number == SIGXFSZ:
                 self._refused(signal, _EFBIG)
         for call in calls:
@@ -80,12 +75,12 @@ class Failures:
 
     def work(self, horizon: int | None) -> None:
         """Match those before `horizon` (ns of CLOCK_MONOTONIC; None: all) with what was mapped."""
-        due = [one for one in self._waiting if horizon is None or one.signal.time < horizon]
+        due = [one for one in self._waiting if horizon is None or one.time < horizon]
         self._waiting = [one for one in self._waiting if one not in due]
-        for signal, survey in due:
-            self._explain(signal, survey)
+        for signal in due:
+            self._explain(signal)
 
-    def _explain(self, signal: Signal, survey: Statistics | None) -> None:
+    def _explain(self, signal: Signal) -> None:
         process = self._known.find(signal.pid)
         if self.deaths is None or process is None:
             return
@@ -103,7 +98,7 @@ class Failures:
             inode, path = self._known.file(segment)
             command, when = self._known.command(process), signal.time + self._offset
             who = process, signal.pid, signal.tid, command
-            self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when), survey)
+            self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when))
 
     def _refused(self, failed: Signal | FailedCall, error: int) -> None:
         """Report a call that was refused, if it was about a file of the mount, which the caller has open."""

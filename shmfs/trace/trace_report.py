@@ -25,7 +25,7 @@ from shmfs.trace.text import (
     strong,
 )
 from shmfs.trace.trace_tables import Tables
-from shmfs.trace.wording import advice, held_by, limit_text, refusal_lines
+from shmfs.trace.wording import circumstances, limit_text, refusal_lines
 
 NAMED = 3
 """Files or processes that are named in a sentence about several."""
@@ -263,13 +263,12 @@ class Report:
         else:
             text.append(".")
         holders = sorted(death.holders, key=lambda one: -one.bytes)
-        if holders and clean(holders[0].path) not in reason:  # older recorders had it all in the reason
-            made = next((one for one in holders if one.processes), None)
-            held = f" Held by: {clean(held_by(holders))}"
-            text.append(held + (f" ({self.tables.people(made.processes)})." if made else "."))
-        if death.limit and f"size={death.enough}" not in death.reason:
-            todo = advice("size", death.enough)
-            text.append(f" {todo[0].upper()}{todo[1:]}.")
+        if holders and clean(holders[0].path) in reason:  # older recorders had it all in the reason
+            return text
+        for sentence in circumstances("size", holders, death.enough, death.held_after) if death.limit else ():
+            text.append(f" {clean(sentence)}")
+        made = next((one for one in holders if one.processes), None)
+        text.append(f" The first was held by {self.tables.people(made.processes)}." if made else "")
         times = self._times(death)
         return text.append(f" {times} times." if times > 1 else "")
 

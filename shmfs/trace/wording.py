@@ -85,9 +85,10 @@ def amount(option: str, number: int) -> str:
     return plural(number, _COUNTED[option]) if option in _COUNTED else size(number)
 
 
-def circumstances(option: str, holders: Sequence[Holder], enough: str | None) -> list[str]:
-    """Return whole sentences: who holds the space, and what to do."""
-    sentences = [f"Held by: {held_by(holders)}."] if holders else []
+def circumstances(option: str, holders: Sequence[Holder], enough: str | None, after: int = 0) -> list[str]:
+    """Return whole sentences: who holds the space, as seen so many nanoseconds `after`, and what to do."""
+    later = f" {after / 1e6:.0f} ms later" if after >= 500_000 else ""
+    sentences = [f"Held{later} by: {held_by(holders)}."] if holders else []
     if todo := advice(option, enough):
         sentences.append(f"{todo[0].upper()}{todo[1:]}.")
     return sentences
@@ -104,7 +105,7 @@ def death_sentence(death: Death) -> str:
     if not death.limit:
         return f"{text}."
     text += f" ({limit_text('size', death.limit)})."
-    return " ".join([text, *circumstances("size", death.holders, death.enough)])
+    return " ".join([text, *circumstances("size", death.holders, death.enough, death.held_after)])
 
 
 def refusal_sentence(refusal: Refusal) -> str:

@@ -195,7 +195,8 @@ def test_deaths_are_explained(tmp_path):
     text = show(analysed(recording.close(status=135)))
     told = flat(" ".join(section(text, "Deaths")))
     assert "loader 10 at 2 s, page 16,384 of /x: The mount is full (size=64m)." in told
-    assert "Held by: /4 5 MiB, /3 4 MiB, /2 3 MiB and 2 more (loader 10)." in told
+    assert "Held by: /4 5 MiB, /3 4 MiB, /2 3 MiB and 2 more." in told
+    assert "The first was held by loader 10." in told
     assert "At least size=80m is needed; to find the value, run again with `-o size=0`" in told
     assert told.endswith("2 times.")
     assert "no reason was recorded" not in told
