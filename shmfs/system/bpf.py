@@ -69,6 +69,7 @@ class Helper(IntEnum):
     """Functions of the kernel that a program may call. See bpf-helpers(7)."""
 
     MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
     GET_CURRENT_PID_TGID = 14
     PERF_EVENT_OUTPUT = 25
     GET_CURRENT_TASK = 35

@@ -273,6 +273,14 @@ def test_tracefs(monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path: Pa
     assert examine()["tracefs"] == Finding("tracefs", "ok", f"{tmp_path}/kernel/tracing, readable")
 
 
+def test_signals(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
+    monkeypatch.setattr(doctor.probe, "why_not", lambda: "bpf(2) cannot create a map: it is locked down")
+    assert examine()["signals"].state == "warning"
+    assert examine()["signals"].message.endswith("not known: bpf(2) cannot create a map: it is locked down")
+    monkeypatch.setattr(doctor.probe, "why_not", lambda: "")
+    assert examine()["signals"].state == "ok"
+
+
 def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
     monkeypatch.setattr(calls.platform, "machine", lambda: "vax")
     found = examine()
