@@ -230,7 +230,9 @@ def load(program: Program, name: str) -> int:
         except OSError:
             lines = "; ".join(log.value.decode(errors="replace").strip().splitlines()[-_LOG_LINES:])
             refused = f"the kernel's verifier refuses the program {name}: {lines}"
-            raise BpfRefusedError(refused if lines else _why_not("load a program", error)) from None
+            # Locked down, it does not know the helpers that read kernel memory.
+            known = lines and not _is_locked_down()
+            raise BpfRefusedError(refused if known else _why_not("load a program", error)) from None
 
 
 def attach(program_fd: int, tracepoint: str) -> int:
@@ -277,15 +279,19 @@ def _why_not(what: str, error: OSError) -> str:
     refused = f"bpf(2) cannot {what}: {error.strerror}"
     if error.errno == errno.ENOSYS:
         return f"{refused}; the kernel was built without CONFIG_BPF_SYSCALL"
+    if _is_locked_down():
+        return f"{refused}; the kernel is locked down (confidentiality)"
     if error.errno not in (errno.EPERM, errno.EACCES):
         return refused
     if _content("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
         return f"{refused}; it is not permitted in a user namespace"
-    if "[confidentiality]" in _content("/sys/kernel/security/lockdown"):
-        return f"{refused}; the kernel is locked down (confidentiality)"
     if os.geteuid() != 0:
         return f"{refused}; it takes root, or CAP_BPF and CAP_PERFMON"
     return f"{refused}; it takes CAP_BPF and CAP_PERFMON, and no seccomp filter or security module against it"
+
+
+def _is_locked_down() -> bool:
+    return "[confidentiality]" in _content("/sys/kernel/security/lockdown")
 
 
 def _content(path: str) -> str:

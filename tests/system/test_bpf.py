@@ -136,6 +136,17 @@ def test_what_the_verifier_refuses_is_in_the_message(ends: contextlib.ExitStack)
 
 
 @needs_bpf
+def test_locked_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier then refuses a helper; the reason is another."""
+    monkeypatch.setattr(bpf, "_content", lambda path: "[confidentiality]" if "lockdown" in path else "")
+    program = Program()
+    program.load(R0, R6, 0)
+    program.exit()
+    with pytest.raises(BpfRefusedError, match="Permission denied; the kernel is locked down"):
+        bpf.load(program, "wrong")
+
+
+@needs_bpf
 def test_a_tracepoint_that_does_not_exist(ends: contextlib.ExitStack) -> None:
     program = Program()
     program.set(R0, 0)

@@ -5,6 +5,7 @@ import os
 import platform
 import select
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -253,6 +254,30 @@ except OSError:
     assert {(one.number, one.code, one.address, one.sender) for one in found} == {(25, 0x80, 0, 0)}
     calls = [(one.call, one.arguments[0], one.arguments[2 if one.call == WRITE else 1]) for one in found]
     assert calls == [(WRITE, fd, 100), (FTRUNCATE, fd, 12345)][: 1 if action == "SIG_DFL" else 2]
+
+
+@needs_bpf
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a program for x86")
+def test_a_program_of_32_bits(watch: MakeWatch, tmpfs: Path) -> None:
+    """Its calls have other numbers, so none is recorded."""
+    code = bytes.fromhex("b85d000000 31db b939300000 cd80 89c3 b801000000 cd80")  # exit(ftruncate(0, 12345))
+    header = (
+        b"\x7fELF\1\1\1"
+        + bytes(9)
+        + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x10054, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    )
+    segment = struct.pack("<8I", 1, 0, 0x10000, 0x10000, 84 + len(code), 84 + len(code), 5, 4096)
+    (tmpfs / "program").write_bytes(header + segment + code)
+    (tmpfs / "program").chmod(0o755)
+    watching = watch()
+    with (tmpfs / "file").open("w") as file:
+        limited = ["prlimit", "--fsize=4096", str(tmpfs / "program")]
+        process = subprocess.Popen(limited, stdin=file, stderr=subprocess.PIPE)
+        _, complaint = process.communicate(timeout=60)
+    if b"Exec format error" in complaint:
+        pytest.skip("the kernel runs no programs of 32 bits")
+    found = [(one.number, one.call, one.arguments) for one in watching.signals_of(process.pid)]
+    assert found == [(25, 0, (0, 0, 0))]
 
 
 @needs_bpf
