@@ -21,14 +21,13 @@ include/uapi/linux/bpf.h.
 import ctypes
 import errno
 import os
-import platform
 import struct
 from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
+from shmfs.system import calls
 
-_BPF = {"x86_64": 321} | dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 280)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN = 0, 1, 2, 5, 10, 17
 _RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 _LICENCE = ctypes.create_string_buffer(
@@ -264,9 +263,10 @@ def _asked(what: str, command: int, attributes: bytes) -> int:
 
 
 def _bpf(command: int, attributes: bytes) -> int:
-    number = _BPF.get(platform.machine())
-    if number is None:
-        raise BpfRefusedError(f"the number of bpf(2) on {platform.machine()} is not known")
+    try:
+        number = calls.number("bpf")
+    except ShmfsError as unknown:
+        raise BpfRefusedError(str(unknown)) from None
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result: int = _libc.syscall(ctypes.c_long(number), ctypes.c_long(command), buffer, len(attributes))
     if result < 0:

@@ -79,7 +79,7 @@ def test_here(cli: Cli) -> None:
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr, found["works"]) == (0, "", True)
     states = {check["name"]: check["state"] for check in found["checks"]}
-    assert len(states) == len(found["checks"]) == 18
+    assert len(states) == len(found["checks"]) == 19
     assert set(states.values()) <= {"ok", "warning", "failure"}
     assert not [check for check in found["checks"] if "report it" in check["message"]]
     for name, store in (("shmfs mount", found["mount"]), ("shmfs run", found["run"])):

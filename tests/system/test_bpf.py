@@ -169,7 +169,7 @@ def test_labels() -> None:
 
 def test_an_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "vax")
-    assert why_not() == "the number of bpf(2) on vax is not known"
+    assert why_not() == "bpf(2) cannot be called: its number on vax is not known to shmfs"
 
 
 @pytest.mark.parametrize(
