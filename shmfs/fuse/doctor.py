@@ -25,7 +25,7 @@ import msgspec
 from shmfs.errors import ShmfsError
 from shmfs.fuse import mounts, namespaces, trials
 from shmfs.fuse.trials import Later, Trial
-from shmfs.system import calls, ring, tracefs
+from shmfs.system import calls, probe, ring, tracefs
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -137,6 +137,7 @@ class _Doctor:
             (str(SHM), self.shm),
             ("page faults", self.perf),
             ("tracefs", self.tracefs),
+            ("signals", self.signals),
             ("frame numbers", self.pagemap),
             ("OOM killer", self.oom),
         ]
@@ -413,6 +414,12 @@ class _Doctor:
         except OSError as error:
             return "warning", f"not mounted, and mounting it privately is refused ({error.strerror}), {cost}"
         return "ok", "not mounted; shmfs mounts it privately while it opens tracepoints"
+
+    def signals(self) -> Said:
+        """Load and attach what watches them, for a moment."""
+        if reason := probe.why_not():
+            return "warning", f"without --trace, the page of a SIGBUS is often not known: {reason}"
+        return "ok", "SIGBUS and SIGXFSZ may be watched in all processes"
 
     def pagemap(self) -> Said:
         """Whether the frame of a page of ours is shown. Compare fs/proc/task_mmu.c:pagemap_read."""

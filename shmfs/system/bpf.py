@@ -21,14 +21,13 @@ include/uapi/linux/bpf.h.
 import ctypes
 import errno
 import os
-import platform
 import struct
 from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
+from shmfs.system import calls
 
-_BPF = {"x86_64": 321} | dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 280)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN = 0, 1, 2, 5, 10, 17
 _RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 _LICENCE = ctypes.create_string_buffer(
@@ -69,6 +68,7 @@ class Helper(IntEnum):
     """Functions of the kernel that a program may call. See bpf-helpers(7)."""
 
     MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
     GET_CURRENT_PID_TGID = 14
     PERF_EVENT_OUTPUT = 25
     GET_CURRENT_TASK = 35
@@ -229,7 +229,9 @@ def load(program: Program, name: str) -> int:
         except OSError:
             lines = "; ".join(log.value.decode(errors="replace").strip().splitlines()[-_LOG_LINES:])
             refused = f"the kernel's verifier refuses the program {name}: {lines}"
-            raise BpfRefusedError(refused if lines else _why_not("load a program", error)) from None
+            # Locked down, it does not know the helpers that read kernel memory.
+            known = lines and not _is_locked_down()
+            raise BpfRefusedError(refused if known else _why_not("load a program", error)) from None
 
 
 def attach(program_fd: int, tracepoint: str) -> int:
@@ -261,9 +263,10 @@ def _asked(what: str, command: int, attributes: bytes) -> int:
 
 
 def _bpf(command: int, attributes: bytes) -> int:
-    number = _BPF.get(platform.machine())
-    if number is None:
-        raise BpfRefusedError(f"the number of bpf(2) on {platform.machine()} is not known")
+    try:
+        number = calls.number("bpf")
+    except ShmfsError as unknown:
+        raise BpfRefusedError(str(unknown)) from None
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result: int = _libc.syscall(ctypes.c_long(number), ctypes.c_long(command), buffer, len(attributes))
     if result < 0:
@@ -276,15 +279,19 @@ def _why_not(what: str, error: OSError) -> str:
     refused = f"bpf(2) cannot {what}: {error.strerror}"
     if error.errno == errno.ENOSYS:
         return f"{refused}; the kernel was built without CONFIG_BPF_SYSCALL"
+    if _is_locked_down():
+        return f"{refused}; the kernel is locked down (confidentiality)"
     if error.errno not in (errno.EPERM, errno.EACCES):
         return refused
     if _content("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
         return f"{refused}; it is not permitted in a user namespace"
-    if "[confidentiality]" in _content("/sys/kernel/security/lockdown"):
-        return f"{refused}; the kernel is locked down (confidentiality)"
     if os.geteuid() != 0:
         return f"{refused}; it takes root, or CAP_BPF and CAP_PERFMON"
     return f"{refused}; it takes CAP_BPF and CAP_PERFMON, and no seccomp filter or security module against it"
+
+
+def _is_locked_down() -> bool:
+    return "[confidentiality]" in _content("/sys/kernel/security/lockdown")
 
 
 def _content(path: str) -> str:

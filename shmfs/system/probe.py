@@ -54,13 +54,15 @@ class _Registers(NamedTuple):
     call: int
     call_bytes: int
     arguments: tuple[int, int, int]
-    segment: tuple[int, int] | None = None
-    """Of a register and its value in 64-bit code; 32-bit calls have other numbers and registers."""
+    mode: tuple[int, int, int]
+    """Of a register, bits of it, and their value in 64-bit code: in 32-bit code calls have other numbers."""
 
 
 _REGISTERS = {
-    "x86_64": _Registers(120, 8, (112, 104, 96), (136, 0x33)),  # orig_ax; di, si, dx; cs is __USER_CS
-    "aarch64": _Registers(280, 4, (272, 8, 16)),  # syscallno; orig_x0, regs[1], regs[2]
+    # orig_ax; di, si, dx; cs is __USER_CS, or Xen's FLAT_USER_CS64
+    "x86_64": _Registers(120, 8, (112, 104, 96), (136, 0xFF, 0x33)),
+    # syscallno; orig_x0, regs[1], regs[2]; pstate lacks PSR_MODE32_BIT
+    "aarch64": _Registers(280, 4, (272, 8, 16), (264, 0x10, 0)),
 }
 
 
@@ -211,11 +213,11 @@ def _read(program: Program, to: int, size: int, base: Register, offset: int = 0)
 
 def _copy_call(program: Program, registers: _Registers, base: Register) -> None:
     """Put the system call that is being made into the record; jumps to "emit" in 32-bit code."""
-    if registers.segment:
-        offset, value = registers.segment
-        _read(program, _SCRATCH, 2, base, offset)
-        program.load(R1, FRAME, _SCRATCH, 2)
-        program.jump("!=", R1, value, "emit")
+    offset, bits, value = registers.mode
+    _read(program, _SCRATCH, 2, base, offset)
+    program.load(R1, FRAME, _SCRATCH, 2)
+    program.arithmetic("&", R1, bits)
+    program.jump("!=", R1, value, "emit")
     _read(program, _RECORD + 24, registers.call_bytes, base, registers.call)
     for number, offset in enumerate(registers.arguments):
         _read(program, _RECORD + 32 + 8 * number, 8, base, offset)

@@ -79,7 +79,7 @@ def test_here(cli: Cli) -> None:
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr, found["works"]) == (0, "", True)
     states = {check["name"]: check["state"] for check in found["checks"]}
-    assert len(states) == len(found["checks"]) == 18
+    assert len(states) == len(found["checks"]) == 19
     assert set(states.values()) <= {"ok", "warning", "failure"}
     assert not [check for check in found["checks"] if "report it" in check["message"]]
     for name, store in (("shmfs mount", found["mount"]), ("shmfs run", found["run"])):
@@ -271,6 +271,14 @@ def test_tracefs(monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path: Pa
     assert examine()["tracefs"].state == "ok"
     (tmp_path / "kernel/tracing/events/filemap").mkdir(parents=True)
     assert examine()["tracefs"] == Finding("tracefs", "ok", f"{tmp_path}/kernel/tracing, readable")
+
+
+def test_signals(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
+    monkeypatch.setattr(doctor.probe, "why_not", lambda: "bpf(2) cannot create a map: it is locked down")
+    assert examine()["signals"].state == "warning"
+    assert examine()["signals"].message.endswith("not known: bpf(2) cannot create a map: it is locked down")
+    monkeypatch.setattr(doctor.probe, "why_not", lambda: "")
+    assert examine()["signals"].state == "ok"
 
 
 def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
