@@ -13,6 +13,7 @@ from shmfs.fs.superblock import INODE_SIZE, ROOT_INO
 from shmfs.fuse import session
 from shmfs.fuse.adapter import Adapter
 from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.trace.instruments import HOOKS
 from tests.fs.support import PAGE
 
 pyfuse3 = pytest.importorskip("pyfuse3")
@@ -402,3 +403,37 @@ def test_what_the_kernel_is_asked_for(adapter):
     assert not adapter.enable_writeback_cache  # it would lose ENOSPC
     assert adapter.enable_acl
     assert adapter.supports_dot_lookup
+
+
+# ---- observers
+
+
+def test_observers_that_fail_fail_no_request(adapter, table):
+    """Each hook raises once; the answers are those of a file system that nobody observes."""
+    sb = table.superblock
+
+    class Broken:
+        def __init__(self, hook):
+            self.name = hook
+
+        def broken(self, *arguments):
+            raise ValueError("broken")
+
+    freed = []
+    sb.evicted = freed.append
+    for hook in HOOKS:
+        sb.instruments.setdefault(hook, []).append(Broken(hook).broken)
+    info, entry = make(adapter)
+    handle = info.fh
+    assert run(adapter.write, handle, 0, b"x" * 5000) == 5000
+    assert run(adapter.read, handle, 0, 5000) == b"x" * 5000
+    run(adapter.release, handle)
+    run(adapter.rename, ROOT, b"f", ROOT, b"g", 0, CTX)
+    run(adapter.unlink, ROOT, b"g", CTX)
+    run(adapter.forget, [(entry.st_ino, 1)])
+    assert freed == [entry.st_ino]
+    assert (sb.blocks.used, list(sb.inodes)) == (0, [ROOT, HIDDEN])
+    failed = {one.observer for one in sb.instruments.failures}
+    assert {"create", "open", "allocate", "resize", "release", "rename", "unlink", "free", "evict"} <= failed
+    left = [getattr(method, "__self__", None) for hook in failed for method in sb.instruments.get(hook, [])]
+    assert not any(isinstance(one, Broken) for one in left)

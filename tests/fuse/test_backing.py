@@ -66,6 +66,24 @@ def test_evicted_ids_are_closed() -> None:
     assert len(device) == 0
 
 
+def test_an_id_that_the_kernel_keeps_is_reported_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    for ino in range(3):
+        device.get(File(ino))  # type: ignore[arg-type]
+    assert device.notes() == []
+    with monkeypatch.context() as patch:
+
+        def refuse(number: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(device, "backing_close", refuse)
+        device.evict(0)
+        device.evict(1)
+    device.evict(2)
+    assert device.notes() == ["the kernel keeps the pages of 2 deleted files until the mount ends"]
+    assert len(device) == 0
+
+
 def test_ids_of_closed_files_are_given_up_the_longest_unused_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backing, "_WARM", 16)
     device = Device()
