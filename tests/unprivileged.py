@@ -14,7 +14,10 @@ from shlex import quote
 
 import pytest
 
-NEEDED = Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[1] / "shmfs"
+NEEDED = (
+    *(Path(sys.base_prefix), Path(sys.executable).resolve().parent),
+    *(Path(sys.prefix), Path(__file__).parents[1] / "shmfs"),
+)
 """What nobody has to read, to run shmfs."""
 
 _FUSE = """

@@ -78,7 +78,10 @@ class Faults:
         if access is not None:
             number = _index(access, ACCESSES[1:], "access")
             if not self.array["access"].all():
-                raise ValueError("reads cannot be told from writes here: that takes root, and tracefs")
+                raise ValueError(
+                    "reads cannot be distinguished from writes here: that takes root, and the tracepoints"
+                    " that `shmfs doctor` reports"
+                )
             keep &= self.array["access"] == number
         return Faults(self.array[keep], self._segments, self._processes)
 

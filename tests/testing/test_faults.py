@@ -135,7 +135,7 @@ def test_what_a_test_raises_goes_through(shmfs: PrivateMount) -> None:
 
 
 @pytest.mark.mount
-@pytest.mark.skipif(os.geteuid() != 0, reason="reads are told from writes only with root's tracepoints")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's tracepoints distinguish reads from writes")
 def test_access(shmfs: PrivateMount) -> None:
     if not _tracepoints():
         pytest.skip("the kernel permits no tracepoints here")
@@ -208,6 +208,6 @@ def test_a_filter_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="'touch' is no access of fault: it is one of read, write, execute"):
         FAULTS(access="touch")
     unknown = made((5, 0, 0, 1, 1, 0))
-    with pytest.raises(ValueError, match="reads cannot be told from writes here"):
+    with pytest.raises(ValueError, match="reads cannot be distinguished from writes here"):
         unknown(access="read")
     assert unknown[0].access is None
