@@ -117,8 +117,8 @@ class Tasks:
         if alive is None or alive.started > change.time:  # or the pid is another's already
             self.forget(pid)
             return True
-        self._threads[pid] = set(alive.threads)
-        if alive.threads - {change.tid} and now - change.time > _MOMENT:
+        self._threads[pid] = threads = set(alive.threads) - {change.tid}
+        if threads and now - change.time > _MOMENT:
             del self._ending[pid]
         return False
 

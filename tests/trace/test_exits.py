@@ -1,0 +1,59 @@
+"""How a process ended, where nobody reports it: from the zombie, and from a pidfd."""
+
+import os
+import subprocess
+
+import pytest
+
+from shmfs.trace.exits import Statuses
+
+
+def wait_without_reaping(process: "subprocess.Popen[bytes]") -> None:
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.fixture
+def statuses() -> "Statuses":
+    return Statuses(None)
+
+
+@pytest.mark.parametrize(("code", "status"), [("exit 7", 7), ("kill -9 $$", 128 + 9), ("true", 0)])
+def test_of_a_zombie_and_after_it(statuses: Statuses, code: str, status: int) -> None:
+    process = subprocess.Popen(["sh", "-c", f"read x; {code}"], stdin=subprocess.PIPE)
+    statuses.follow(process.pid)
+    assert statuses.of(process.pid) is None
+    assert process.stdin is not None
+    process.stdin.close()
+    wait_without_reaping(process)
+    assert statuses.of(process.pid) == status
+    process.wait()
+    found = statuses.of(process.pid)
+    statuses.close()
+    if found is None:
+        pytest.skip("PIDFD_GET_INFO has no exit codes before Linux 6.15")
+    assert found == status
+
+
+def test_what_was_not_followed_stays_unknown(statuses: Statuses) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert statuses.of(process.pid) is None
+    statuses.follow(process.pid)  # it is gone
+    assert statuses.of(process.pid) is None
+
+
+def test_descriptors_are_bounded_and_given_back(statuses: Statuses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmfs.trace.exits._PIDFDS", 3)
+    before = len(os.listdir("/proc/self/fd"))
+    several = [subprocess.Popen(["sleep", "60"]) for _ in range(5)]
+    for one in several:
+        statuses.follow(one.pid)
+        statuses.follow(one.pid)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    statuses.forget(several[0].pid)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    statuses.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for one in several:
+        one.kill()
+        one.wait()
