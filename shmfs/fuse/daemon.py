@@ -78,7 +78,7 @@ class Daemon:
         owner = Credentials(os.geteuid(), os.getegid())
         self.superblock = Superblock(self.options, owner=owner, instruments=instruments)
         self.refusals = Refusals(self.superblock, self.history)
-        instruments.install(self.refusals)
+        instruments.install(self.refusals, keep=True)
         self.superblock.groups_of = processes.groups
 
     def run(self) -> None:

@@ -56,6 +56,7 @@ _Key = tuple[str, str, str, str, int]
 class Refusals:
     """The refusals of one mount: one record for each errno, call, limit, path and process."""
 
+    name = "refusals"
     figures = ("refusals",)
 
     def __init__(self, superblock: Superblock, history: History) -> None:

@@ -15,7 +15,7 @@ from shmfs.sandbox import command as child
 from shmfs.sandbox import supervisor
 from shmfs.sandbox.command import SHM
 from shmfs.trace.budgets import Ended, Faults
-from shmfs.trace.records import Statistics
+from shmfs.trace.records import Stale, Statistics
 
 if TYPE_CHECKING:
     from shmfs.trace.deaths import Deaths
@@ -99,6 +99,8 @@ def run(
             failure = tracer.stop(outcome, statistics)
     if statistics is None:
         return Result(outcome.status, None, _why_dead(server))
+    if tracer and (failed := tracer.stale()):
+        statistics.stale.append(failed)
     explained = tracer.explained() if tracer else None
     ended = Ended(outcome.status, statistics, tracer.counts() if tracer and trace else None, explained)
     if observer is None or not observe:
@@ -163,6 +165,10 @@ class _Tracer:
     def explained(self) -> "Deaths | None":
         """The deaths and refusals."""
         return self._recording.explained if self._recording else None
+
+    def stale(self) -> Stale | None:
+        """What is missing since recording failed; None where it did not."""
+        return self._recording.recorder.stale if self._recording else None
 
     def _ask(self) -> Statistics | None:
         try:
@@ -232,6 +238,7 @@ class _Observer:
         from shmfs.trace import report
 
         seen = self._sampler.observations()
+        seen.stale = seen.stale or outcome.stale
         deaths = explained.deaths if explained else []
         calls = explained.calls if explained else []
         return report.build(statistics, seen, command, outcome.status, outcome.duration, deaths, calls)

@@ -24,6 +24,7 @@ from typing import NoReturn, Protocol
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
 from shmfs.sandbox import command as child
+from shmfs.trace.records import Stale
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Outcome:
     """Processes (pid, command) that it left behind and that had to be killed."""
     duration: float
     """Seconds from its start to its end, without the processes that it left."""
+    stale: Stale | None = None
+    """What was not sampled any more, because looking for processes failed."""
 
 
 def run(
@@ -121,6 +124,7 @@ class _Supervisor:
     ) -> None:
         self._server = server
         self._sample = sample
+        self._stale: Stale | None = None
         self._interval = interval
         self._namespace = namespaces.mount_namespace(server)
         self._own_namespace = namespaces.mount_namespace("self")
@@ -225,7 +229,7 @@ class _Supervisor:
         assert self._status is not None  # noqa: S101
         killed = max(0, -self._status)
         status = 128 + killed if killed else self._status
-        return Outcome(status, killed, sorted(self._left.items()), self._duration)
+        return Outcome(status, killed, sorted(self._left.items()), self._duration, self._stale)
 
     def pids(self) -> set[int]:
         """Return the live processes of the sandbox, without its server.
@@ -322,8 +326,10 @@ class _Supervisor:
         try:
             if self._sample is not None:
                 self._sample(self.pids())
-        except Exception:
+        except Exception as error:
             log.exception("sampling failed and was switched off")
+            why = f"{type(error).__name__}: {error}"
+            self._stale = Stale("supervisor", ["mapped_by", "shared", "sample"], time.time_ns(), why)
             self._sample = None
         return time.thread_time() - begin
 

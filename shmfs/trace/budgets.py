@@ -113,10 +113,18 @@ FIGURES = {
         rests_on=("segments", "nlink", "evicted"),
     ),
     "refused": Figure(
-        "allocation that a limit refused", "allocations that a limit refused", "mm", _refused, ("refused",)
+        "allocation that a limit refused",
+        "allocations that a limit refused",
+        "mm",
+        _refused,
+        ("refused", "refusals"),
     ),
     "sigbus": Figure(
-        "touched page that ended in SIGBUS", "touched pages that ended in SIGBUS", "perf", _sigbus
+        "touched page that ended in SIGBUS",
+        "touched pages that ended in SIGBUS",
+        "perf",
+        _sigbus,
+        ("deaths",),
     ),
     "faults": Figure("page fault", "page faults", "perf", _faults("minor", "major", "failed", "unknown")),
     "faults.major": Figure("major page fault", "major page faults", "perf", _faults("major")),

@@ -4,6 +4,7 @@ It runs in a thread of the process that supervises or records, never in the daem
 wait for the one who writes down that it happened.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -28,6 +29,7 @@ from shmfs.trace.pending import Pending
 from shmfs.trace.perf import Event, Perf
 from shmfs.trace.processes import everybody, read_file
 from shmfs.trace.proofs import Proofs
+from shmfs.trace.records import Stale
 from shmfs.trace.registry import Registry, Sink
 from shmfs.trace.signals import Failures
 from shmfs.trace.tasks import children
@@ -40,7 +42,7 @@ _ROUND = 0.1
 _RECHECK = 1_000_000_000
 """Nanoseconds between two looks for the effects of lost records, at least."""
 _STOP = b"x"
-FIGURES = ["fault", "map", "process", "events", "sample"]
+FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
 """What is missing in a trace whose recorder has failed: everything, for all goes through it."""
 
 
@@ -67,6 +69,8 @@ class Recorder:
         """
         self.failure = ""
         """Why the recorder gave up, a sentence."""
+        self.stale: Stale | None = None
+        """What is missing since it gave up."""
         self.faults = 0
         self.kinds = np.zeros(len(KINDS), np.int64)
         """How many faults of each of KINDS."""
@@ -147,10 +151,13 @@ class Recorder:
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def catch_up(self, timeout: float = 5.0) -> bool:
-        """Return when all is written that happened before; false if `timeout` seconds are too short."""
+        """Return when all is written that happened before; false if `timeout` seconds are too short.
+
+        False at once where recording has failed.
+        """
         self._caught_up.clear()
         os.write(self._wake_write, b"c")
-        return self._caught_up.wait(timeout)
+        return not self.failure and self._caught_up.wait(timeout) and not self.failure
 
     def event(self, **fields: Any) -> None:
         """Write down something that somebody else has seen, by `inode` and `pid`; from any thread."""
@@ -190,9 +197,13 @@ class Recorder:
                 if asked:
                     self._caught_up.set()
         except Exception as failure:
-            self.failure = f"recording failed: {failure}"
+            self.failure = f"recording failed: {type(failure).__name__}: {failure}"
+            self.stale = Stale("recorder", FIGURES, time.time_ns(), self.failure)
             log.exception("recording failed and was given up")
             self._caught_up.set()
+            with contextlib.suppress(Exception):  # the writer may be what failed
+                self._writer.event(source="shmfs", **self.stale.event())
+                self._writer.flush()
 
     def _round(self, *, everything: bool, last: bool) -> None:
         """Read the rings, and work on what cannot be followed by anything earlier any more.

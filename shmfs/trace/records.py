@@ -5,6 +5,8 @@ otherwise. Every `str` here is valid Unicode: names that are not UTF-8 come with
 (`names.printable`).
 """
 
+from typing import Any
+
 from msgspec import Struct, field
 
 from shmfs.trace.amounts import clock
@@ -154,6 +156,11 @@ class Stale(Struct, frozen=True):
     since: int
     reason: str
     """The exception and the hook where it was raised."""
+
+    def event(self) -> dict[str, Any]:
+        """The fields of the event `stale` of a trace, but for its source."""
+        about = {"observer": self.observer, "figures": self.figures, "reason": self.reason}
+        return {"event": "stale", "time": self.since} | about
 
     @property
     def sentence(self) -> str:

@@ -136,7 +136,9 @@ def build(
     old = list(statistics.stale)
     if observations is not None and observations.stale is not None:
         old.append(observations.stale)
-    unsure = _is_full(statistics) or statistics.refused > recorded or stale(old, "refused")
+    unsure = (
+        _is_full(statistics) or statistics.refused > recorded or stale(old, "refused", "refusals", "deaths")
+    )
     return Report(
         command=list(command),
         status=status,

@@ -107,13 +107,7 @@ class Sampler:
             failed = Stale("sampler", FIGURES, time.time_ns(), f"{type(error).__name__}: {error}")
             self._stale = failed
             if self._tell:
-                self._tell(
-                    event="stale",
-                    source="pagemap",
-                    observer=failed.observer,
-                    figures=failed.figures,
-                    reason=failed.reason,
-                )
+                self._tell(source="pagemap", **failed.event())
         return self._stale is None
 
     def sample(self) -> None:

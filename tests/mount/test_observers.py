@@ -22,6 +22,24 @@ pytestmark = [
 
 FAILING = """
 import os, sys
+if "recorder" in os.environ["FAILING_HOOKS"] and "run" in sys.orig_argv:
+    from shmfs.trace import recorder
+
+    def round_(self, **how):
+        raise RuntimeError("made to fail")
+
+    recorder.Recorder._round = round_
+if "sampler" in os.environ["FAILING_HOOKS"] and "run" in sys.orig_argv:
+    from shmfs.sandbox import supervisor
+
+    original = supervisor._Supervisor.pids
+
+    def pids(self):
+        if sys._getframe(1).f_code.co_name == "_take_sample":
+            raise RuntimeError("made to fail")
+        return original(self)
+
+    supervisor._Supervisor.pids = pids
 if sys.argv[:1] == ["-m"] and "shmfs.fuse.daemon" in sys.orig_argv:
     from shmfs.trace import history, log
 
@@ -112,6 +130,34 @@ def test_budgets_of_run_that_rest_on_a_failing_log(failing: Any, tmp_path: Path)
     page = tmp_path / "page.html"
     assert shmfs("report", "--html", page, trace).returncode == 0
     assert "events: as of " in page.read_text()
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["plain", "traced"])
+def test_run_with_a_recorder_that_fails(failing: Any, tmp_path: Path, traced: bool) -> None:
+    """Its report is made all the same, and says what is missing; shmfs has failed, so the status is 125."""
+    failing("recorder")
+    report, trace = tmp_path / "report.json", tmp_path / "t.shmtrace"
+    wanted = ("--trace", trace) if traced else ()
+    done = shmfs("run", "--json", "--report", report, *wanted, "--", sys.executable, "-c", PROGRAM)
+    assert done.returncode == 125
+    assert "recording failed: RuntimeError: made to fail" in done.stderr
+    (failed,) = json.loads(report.read_text())["stale"]
+    assert failed["observer"] == "recorder"
+    assert {"deaths", "refusals", "fault"} <= set(failed["figures"])
+    if traced:
+        told = json.loads(shmfs("report", "--json", trace).stdout)
+        assert [one["observer"] for one in told["stale"]] == ["recorder"]
+
+
+def test_run_whose_processes_cannot_be_sampled(failing: Any, tmp_path: Path) -> None:
+    failing("sampler")
+    report = tmp_path / "report.json"
+    done = shmfs("run", "--json", "--report", report, "--", sys.executable, "-c", PROGRAM)
+    assert done.returncode == 0
+    found = json.loads(report.read_text())
+    (failed,) = found["stale"]
+    assert failed["figures"] == ["mapped_by", "shared", "sample"]
+    assert {one["source"]: one["exact"] for one in found["sources"]}["fuse"] is True
 
 
 def test_ps_says_what_is_stale(failing: Any, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_it_fits(width):
         ("segments>0", FIGURES["create"]),
         ("page_ins>0", FIGURES["page_in"]),
         ("lost>0", ("events",)),
+        ("sigbus", recorder_module.FIGURES),
+        ("refused", ("refusals",)),
     ],
 )
 def test_budgets_on_stale_figures_could_not_be_measured(budget, figures):
@@ -273,7 +275,8 @@ def test_a_recorder_that_fails_says_so_in_what_it_writes(monkeypatch):
     assert recorder.failure == "recording failed: ZeroDivisionError: division by zero"
     (event,) = [one for one in sink.kept if one["event"] == "stale"]
     assert (event["observer"], event["reason"]) == ("recorder", recorder.failure)
-    assert "fault" in event["figures"]
+    assert event["figures"] == recorder.stale.figures
+    assert {"fault", "deaths", "refusals"} <= set(event["figures"])
     began = time.monotonic()
     assert not recorder.catch_up(60)  # at once
     assert time.monotonic() - began < 30
@@ -283,7 +286,7 @@ def test_a_recorder_that_fails_says_so_in_what_it_writes(monkeypatch):
 def test_a_recording_that_failed_measures_nothing_and_its_trace_says_so(tmp_path, monkeypatch):
     from shmfs.errors import ShmfsError
 
-    monkeypatch.setattr("shmfs.trace.recording._perf", lambda pid, device: (None, ""))
+    monkeypatch.setattr("shmfs.trace.recording._perf", lambda pid, device, **what: (None, ""))
     recording = RealRecording(str(tmp_path / "t"), Subject("/mnt", "0:57", "managed"), pid=1)
     monkeypatch.setattr(recording.recorder, "_round", lambda **how: 1 / 0)
     recording.start()
