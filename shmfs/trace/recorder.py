@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, in_order
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, faults_of, in_order
 from shmfs.trace.exits import Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.input import Input, proofs, refusals
@@ -206,6 +206,8 @@ class Recorder:
                 decoded = decode(data, self._perf.events, number)
                 self._samples += decoded.samples
                 self._failures.take(decoded.signals, decoded.failed_calls)
+                if self._perf and not self._perf.tracepoints:  # which have them among the samples
+                    self._samples += faults_of(decoded.signals)
                 self._changes += decoded.changes
                 for change in decoded.changes:
                     if isinstance(change, Fork) and change.tid == change.pid:
