@@ -94,7 +94,8 @@ class Recorder:
         )
         self._proofs = Proofs(device, root.rstrip("/"))
         self._pending = Pending(self._proofs, self._statuses.of, self._write_one)
-        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=moves_seen)
+        recorded = perf is not None and perf.faults  # each with its SIGBUS, see `_round`
+        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=recorded)
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0

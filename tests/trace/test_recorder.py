@@ -42,6 +42,7 @@ class FakePerf:
 
     def __init__(self, *, tracepoints: bool) -> None:
         self.tracepoints = self.returns = tracepoints
+        self.faults = True
         self.filemap = False
         self.events: dict[int, Event] = {}
         self.rings = [Ring([])]
@@ -261,6 +262,7 @@ def test_the_signal_is_the_proof_where_it_is_seen(session: Any, code: int) -> No
     one.recorder._round(everything=True, last=False)
     one.round()
     assert one.kinds() == {6: [UNKNOWN], 7: [FAILED if code else UNKNOWN]}
+    assert [fault.page for fault in one.deaths.faults] == ([7] if code else [])
 
 
 def test_an_exit_by_signal_7(session: Any) -> None:
