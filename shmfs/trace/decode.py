@@ -117,7 +117,7 @@ def grouped(keys: NDArray[np.uint32]) -> tuple[NDArray[np.intp], NDArray[np.intp
     return order, np.flatnonzero(np.concatenate(([True], known[1:] != known[:-1])))
 
 
-_NONE = [np.zeros(0, kind) for kind in ("<u8", "<u8", "<u8", "<u4", "<u4", "u1", "u1", "u1")]
+_NONE: list[Column] = [np.zeros(0, kind) for kind in ("<u8", "<u8", "<u8", "<u4", "<u4", "u1", "u1", "u1")]
 
 READ, WRITE, EXECUTE = 1, 2, 3
 _SIG_IGN = 1  # and SIG_DFL is 0
@@ -376,6 +376,25 @@ def _signals(rows: NDArray[np.void], found: Decoded) -> None:
         found.signals.append(
             Signal(time, pid, tid, number, code, int(row["address"]), sender, call, arguments)
         )
+
+
+_SIGBUS, _BUS_MCEERR_AO = 7, 5
+
+
+def faults_of(signals: list[Signal]) -> list[Samples]:
+    """Return samples of SIGBUS for the signals that a fault of their thread caused, in the order of time.
+
+    BUS_MCEERR_AO is of a broken page that the thread has not touched.
+    """
+    rows = [
+        (one.time, 0, 0, one.pid, one.tid, Event.SIGBUS, 0, 0)
+        for one in signals
+        if one.number == _SIGBUS and one.code > 0 and one.code != _BUS_MCEERR_AO
+    ]
+    if not rows:
+        return []
+    columns = zip(zip(*rows, strict=True), _NONE, strict=True)
+    return [Samples(*(np.array(column, known.dtype) for column, known in columns))]
 
 
 def _other(record: bytes, header: int, found: Decoded) -> None:

@@ -101,6 +101,8 @@ class Perf:
         """What the identifier in a sample stands for; those of software events are not among them."""
         self.notes: list[str] = []
         """What the kernel did not permit, a sentence each."""
+        self.faults = faults
+        """Whether there are samples of faults."""
         self.tracepoints = False
         """Whether a fault is a record of exceptions:page_fault_user, with its error code."""
         self.rings: list[Ring] = []
@@ -111,7 +113,6 @@ class Perf:
         self.returns = False
         """Whether returns from handlers of signals are seen."""
         self._pid = pid
-        self._faults = faults
         self._device = device
         self._ends = contextlib.ExitStack()
         try:
@@ -140,7 +141,7 @@ class Perf:
 
     def _open_all(self) -> None:
         ring.access()  # before anything is opened whose records could not be read
-        if not self._faults:
+        if not self.faults:
             self._open_plan([])
             return
         plan, reason = self._plan_of_tracepoints()

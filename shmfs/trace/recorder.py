@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, in_order
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, faults_of, in_order
 from shmfs.trace.exits import Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.input import Input, proofs, refusals
@@ -98,7 +98,8 @@ class Recorder:
         )
         self._proofs = Proofs(device, root.rstrip("/"))
         self._pending = Pending(self._proofs, self._statuses.of, self._write_one)
-        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=moves_seen)
+        recorded = perf is not None and perf.faults  # each with its SIGBUS, see `_round`
+        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=recorded)
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
@@ -217,6 +218,8 @@ class Recorder:
                 decoded = decode(data, self._perf.events, number)
                 self._samples += decoded.samples
                 self._failures.take(decoded.signals, decoded.failed_calls)
+                if self._perf and not self._perf.tracepoints:  # which have them among the samples
+                    self._samples += faults_of(decoded.signals)
                 self._changes += decoded.changes
                 for change in decoded.changes:
                     if isinstance(change, Fork) and change.tid == change.pid:

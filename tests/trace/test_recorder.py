@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from shmfs.trace import pending, recorder, stream
+from shmfs.trace import pending, recorder, signals, stream
 from shmfs.trace.deaths import Touched
-from shmfs.trace.decode import Change, Decoded, Exec, Exit, Fork, Mmap
+from shmfs.trace.decode import Change, Decoded, Exec, Exit, Fork, Mmap, Signal
 from shmfs.trace.format import Meta
 from shmfs.trace.outcomes import FAILED, MINOR, UNKNOWN
 from shmfs.trace.perf import Event
@@ -42,6 +42,7 @@ class FakePerf:
 
     def __init__(self, *, tracepoints: bool) -> None:
         self.tracepoints = self.returns = tracepoints
+        self.faults = True
         self.filemap = False
         self.events: dict[int, Event] = {}
         self.rings = [Ring([])]
@@ -64,7 +65,7 @@ class Explained:
     def __init__(self) -> None:
         self.faults: list[Touched] = []
 
-    def failed(self, fault: Touched) -> None:
+    def failed(self, fault: Touched, survey: None = None) -> None:
         self.faults.append(fault)
 
     def told(self, event: dict[str, Any]) -> None:
@@ -75,6 +76,15 @@ class Explained:
 
     def settle(self, *, last: bool = False) -> None:
         """Nothing waits."""
+
+    def ended(self, process: Touched, status: int | None) -> None:
+        """The faults are looked at."""
+
+    def survey(self, pid: int) -> None:
+        """There is no mount."""
+
+    def stray(self, pid: int, why: str) -> None:
+        """The faults are looked at."""
 
 
 class Session:
@@ -242,6 +252,20 @@ def test_a_page_behind_the_end_of_the_file(session: Any) -> None:
     one.round(*begin(), faults=[(10, GONE, FAULT, 7, 9), (11, GONE + 1, FAULT, 6, 9)])
     one.round(Exit(20, GONE, GONE))
     assert one.kinds()[7] == [FAILED]
+
+
+@pytest.mark.parametrize("code", [2, 0])
+def test_the_signal_is_the_proof_where_it_is_seen(session: Any, code: int) -> None:
+    """But kill(2) has sent that with a code of 0; it is of the newest fault of its thread, not of others."""
+    one = session()
+    one.lives[GONE] = Life(0, frozenset({GONE}))
+    one.round(*begin(), faults=[(10, GONE, FAULT, 6, 9), (11, GONE, FAULT, 7, 9)])
+    signal = Signal(one.start + 12, GONE, GONE, signals.SIGBUS, code, 7 << 12, 0, 0, (0, 0, 0))
+    one.perf.rings[0].records.append(Decoded(signals=[signal]))
+    one.recorder._round(everything=True, last=False)
+    one.round()
+    assert one.kinds() == {6: [UNKNOWN], 7: [FAILED if code else UNKNOWN]}
+    assert [fault.page for fault in one.deaths.faults] == ([7] if code else [])
 
 
 def test_an_exit_by_signal_7(session: Any) -> None:

@@ -1,15 +1,11 @@
 """Faults on the kernel's own tmpfs, as the recorder sees them and as the processes know them."""
 
-import contextlib
-import json
 import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch, mounts
+from shmfs.fuse import launch
 from shmfs.testing.plugin import why_absent
 from shmfs.trace import perf, stream
 from shmfs.trace.attribution import Area, Space
@@ -27,79 +23,8 @@ from shmfs.trace.decode import WRITE, decode
 from shmfs.trace.exits import Exits
 from shmfs.trace.outcomes import FAILED, MAJOR, MINOR
 from shmfs.trace.recording import Recording, Subject
+from tests.trace.conftest import SHM, Traced, refuse, seen
 from tests.trace.touching import PRELUDE
-
-SHM = "/dev/shm"
-
-Traced = Callable[..., tuple[stream.Trace, dict[int, list[tuple[str, int]]]]]
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    if mounts.containing(SHM) is None or mounts.containing(SHM).fstype != "tmpfs":
-        pytest.skip("needs a tmpfs of the kernel on /dev/shm")
-    with tempfile.TemporaryDirectory(prefix="shmfs-test-", dir=SHM) as path:
-        yield Path(path)
-
-
-@pytest.fixture(params=["tracepoints", "software"])
-def traced(
-    request: pytest.FixtureRequest, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Traced:
-    """Runs a program under the recorder: its trace, and what each process says that it touched."""
-    if request.param == "software":
-        monkeypatch.setattr(perf.Perf, "_by_tracepoints", staticmethod(refuse))
-    elif os.geteuid() != 0:
-        pytest.skip("tracepoints need root")
-
-    def run(program: str, *arguments: str) -> tuple[stream.Trace, dict[int, list[tuple[str, int]]]]:
-        status = os.stat(directory)
-        subject = Subject(SHM, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}", "tmpfs")
-        gate, opener = os.pipe()
-        command = [sys.executable, "-S", "-c", PRELUDE + program, str(directory), *arguments]
-        wait = f"import os, sys; os.read({gate}, 1) and os.execv(sys.argv[1], sys.argv[1:])"
-        child = subprocess.Popen(
-            [sys.executable, "-S", "-c", wait, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            pass_fds=(gate,),
-        )
-        os.close(gate)
-        with child as process, contextlib.ExitStack() as ends:
-            ends.callback(process.kill)
-            ends.callback(os.close, opener)
-            recording = Recording(str(tmp_path / "trace"), subject, pid=process.pid)
-            ends.callback(recording.stop)
-            if request.param == "tracepoints" and not recording._perf.tracepoints:
-                pytest.skip(f"the kernel permits no tracepoints: {recording._perf.notes}")
-            recording.start()
-            os.write(opener, b"x")
-            said, _ = process.communicate(timeout=60)
-        assert recording.recorder.lost == 0
-        told: dict[int, list[tuple[str, int]]] = {}
-        for line in said.splitlines():
-            pid, touched = json.loads(line)
-            told.setdefault(pid, []).extend((name, page) for name, page in touched)
-        return stream.Trace(tmp_path / "trace"), told
-
-    return run
-
-
-def refuse(tracing: str) -> Any:
-    raise PermissionError
-
-
-def seen(trace: stream.Trace, kind: int = MINOR) -> dict[int, list[tuple[str, int]]]:
-    """The faults by pid, in order."""
-    pids = {one["process"]: one["pid"] for one in trace.processes}
-    names = {one["segment"]: os.path.basename(one["path"]) for one in trace.segments}
-    found: dict[int, list[tuple[str, int]]] = {}
-    faults = trace.fault_array()
-    for fault in np.sort(faults[faults["kind"] == kind], order="time"):
-        found.setdefault(pids[int(fault["process"])], []).append(
-            (names[int(fault["segment"])], int(fault["page"]))
-        )
-    return found
 
 
 def test_every_fault_of_several_processes_in_order(traced: Traced) -> None:
