@@ -1,0 +1,191 @@
+"""What a program knows of itself: its log, made into touches, processes and segments."""
+
+import signal
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from tests.search.execute import Outcome
+from tests.search.program import Record
+
+NEVER = 1 << 62
+START, FORKED, THREAD, DAEMON, EXECUTED = range(5)
+"""How a role began: the first argument of the record "start"."""
+STORE, NESTED, KERNEL = 1, 2, 4
+"""Bits of a touch."""
+
+
+@dataclass
+class Touch:
+    """One access to one page, by the program or by the kernel for it."""
+
+    begin: int
+    end: int
+    pid: int
+    tid: int
+    inode: int
+    page: int
+    store: bool
+    nested: bool
+    kernel: bool
+    minor: int = 0
+    major: int = 0
+    signal: int = 0
+    """That it ended in; negative: an error number of the kernel's access."""
+    where: int = -1
+    """Page of si_addr."""
+    finished: bool = True
+    moved: bool = False
+    """Whether mremap(2) had moved the mapping."""
+    step: str = ""
+
+    def __str__(self) -> str:
+        what = f"{'store' if self.store else 'load'}{' in a handler' * self.nested}{' by the kernel' * self.kernel}"
+        ended = (
+            f"signal {self.signal}" if self.signal > 0 else f"error {-self.signal}" if self.signal else "done"
+        )
+        result = f"minor={self.minor} major={self.major} {ended}" if self.finished else "not finished"
+        return f"pid {self.pid} tid {self.tid} {what} inode {self.inode} page {self.page}: {result} [{self.step}]"
+
+
+@dataclass
+class Process:
+    """One process of the program."""
+
+    pid: int
+    parent: int | None = None
+    """None for the first."""
+    began: int = NEVER
+    last: int = 0
+    """End of its last record."""
+    before: bool = False
+    """Whether it ran before the recording began."""
+    status: int | None = None
+    """As a shell shows it; None where nobody knows."""
+    executed: bool = False
+    mapped: set[int] = field(default_factory=set)
+    """Inodes."""
+    forked: list[int] = field(default_factory=list)
+
+
+class Truth:
+    """All of it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.touches: list[Touch] = []
+        self.processes: dict[int, Process] = {}
+        self.names: dict[int, set[str]] = defaultdict(set)
+        """Every name that an inode was opened by, "" for O_TMPFILE."""
+        self.mappings: list[Record] = []
+        self.contaminated = 0
+        """Touches of nothing that faulted nevertheless: the bracket is not as quiet as it should be."""
+        self.gate = 0
+        gates = [record.end for record in outcome.log if record.name == "gate"]
+        if outcome.target.startswith("record"):
+            self.gate = max(gates, default=NEVER)
+        self._open: dict[int, list[Touch]] = defaultdict(list)
+        self._moved: dict[tuple[int, int], bool] = {}
+        for record in outcome.log:
+            self._take(record)
+        self._finish()
+
+    def _take(self, record: Record) -> None:
+        process = self.processes.setdefault(record.pid, Process(record.pid))
+        process.began = min(process.began, record.begin)
+        process.last = max(process.last, record.end)
+        handler = getattr(self, f"_take_{record.name}", None)
+        if handler:
+            handler(record, process)
+
+    def _take_start(self, record: Record, process: Process) -> None:
+        how, parent = record.a[:2]
+        if how in (FORKED, DAEMON):
+            process.parent = parent
+            if how == FORKED:
+                process.mapped |= self.processes[parent].mapped if parent in self.processes else set()
+        if how == EXECUTED:
+            process.executed = True
+        if how in (START, EXECUTED):
+            self._moved = {key: moved for key, moved in self._moved.items() if key[0] != record.pid}
+
+    def _take_fork(self, record: Record, process: Process) -> None:
+        child = record.a[0]
+        if child > 0:
+            process.forked.append(child)
+            known = self.processes.setdefault(child, Process(child))
+            known.parent = record.pid
+            known.began = min(known.began, record.end)
+            if record.a[2]:
+                known.status = 0  # it forks and ends
+
+    _take_daemon = _take_fork
+
+    def _take_exit(self, record: Record, process: Process) -> None:
+        process.status = record.a[0] & 0xFF
+
+    def _take_wait(self, record: Record, process: Process) -> None:
+        child, status = record.a[:2]
+        known = self.processes.setdefault(child, Process(child))
+        known.status = 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+
+    def _take_open(self, record: Record, process: Process) -> None:
+        if record.a[0] >= 0:
+            self.names[record.a[1]].add(f"/s{record.a[3]}")
+
+    def _take_tmpfile(self, record: Record, process: Process) -> None:
+        if record.a[0] >= 0:
+            self.names[record.a[1]].add("")
+
+    def _take_mmap(self, record: Record, process: Process) -> None:
+        if record.a[0] == 0:
+            process.mapped.add(record.a[1])
+            self.mappings.append(record)
+            self._moved[record.pid, record.a[5] >> 8] = False
+
+    def _take_mremap(self, record: Record, process: Process) -> None:
+        if record.a[0] == 0:
+            self._moved[record.pid, record.a[5]] = True
+
+    def _take_begin(self, record: Record, process: Process) -> None:
+        inode, page, store, how, slot, _ = record.a
+        touch = Touch(
+            record.begin, NEVER, record.pid, record.tid, inode, page, bool(store), how == 1, how == 4,
+            finished=False,
+            moved=self._moved.get((record.pid, slot), True),  # inherited: not known
+            step=f"role {record.role} step {record.step}",
+        )  # fmt: skip
+        if touch.begin >= self.gate:
+            self.touches.append(touch)
+        self._open[record.tid].append(touch)
+
+    def _take_touched(self, record: Record, process: Process) -> None:
+        touch = self._open[record.tid].pop()
+        touch.begin, touch.end, touch.finished = record.begin, record.end, True
+        touch.minor, touch.major = record.a[3] >> 32, record.a[3] & 0xFFFFFFFF
+        touch.signal, touch.where = record.a[4:6]
+
+    def _take_settled(self, record: Record, process: Process) -> None:
+        pass
+
+    def _finish(self) -> None:
+        first = self.outcome.log[0].pid if self.outcome.log else None
+        if first is not None:
+            self.processes[first].status = self.outcome.status
+            if self.outcome.target.startswith("record") and any(
+                one.name == "gate" for one in self.outcome.log
+            ):
+                self.processes[first].before = True
+        # A touch that a jump out of a handler's touch skipped stays open though its thread went on.
+        ends = defaultdict(int)
+        for record in self.outcome.log:
+            ends[record.tid] = max(ends[record.tid], record.end)
+        for touches in self._open.values():
+            for touch in touches:
+                touch.end = NEVER
+        for process in self.processes.values():
+            process.before = process.before or process.began < self.gate
+
+    def died_of_bus(self, pid: int) -> bool | None:
+        """Whether a process died of signal 7; None where that is not known."""
+        status = self.processes[pid].status
+        return None if status is None else status == 128 + signal.SIGBUS
