@@ -111,6 +111,8 @@ def go(search: Search, arguments: argparse.Namespace) -> int:
             if not differences:
                 continue
             found += 1
+            if arguments.keep:
+                search.runner.keep(f"{number + at}")
             print(f"{label}: program {number + at} differs, {len(differences)} times:", flush=True)
             print("\n".join(f"  {sentence}" for sentence in differences[:SHOWN]), flush=True)
             if not arguments.keep_going:

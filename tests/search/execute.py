@@ -4,6 +4,7 @@ import contextlib
 import json
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,10 @@ class Runner:
         if self.how == "run":
             return [self._under_run(program, place / str(number)) for number, program in enumerate(programs)]
         return self._under_record(programs, place)
+
+    def keep(self, name: str) -> None:
+        """Copy what the last run left."""
+        shutil.copytree(self.base / f"{self._count % 4}", self.base / name, dirs_exist_ok=True)
 
     def _command(self, program: Program, directory: str, stem: Path) -> list[str]:
         Path(f"{stem}.program").write_text(program.text())
@@ -167,8 +172,7 @@ class Runner:
         """Wait for processes that nobody waited for; all of them end by themselves."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            pids = {record.pid for record in read_log(path)}
-            if not any(_is_actor(pid, self.actor) for pid in pids):
+            if not any(_is_actor(pid, self.actor) for pid in os.listdir("/proc") if pid.isdecimal()):
                 return read_log(path)
             time.sleep(0.01)
         raise Hung("a process of the program does not end")
@@ -190,7 +194,7 @@ class Runner:
                 subprocess.run([*SHMFS, "umount", where], check=False, timeout=PATIENCE)
 
 
-def _is_actor(pid: int, actor: Path) -> bool:
+def _is_actor(pid: str, actor: Path) -> bool:
     try:
         return os.readlink(f"/proc/{pid}/exe") == str(actor)
     except OSError:
