@@ -9,6 +9,7 @@ import numpy as np
 from shmfs import trace
 from tests.search.execute import Outcome
 from tests.search.masks import MASKS
+from tests.search.reports import Reports
 from tests.search.truth import Process, Touch, Truth
 
 UNKNOWN, MINOR, MAJOR, FAILED = range(4)
@@ -57,7 +58,8 @@ class Comparison:
         self._compare_processes()
         self._compare_faults()
         self._compare_segments()
-        self._compare_deaths()
+        self.truth.offset, self.truth.has_access = self.offset + self.shift, self.has_access
+        Reports(self.truth, self.differences, self.tolerated).run(self.events, self.pids, self.segments)
         return self
 
     def _differs(self, sentence: str) -> None:
@@ -280,25 +282,6 @@ class Comparison:
             self._differs(
                 f"the segment of inode {segment['inode']} is named {path}, opened as {sorted(names)}"
             )
-
-    # ---- deaths
-
-    def _compare_deaths(self) -> None:
-        failed = {(touch.pid, touch.inode, touch.page) for touch in self.truth.touches if touch.signal > 0}
-        for touch in self.truth.touches:
-            if not touch.finished and self.truth.died_of_bus(touch.pid) is not False:
-                failed.add((touch.pid, touch.inode, touch.page))
-            if touch.kernel and touch.signal < 0:
-                failed.add((touch.pid, touch.inode, touch.page))
-        for event in self.events:
-            if event["event"] != "sigbus" or event["time"] - self.offset - self.shift < self.truth.gate:
-                continue
-            pid = self.pids.get(event["process"])
-            if pid not in self.truth.processes:
-                continue
-            inode = self.segments[event["segment"]]["inode"] if event["segment"] is not None else None
-            if inode is not None and (pid, inode, event["page"]) not in failed:
-                self._differs(f"a SIGBUS that did not happen: pid {pid} {event['path']} page {event['page']}")
 
 
 def _words(kinds: Counter[int]) -> str:

@@ -51,6 +51,11 @@ MASKS: dict[str, Mask] = {
         "any number of failed faults at that page, in read(2) or write(2) that ended in EFAULT",
         "the kernel tries to copy more than once, and no signal says which attempt failed",
     ),
+    "short writes": Mask(
+        RUN,
+        "a write that was cut short counts as a refusal, or not",
+        "the kernel asks page by page or once, and a write that got something is no error",
+    ),
     "records were lost": Mask(
         ALL, "what is missing passes where the report says that records were lost", "a ring was full"
     ),

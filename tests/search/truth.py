@@ -77,8 +77,16 @@ class Truth:
         self.names: dict[int, set[str]] = defaultdict(set)
         """Every name that an inode was opened by, "" for O_TMPFILE."""
         self.mappings: list[Record] = []
-        self.contaminated = 0
-        """Touches of nothing that faulted nevertheless: the bracket is not as quiet as it should be."""
+        self.creators: dict[int, set[int]] = {}
+        """Who may have created each inode: several where they opened it at once."""
+        self.openers: dict[int, set[int]] = defaultdict(set)
+        self.sent_bus: set[int] = set()
+        """Processes that signal 7 was sent to by somebody."""
+        self.renamed = any(one.name == "rename" and one.a[0] == 0 for one in outcome.log)
+        self.offset = 0
+        """Of CLOCK_MONOTONIC to the times of the trace."""
+        self.has_access = False
+        """Whether the trace has reads and writes, so that nothing about mappings is missing."""
         self.gate = 0
         gates = [record.end for record in outcome.log if record.name == "gate"]
         if outcome.target.startswith("record"):
@@ -130,11 +138,24 @@ class Truth:
 
     def _take_open(self, record: Record, process: Process) -> None:
         if record.a[0] >= 0:
-            self.names[record.a[1]].add(f"/s{record.a[3]}")
+            self.names[record.a[1]].add("" if record.name == "tmpfile" else f"/s{record.a[3]}")
+            self.openers[record.a[1]].add(record.pid)
 
-    def _take_tmpfile(self, record: Record, process: Process) -> None:
-        if record.a[0] >= 0:
-            self.names[record.a[1]].add("")
+    _take_tmpfile = _take_open
+
+    def _find_creators(self) -> None:
+        """Somebody who opened an inode before anybody else had it."""
+        opens: dict[int, list[Record]] = defaultdict(list)
+        for record in self.outcome.log:
+            if record.name in ("open", "tmpfile") and record.a[0] >= 0:
+                opens[record.a[1]].append(record)
+        for inode, records in opens.items():
+            first = min(record.end for record in records)
+            self.creators[inode] = {record.pid for record in records if record.begin <= first}
+
+    def _take_kill(self, record: Record, process: Process) -> None:
+        if record.a[1] == signal.SIGBUS:
+            self.sent_bus.add(record.a[0])
 
     def _take_mmap(self, record: Record, process: Process) -> None:
         if record.a[0] == 0:
@@ -164,10 +185,8 @@ class Truth:
         touch.minor, touch.major = record.a[3] >> 32, record.a[3] & 0xFFFFFFFF
         touch.signal, touch.where = record.a[4:6]
 
-    def _take_settled(self, record: Record, process: Process) -> None:
-        pass
-
     def _finish(self) -> None:
+        self._find_creators()
         first = self.outcome.log[0].pid if self.outcome.log else None
         if first is not None:
             self.processes[first].status = self.outcome.status
@@ -184,6 +203,25 @@ class Truth:
                 touch.end = NEVER
         for process in self.processes.values():
             process.before = process.before or process.began < self.gate
+
+    @property
+    def killed(self) -> bool:
+        """Whether some process did not end by itself: what it did last is not in its log."""
+        return any(process.status is None or process.status >= 128 for process in self.processes.values())
+
+    def last_census(self) -> list[Record] | None:
+        """What the first process found at its end, if nobody else was there any more."""
+        log = self.outcome.log
+        first = log[0].pid if log else 0
+        found = [record for record in log if record.name == "census" and record.pid == first]
+        if not found:
+            return None
+        last = [record for record in found if record.step == found[-1].step and record.role == found[-1].role]
+        begin = last[0].begin
+        others = [process for process in self.processes.values() if process.pid != first]
+        quiet = all(process.last < begin and process.status is not None for process in others)
+        after = [one for one in log if one.begin > last[-1].end and one.name not in ("exit", "census", "settled")]
+        return last if quiet and not after else None
 
     def died_of_bus(self, pid: int) -> bool | None:
         """Whether a process died of signal 7; None where that is not known."""
