@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ SHOWN = 12
 class Search:
     """Runs programs for one target, and counts."""
 
-    def __init__(self, base: Path, target: str) -> None:
+    def __init__(self, base: Path, target: str, ignored: str | None = None) -> None:
+        self.ignored = re.compile(ignored or r"(?!)")
         self.runner = Runner(base, target)
         self.target = target
         self.programs = self.steps = self.touches = self.rows = 0
@@ -45,7 +47,7 @@ class Search:
             self.touches += len(comparison.truth.touches)
             self.rows += comparison.rows
             self.tolerated += comparison.tolerated
-            found.append(comparison.differences)
+            found.append([one for one in comparison.differences if not self.ignored.search(one)])
         return found
 
     def __str__(self) -> str:
@@ -68,6 +70,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="a directory for logs and traces, which stays"
     )
+    parser.add_argument(
+        "--ignore", metavar="REGEX", help="differences that are known, while others are looked for"
+    )
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root, to mount file systems and to see every fault")
@@ -75,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shmfs-search-", ignore_cleanup_errors=True) as base:
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
-        search = Search(arguments.keep or Path(base), arguments.target)
+        search = Search(arguments.keep or Path(base), arguments.target, arguments.ignore)
         if arguments.replay:
             return replay(search, arguments)
         return go(search, arguments)

@@ -250,6 +250,8 @@ static void start_child(struct context *c, int role, int daemonised) {
     if (c->is_thread || c->child_count == CHILDREN)
         return;
     uint64_t begin = now();
+    int wanted = c->handler_map;
+    c->handler_map = -1; /* no handler touches a page before all is settled */
     pid_t child = fork();
     if (child == 0 && daemonised) {
         setsid();
@@ -264,6 +266,7 @@ static void start_child(struct context *c, int role, int daemonised) {
         c->step = 0;
         parent = daemonised ? 0 : above;
         settle(c);
+        c->handler_map = wanted;
         emit(c, OP_START, begin, 1 + 2 * daemonised, daemonised ? middle : above, 0, 0, 0, 0);
         run(c);
         join(c);
@@ -271,6 +274,7 @@ static void start_child(struct context *c, int role, int daemonised) {
         _exit(0);
     }
     settle(c);
+    c->handler_map = wanted;
     emit(c, OP_FORK, begin, child < 0 ? -errno : child, role, daemonised, 0, 0, 0);
     if (child > 0)
         c->children[c->child_count++] = child;
@@ -538,7 +542,7 @@ static void execute(struct context *c, struct step *s) {
     case OP_GATE: /* what comes now is recorded: the search makes the file */
         emit(c, s->op, begin, 0, 0, 0, 0, 0, 0);
         snprintf(path, sizeof path, "%s.gate", log_path);
-        while (access(path, F_OK))
+        for (int i = 0; access(path, F_OK) && i < 30000; i++) /* a minute: the search may have been killed */
             usleep(2000);
         break;
     }

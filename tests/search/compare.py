@@ -109,6 +109,8 @@ class Comparison:
             parent = self.pids.get(number) if number is not None else None
             if parent != process.parent and (parent is not None or self.outcome.target.startswith("run")):
                 self._differs(f"process {pid} has the parent {parent}, not {process.parent}")
+        if reported["command"] != process.command:
+            self._differs(f"process {pid} is named {reported['command']!r}, it is {process.command!r}")
         ended = reported.get("exit")
         if ended is not None:
             if ended < start:
@@ -290,10 +292,12 @@ def _words(kinds: Counter[int]) -> str:
 
 def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
     """The innermost touch of that page at a time."""
-    last = bisect_right(touches, when, key=lambda touch: touch.begin)
-    for touch in reversed(touches[max(0, last - 3) : last]):
+    for at in range(bisect_right(touches, when, key=lambda touch: touch.begin) - 1, -1, -1):
+        touch = touches[at]
         if touch.end >= when and (touch.inode, touch.page) == (inode, page):
             return touch
+        if not touch.nested and touch.end < when:
+            break  # it began after all that is before it had ended
     return None
 
 

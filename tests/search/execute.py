@@ -4,6 +4,7 @@ import contextlib
 import json
 import mmap
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -48,7 +49,17 @@ def compile_actor(base: Path) -> Path:
     """Build the actor; raises CalledProcessError."""
     (base / "operations.h").write_text(header())
     source, binary = Path(__file__).with_name("actor.c"), base / "actor"
-    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-Wl,-z,now", "-include", str(base / "operations.h")]
+    flags = [
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        "-Wl,-z,now",
+        "-include",
+        str(base / "operations.h"),
+    ]
     subprocess.run(["gcc", *flags, "-o", str(binary), str(source)], check=True)
     return binary
 
@@ -121,10 +132,11 @@ class Runner:
             try:
                 self._await_recording(traced, recorder)
                 for number, program in enumerate(programs):
-                    process = running if number == 0 else self._start(program, place / str(number))
+                    process, ends = running if number == 0 else self._start(program, place / str(number))
                     (place / f"{number}.log.gate").touch()
                     status = self._wait(process)
-                    log = self._until_all_end(place / f"{number}.log")
+                    _until_closed(ends)
+                    log = read_log(place / f"{number}.log")
                     sizes = {one.stat().st_ino: one.stat().st_size for one in self.mount.iterdir()}
                     done.append((program, log, status, sizes))
                     for one in self.mount.iterdir():
@@ -138,19 +150,23 @@ class Runner:
             for program, log, status, sizes in done
         ]
 
-    def _start(self, program: Program, stem: Path) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(self._command(program, str(self.mount), stem))
+    def _start(self, program: Program, stem: Path) -> "Started":
+        """Start a program; it has the write end of a pipe, which closes with the last of its processes."""
+        ends, held = os.pipe()
+        process = subprocess.Popen(self._command(program, str(self.mount), stem), pass_fds=[held])
+        os.close(held)
+        return process, ends
 
-    def _start_waiting(self, programs: list[Program], place: Path) -> "subprocess.Popen[bytes]":
+    def _start_waiting(self, programs: list[Program], place: Path) -> "Started":
         """Start the first program, and wait until it stands at its gate (or has ended before)."""
-        process = self._start(programs[0], place / "0")
+        process, ends = self._start(programs[0], place / "0")
         log = place / "0.log"
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             if log.exists() and any(record.name == "gate" for record in read_log(log)):
                 break
             time.sleep(0.005)
-        return process
+        return process, ends
 
     def _await_recording(self, traced: Path, recorder: "subprocess.Popen[bytes]") -> None:
         """Return when a mapping made now is in the trace."""
@@ -167,15 +183,6 @@ class Runner:
                     if any("canary" in segment.get("path", "") for segment in opened.segments):
                         return
         raise Hung("shmfs record does not begin")
-
-    def _until_all_end(self, path: Path) -> list[Record]:
-        """Wait for processes that nobody waited for; all of them end by themselves."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if not any(_is_actor(pid, self.actor) for pid in os.listdir("/proc") if pid.isdecimal()):
-                return read_log(path)
-            time.sleep(0.01)
-        raise Hung("a process of the program does not end")
 
     @contextlib.contextmanager
     def _mounted(self, size: int) -> Iterator[None]:
@@ -194,8 +201,14 @@ class Runner:
                 subprocess.run([*SHMFS, "umount", where], check=False, timeout=PATIENCE)
 
 
-def _is_actor(pid: str, actor: Path) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/exe") == str(actor)
-    except OSError:
-        return False
+Started = tuple["subprocess.Popen[bytes]", int]
+
+
+def _until_closed(pipe: int) -> None:
+    """Wait for processes that nobody waits for; all of them end by themselves."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    closed = poll.poll(PATIENCE * 1000)
+    os.close(pipe)
+    if not closed:
+        raise Hung("a process of the program does not end")

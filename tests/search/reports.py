@@ -105,7 +105,9 @@ class Reports:
             if bus.touches[0].moved and not self.truth.has_access:
                 self._tolerate("moved mappings")
             else:
-                self._differs(f"{where}: no death of process {bus.pid} on inode {bus.inode}: {bus.touches[0]}")
+                self._differs(
+                    f"{where}: no death of process {bus.pid} on inode {bus.inode}: {bus.touches[0]}"
+                )
 
     def _compare_death(self, death: dict[str, Any], bus: Bus, where: str) -> None:
         about = f"{where}: {_short(death)}"
@@ -233,7 +235,9 @@ class Reports:
                 self._differs(f"{row['path']} was created by {sorted(creators)}, reported {creator}")
             openers = {process["pid"] for process in row["opened_by"]}
             if openers != self.truth.openers.get(inode, set()) and not self.truth.killed:
-                self._differs(f"{row['path']} was opened by {self.truth.openers.get(inode)}, reported {openers}")
+                self._differs(
+                    f"{row['path']} was opened by {self.truth.openers.get(inode)}, reported {openers}"
+                )
         self._compare_end(rows, report)
 
     def _compare_end(self, rows: dict[int, dict[str, Any]], report: dict[str, Any]) -> None:
@@ -244,7 +248,9 @@ class Reports:
         named = {record.a[0]: record for record in census if record.a[1] >= 0}
         for inode, row in rows.items():
             if bool(row["nlink"]) != (inode in named):
-                self._differs(f"{row['path']} inode {inode}: nlink {row['nlink']}, at the end {named.get(inode)}")
+                self._differs(
+                    f"{row['path']} inode {inode}: nlink {row['nlink']}, at the end {named.get(inode)}"
+                )
         for inode, record in named.items():
             row = rows.get(inode)
             if row and (row["size"], row["resident"]) != (record.a[2], record.a[3]):

@@ -61,7 +61,11 @@ class Process:
     """Whether it ran before the recording began."""
     status: int | None = None
     """As a shell shows it; None where nobody knows."""
-    executed: bool = False
+    forked_at: int = 0
+    """When its parent called fork(2)."""
+    executed_at: int = NEVER
+    """When it ran as what it executed."""
+    command: str = ""
     mapped: set[int] = field(default_factory=set)
     """Inodes."""
     forked: list[int] = field(default_factory=list)
@@ -108,11 +112,11 @@ class Truth:
     def _take_start(self, record: Record, process: Process) -> None:
         how, parent = record.a[:2]
         if how in (FORKED, DAEMON):
-            process.parent = parent
+            process.parent, process.forked_at = parent, record.begin
             if how == FORKED:
                 process.mapped |= self.processes[parent].mapped if parent in self.processes else set()
         if how == EXECUTED:
-            process.executed = True
+            process.executed_at = record.begin
         if how in (START, EXECUTED):
             self._moved = {key: moved for key, moved in self._moved.items() if key[0] != record.pid}
 
@@ -121,10 +125,8 @@ class Truth:
         if child > 0:
             process.forked.append(child)
             known = self.processes.setdefault(child, Process(child))
-            known.parent = record.pid
+            known.parent, known.forked_at = record.pid, record.begin
             known.began = min(known.began, record.end)
-            if record.a[2]:
-                known.status = 0  # it forks and ends
 
     _take_daemon = _take_fork
 
@@ -194,15 +196,20 @@ class Truth:
                 one.name == "gate" for one in self.outcome.log
             ):
                 self.processes[first].before = True
-        # A touch that a jump out of a handler's touch skipped stays open though its thread went on.
-        ends = defaultdict(int)
-        for record in self.outcome.log:
-            ends[record.tid] = max(ends[record.tid], record.end)
+        for process in self.processes.values():
+            process.command = "exe" if self._has_executed(process, NEVER) else "actor"
         for touches in self._open.values():
             for touch in touches:
                 touch.end = NEVER
         for process in self.processes.values():
             process.before = process.before or process.began < self.gate
+
+    def _has_executed(self, process: Process, when: int) -> bool:
+        """Whether it, or who it is a copy of, had executed the actor anew: by /proc/self/exe."""
+        if process.executed_at < when:
+            return True
+        above = self.processes.get(process.parent or 0)
+        return above is not None and self._has_executed(above, process.forked_at)
 
     @property
     def killed(self) -> bool:
@@ -220,7 +227,9 @@ class Truth:
         begin = last[0].begin
         others = [process for process in self.processes.values() if process.pid != first]
         quiet = all(process.last < begin and process.status is not None for process in others)
-        after = [one for one in log if one.begin > last[-1].end and one.name not in ("exit", "census", "settled")]
+        after = [
+            one for one in log if one.begin > last[-1].end and one.name not in ("exit", "census", "settled")
+        ]
         return last if quiet and not after else None
 
     def died_of_bus(self, pid: int) -> bool | None:
