@@ -1,0 +1,67 @@
+"""What the comparison lets pass, and what the generator leaves out, each with its reason: one table."""
+
+from typing import NamedTuple
+
+
+class Mask(NamedTuple):
+    """A known limit of what shmfs can report: where, what is done about it, and why."""
+
+    targets: tuple[str, ...]
+    instead: str
+    reason: str
+
+
+MANAGED = ("run-managed", "record-managed")
+NATIVE = ("run-native", "record-native")
+RUN = ("run-managed", "run-native")
+RECORD = ("record-tmpfs", "record-managed", "record-native")
+ALL = (*RUN, *RECORD)
+
+MASKS: dict[str, Mask] = {
+    "populate a full mount": Mask(
+        MANAGED,
+        "mlock and MAP_POPULATE only where the mount is large",
+        "the kernel tries again for ever where FUSE refuses a page",
+    ),
+    "access is unknown": Mask(
+        ALL,
+        "a fault without access passes",
+        "without the tracepoints of exceptions nobody sees whether it was a read or a write",
+    ),
+    "moved mappings": Mask(
+        ALL,
+        "faults on a mapping that mremap(2) moved may be missing where the report has this note",
+        "perf has no record of it; without its tracepoint /proc is read a moment later",
+    ),
+    "killed in a touch": Mask(
+        ALL,
+        "at most one fault of any kind but failed",
+        "the program logged the beginning only, and does not know whether the touch was finished",
+    ),
+    "nobody waited": Mask(
+        ALL,
+        "any status, and any end of an unfinished touch",
+        "the parent has died, so the program does not know how the process ended",
+    ),
+    "status is unknown": Mask(
+        ALL, "null as an exit status passes", "the process connector is for root, and its buffer is bounded"
+    ),
+    "kernel access that fails": Mask(
+        ALL,
+        "any number of failed faults at that page, in read(2) or write(2) that ended in EFAULT",
+        "the kernel tries to copy more than once, and no signal says which attempt failed",
+    ),
+    "short writes": Mask(
+        RUN,
+        "a write that was cut short counts as a refusal, or not",
+        "the kernel asks page by page or once, and a write that got something is no error",
+    ),
+    "records were lost": Mask(
+        ALL, "what is missing passes where the report says that records were lost", "a ring was full"
+    ),
+}
+
+
+def masked(name: str, target: str) -> bool:
+    """Whether a mask holds for a target."""
+    return target in MASKS[name].targets
