@@ -378,6 +378,7 @@ class Recorder:
         when = change.time + self._offset
         pid = change.pid
         if isinstance(change, Fork):
+            self._known.inherit(pid, change.parent)
             if areas or not self._everybody:
                 mine = change.parent == os.getpid()
                 parent = None if mine else self._known.process(change.parent, when)
@@ -391,6 +392,8 @@ class Recorder:
                 self._known.execute(pid, when, command)
             elif not self._everybody:
                 self._known.begin(pid, when, command=command, started=when)
+            else:
+                self._known.note(pid, command)
         elif isinstance(change, Exit):
             self._end(pid, when)
             return

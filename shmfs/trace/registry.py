@@ -1,6 +1,7 @@
 """The processes and segments of a trace: their ids, and the events that introduce them."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ from shmfs.trace.format import Faults
 from shmfs.trace.names import printable
 from shmfs.trace.processes import Processes
 from shmfs.trace.tasks import monotonic
+
+_NOTED = 1 << 16
+"""Processes whose commands are remembered at most; then the one that executed longest ago is forgotten."""
 
 
 class Sink(Protocol):
@@ -51,6 +55,8 @@ class Registry:
         """When each process began, by its id, or where that is not known when it was first seen."""
         self._commands: list[str] = []
         self._known = Processes()
+        self._noted: OrderedDict[int, str] = OrderedDict()
+        """Commands of processes that are not in the trace, by pid: /proc has none of one that has ended."""
 
     # ---- segments
 
@@ -112,8 +118,25 @@ class Registry:
         known = self._known.get(pid)
         started = monotonic(known.start_time) + self._offset if known and known.start_time else None
         return self.begin(
-            pid, time, command=known.command if known else "", started=started and min(started, time)
+            *(pid, time),
+            command=known.command if known and known.command else self._noted.get(pid, ""),
+            started=started and min(started, time),
         )
+
+    def note(self, pid: int, command: str) -> None:
+        """Remember what a process executes that is not in the trace (yet)."""
+        self._noted[pid] = command
+        self._noted.move_to_end(pid)
+        if len(self._noted) > _NOTED:
+            self._noted.popitem(last=False)
+
+    def inherit(self, pid: int, parent: int) -> None:
+        """A process was forked: it has the command of its parent, not of an earlier one with its pid."""
+        command = self._noted.get(parent)
+        if command is not None:
+            self.note(pid, command)
+        else:
+            self._noted.pop(pid, None)
 
     def begin(
         self, pid: int, time: int, *, command: str, parent: int | None = None, started: int | None = None

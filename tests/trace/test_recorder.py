@@ -71,9 +71,6 @@ class Explained:
     def told(self, event: dict[str, Any]) -> None:
         """The recorder looks at it itself."""
 
-    def ended(self, process: Touched, status: int | None) -> None:
-        """Ends are looked at in the trace."""
-
     def settle(self, *, last: bool = False) -> None:
         """Nothing waits."""
 
