@@ -308,8 +308,9 @@ class Attribution:
         return [area for area in new if area.segment != ELSEWHERE]
 
     def _end(self, change: Exit) -> None:
-        space = self.spaces.pop(change.pid, None)
+        space = self.spaces.get(change.pid)
         self._tell(change, space.segments() if space else [])
+        self.spaces.pop(change.pid, None)
         self.tasks.forget(change.pid)
 
     @staticmethod

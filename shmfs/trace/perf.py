@@ -39,6 +39,8 @@ _CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 _RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
+_SMALL_RINGS = 1 << 20
+"""The same where no faults are recorded: a mapping takes 150 bytes."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -181,7 +183,7 @@ class Perf:
         self._epoll = select.epoll()
         self._ends.callback(self._epoll.close)
         self.returns = any(event is Event.RETURN for _, _, event, _ in plan)
-        processors = _online()
+        processors = online()
         for processor in processors:
             self._open_processor(processor, plan, len(processors))
 
@@ -218,7 +220,7 @@ class Perf:
     def _open_processor(self, processor: int, plan: "list[Plan]", processors: int) -> None:
         # The leader of the ring samples nothing: it brings mappings, forks, execs and exits.
         leader = self._open(_SOFTWARE, _DUMMY, processor, leader=True)
-        size = _power_of_two(_RINGS // processors)
+        size = _power_of_two((_RINGS if self.faults else _SMALL_RINGS) // processors)
         while True:
             try:
                 buffer = Ring(leader, size)
@@ -304,6 +306,15 @@ def _perf_event_open(
     return fd
 
 
+def open_faults(pid: int, processor: int, flags: int) -> int:
+    """Open faults of user mode, of a process and what it starts from its next exec on; raises OSError.
+
+    A sample is pid, tid, time and address. No right is needed for one's own processes.
+    """
+    flags |= _DISABLED | _INHERIT | _ENABLE_ON_EXEC | _EXCLUDE_KERNEL | _USE_CLOCKID
+    return _perf_event_open(_SOFTWARE, _PAGE_FAULTS, TID | TIME | ADDR, flags, pid, processor)
+
+
 def _refused(failure: OSError) -> str:
     return f"tracepoints cannot be opened: {failure.strerror}"
 
@@ -313,7 +324,7 @@ def _identifier(fd: int) -> int:
     return int.from_bytes(fcntl.ioctl(fd, _IOC_ID, bytes(8)), sys.byteorder)
 
 
-def _online() -> list[int]:
+def online() -> list[int]:
     """The processors that are online, by number ("0-3,6")."""
     parts = Path("/sys/devices/system/cpu/online").read_text().strip().split(",")
     ranges = [part.split("-") for part in parts]

@@ -23,6 +23,7 @@ from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, faults
 from shmfs.trace.exits import Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.input import Input, proofs, refusals
+from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.names import printable
 from shmfs.trace.outcomes import FAILED, PENDING, UNFINISHED, Outcomes
 from shmfs.trace.pending import Pending
@@ -41,6 +42,7 @@ _ROUND = 0.1
 """Seconds between two looks at the rings, at most."""
 _RECHECK = 1_000_000_000
 """Nanoseconds between two looks for the effects of lost records, at least."""
+_DIED_OF_SIGBUS = 128 + 7
 _STOP = b"x"
 FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
 """What is missing in a trace whose recorder has failed: everything, for all goes through it."""
@@ -60,12 +62,14 @@ class Recorder:
         running: int = -1,
         events: int | None = None,
         exits: Exits | None = None,
+        last_faults: LastFaults | None = None,
     ) -> None:
         """Follow the files of `device` (major, minor), whose mount processes see at the path `root`.
 
         Without `perf` there are no faults. With `everybody` processes are only written down when they map a
         segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
-        descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended.
+        descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended,
+        and `last_faults` which pages they touched last, where faults are not recorded.
         """
         self.failure = ""
         """Why the recorder gave up, a sentence."""
@@ -84,6 +88,7 @@ class Recorder:
         self._offset = time.time_ns() - time.monotonic_ns()
         self._known = Registry(writer, device, root.rstrip("/"), self._offset)
         self._statuses = Statuses(exits)
+        self._last_faults = last_faults
         moves_seen = perf is not None and perf.tracepoints
         self._attribution = Attribution(
             self._known.segment,
@@ -406,6 +411,8 @@ class Recorder:
             self._statuses.read()  # the kernel reports it a moment after it shows the zombie
             status = self._statuses.of(pid)
         self._pending.over(pid, status)
+        if status == _DIED_OF_SIGBUS and self._last_faults:
+            self._failures.died(pid, self._last_faults.of(pid))
         if self._known.is_written(pid) or not self._everybody:
             self._explain_end(pid, status, when)
         self._statuses.forget(pid)

@@ -10,6 +10,7 @@ from shmfs.trace import budgets, pagemap
 from shmfs.trace.deaths import Deaths
 from shmfs.trace.exits import Exits
 from shmfs.trace.format import Faults, Meta, Source
+from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.perf import Perf
 from shmfs.trace.recorder import Recorder
 from shmfs.trace.records import Statistics
@@ -91,7 +92,10 @@ class Recording:
         self._notes = notes
         if notes and not self._perf and faults:
             say(notes)
+        self._last_faults: LastFaults | None = None
         try:
+            if self._perf and not faults and not self._perf.signals and pid >= 0:
+                self._last_faults = _last_faults(pid)
             self._exits = _exits() if self._perf else None
             about = _meta(subject, notes, perf=self._perf, daemon=events is not None)
             if self._exits:
@@ -112,6 +116,7 @@ class Recording:
             running=pid if running else -1,
             events=events,
             exits=self._exits,
+            last_faults=self._last_faults,
         )
         self.explained = Deaths(
             ask, say, self.recorder.event, signals_seen=self._signals_seen, calls_seen=self._calls_seen
@@ -176,6 +181,8 @@ class Recording:
     def _end_perf(self) -> None:
         if self._perf:
             self._perf.close()
+        if self._last_faults:
+            self._last_faults.close()
         if self._exits:
             self._exits.close()
 
@@ -196,6 +203,13 @@ _AROUND = (
     "each page once for each process; at least, for a page that was only written with write(2) is not known"
     " to be present; one that was punched out is not known to be gone"
 )
+
+
+def _last_faults(pid: int) -> LastFaults | None:
+    try:
+        return LastFaults(pid)
+    except (OSError, ShmfsError):
+        return None
 
 
 def _exits() -> Exits | None:

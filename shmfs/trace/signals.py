@@ -14,6 +14,7 @@ from shmfs.system.probe import SIGBUS, SIGXFSZ
 from shmfs.trace.attribution import Attribution
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import FailedCall, Signal
+from shmfs.trace.last_faults import LastFault
 from shmfs.trace.processes import Processes, read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
@@ -99,6 +100,19 @@ class Failures:
             command, when = self._known.command(process), signal.time + self._offset
             who = process, signal.pid, signal.tid, command
             self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when))
+
+    def died(self, pid: int, faults: list[LastFault]) -> None:
+        """A process has died of signal 7, by the newest of its faults that was on a segment."""
+        process, space = self._known.find(pid), self._attribution.spaces.get(pid)
+        if self.deaths is None or process is None or space is None or not faults:
+            return
+        segments, pages = space.find(np.array([fault.address for fault in faults], np.uint64))
+        for fault, segment, page in zip(faults, segments.tolist(), pages.tolist(), strict=True):
+            if segment >= 0:
+                who = process, pid, fault.tid, self._known.command(process)
+                file = segment, *self._known.file(segment)
+                self.deaths.failed(Touched(*who, *file, page, fault.time + self._offset))
+                return
 
     def _refused(self, failed: Signal | FailedCall, error: int) -> None:
         """Report a call that was refused, if it was about a file of the mount, which the caller has open."""
