@@ -72,6 +72,15 @@ def read(sb: Superblock, inode: RegularFile, offset: int, size: int) -> bytes:
     return data
 
 
+def charges(inode: RegularFile, offset: int, size: int) -> int:
+    """How many pages `read` would charge for the kernel's page cache."""
+    size = max(0, min(size, inode.size - offset))
+    if not size or not inode.writers:
+        return 0
+    holes = inode.pages.holes(offset >> PAGE_SHIFT, _pages_up_to(offset + size))
+    return sum(end - first for first, end in holes)
+
+
 def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryview) -> int:
     """Store; returns the bytes stored, fewer at the limit.
 

@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -30,6 +31,7 @@ from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse import session
 from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.reads import Reader
 from shmfs.mm import PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ class Adapter(pyfuse3.Operations):
         self.freed = freed
         """Called when memory waits to be given back."""
         self._applies_umask = False
+        self._opened_direct: set[int] = set()
+        """Inodes of which a READ may be one that an O_DIRECT open makes past the page cache."""
         operations.attributes_changed = self._attributes_changed
 
     def init(self) -> None:
@@ -155,6 +159,8 @@ class Adapter(pyfuse3.Operations):
     async def forget(self, inode_list: Any) -> None:
         """FUSE_FORGET, which has no answer."""
         self.operations.forget(inode_list)
+        if self._opened_direct:
+            self._opened_direct.intersection_update(self.operations.superblock.inodes)
         if self.operations.superblock.store.arena.dirty:
             self.freed()
 
@@ -185,6 +191,8 @@ class Adapter(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """FUSE_CREATE."""
         inode, handle = self.operations.create(parent_inode, name, mode, flags, self._credentials(ctx))
+        if flags & os.O_DIRECT:
+            self._opened_direct.add(inode.ino)
         return FileInfo(fh=FileHandleT(handle)), self._attributes(inode)
 
     @request
@@ -297,12 +305,16 @@ class Adapter(pyfuse3.Operations):
     def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """FUSE_OPEN."""
         handle, keep_cache = self.operations.open(inode, flags, self._credentials(ctx))
+        if flags & os.O_DIRECT:
+            self._opened_direct.add(inode)
         return FileInfo(fh=FileHandleT(handle), keep_cache=keep_cache)
 
     @request
     def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """FUSE_READ."""
-        return self.operations.read(fh, off, size)
+        # pyfuse3 passes on neither the thread nor whether a read is past the page cache.
+        reader = Reader(0, called=False, direct=fh >> 2 in self._opened_direct)
+        return self.operations.read(fh, off, size, reader)
 
     @request
     def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

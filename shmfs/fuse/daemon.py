@@ -34,6 +34,7 @@ from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.notify import Notifier
 from shmfs.fuse.operations import Operations
+from shmfs.fuse.populate import PopulateEnd
 from shmfs.fuse.refusals import Refusals
 from shmfs.ipc import notes
 from shmfs.mm import PAGE_SIZE
@@ -148,6 +149,7 @@ class Daemon:
             return
         self.settled = True
         self.adapter.negotiated()
+        self.adapter.operations.reads.populate_end = PopulateEnd(session.device(), self.superblock)
         if not session.extension():
             self.notes.append(session.EXTENSION_MISSING)
             if self.wants_native:
@@ -233,6 +235,8 @@ class Daemon:
         await trio.sleep(delay)
         if self.notifier:  # whose thread may wait for who waits for an answer: it is still given
             await trio.to_thread.run_sync(self.notifier.close)
+        if self.settled and (populates := self.adapter.operations.reads.populate_end):
+            await trio.to_thread.run_sync(populates.close)
         self.nursery.cancel_scope.cancel()
 
     async def _watch_peak(self) -> None:

@@ -19,6 +19,7 @@ from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse.backing import Backings
 from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.reads import Reader
 from shmfs.ipc import protocol
 from shmfs.mm import PAGE_SIZE
 
@@ -105,7 +106,7 @@ class Lane:
             if callable(result):
                 return self._answered(result)
             if isinstance(result, bytes) and len(result) == p.ATTR_OUT.size:
-                inode = self.operations.getattr(node)
+                inode = self._superblock.inode(node)
                 if isinstance(inode, NativeFile):
                     inode.look()
                 return self._attributes(inode)  # as they are now
@@ -352,9 +353,10 @@ class Lane:
 
     def read(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_READ."""
-        handle, offset, size, flags, *_ = p.READ_IN.unpack_from(body)
-        caller = cred.pid if flags & p.READ_LOCKOWNER else None
-        return self.operations.read(handle, offset, size, caller)
+        handle, offset, size, flags, _, opened, _ = p.READ_IN.unpack_from(body)
+        called = bool(flags & p.READ_LOCKOWNER)
+        reader = Reader(cred.pid, called, called or bool(opened & os.O_DIRECT))
+        return self.operations.read(handle, offset, size, reader)
 
     def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_WRITE."""

@@ -20,6 +20,7 @@ from shmfs.fs.directory import Dentry, Directory
 from shmfs.fs.inode import Inode, RegularFile, Symlink, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
+from shmfs.fuse.reads import UNKNOWN, Reader, Reads
 from shmfs.ipc import protocol
 from shmfs.ipc.sysv import ANONYMOUS, Registry
 from shmfs.mm import PAGE_SHIFT, PAGE_SIZE
@@ -39,16 +40,14 @@ class Operations:
         self.handle_killpriv = False
         """Whether the kernel leaves clearing set-id bits at a write to us (FUSE_HANDLE_KILLPRIV)."""
         self.trace_io = 0
-        """How many want read(2) and write(2) told to instruments; files opened meanwhile have them come here.
-
-        With the native store only.
-        """
+        """How many want read(2) and write(2) of native files reported; files opened meanwhile send them."""
         self.pages_cached: Callable[[int, int, int], None] = lambda ino, offset, length: None
         """Called with the bytes of a native file that the kernel will cache, and not keep up to date."""
         self.cache_again: Callable[[int, list[tuple[int, bytes]]], None] = lambda ino, pages: None
         """Called, in a thread, with what the kernel is to cache of a managed file: offsets and data."""
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
+        self.reads = Reads(superblock)
 
     # ---- replies
 
@@ -213,6 +212,7 @@ class Operations:
 
     def getattr(self, ino: int) -> Inode:
         """FUSE_GETATTR."""
+        self.reads.wait_for_repair(ino)
         return self.superblock.inode(ino)
 
     def setattr(self, ino: int, changes: Changes, cred: Credentials) -> Inode:
@@ -316,23 +316,22 @@ class Operations:
         if "release" in self.superblock.instruments:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
-    def read(self, handle: int, offset: int, size: int, caller: int | None = None) -> bytes:
-        """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS).
+    def read(self, handle: int, offset: int, size: int, reader: Reader = UNKNOWN) -> bytes:
+        """FUSE_READ: fills the kernel's page cache, for read(2) or for a fault; raises ENOSPC (SIGBUS), EIO.
 
-        Of a native file with direct I/O it is read(2) itself, of the thread `caller`; or it is None for
-        splice(2) and sendfile(2), which fill the page cache also there. Mappings are not of those pages.
+        Of a native file with direct I/O it is read(2) itself (`reader.called`); or it is splice(2) or
+        sendfile(2), which fill the page cache also there. Mappings are not of those pages.
         """
         inode = self._file(handle)
         if isinstance(inode, NativeFile):
             data = inode.pages.read(offset, size)
-            if caller is None:
+            if not reader.called:
                 self.pages_cached(inode.ino, offset, size)
             elif self.trace_io:
-                self._called("read", inode.ino, offset, len(data), caller)
+                self._called("read", inode.ino, offset, len(data), reader.tid)
             return data
         before = inode.allocated
-        data = file.read(self.superblock, inode, offset, size)
-        attributes.accessed(self.superblock, inode)
+        data = self.reads.read(inode, offset, size, reader)
         if inode.attributes_cached and inode.allocated != before:
             self._attributes_changed(inode)
         return data

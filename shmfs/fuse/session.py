@@ -4,6 +4,7 @@ Importing this module imports pyfuse3, after the extension that has to be loaded
 """
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ EXTENSION_MISSING = (
     "the C extension is missing: no fallocate, SEEK_HOLE, O_TMPFILE, slower requests, and stat"
     " after a write drops cached pages; reinstall shmfs with a C compiler and libfuse3-dev"
 )
+_FUSE_DEVICE = os.makedev(10, 229)
 _BUDGET_NS = 4_000_000
 _BUDGET_REQUESTS = 64
 
@@ -59,8 +61,17 @@ def reply(unique: int, result: Reply) -> None:
 
 
 def device() -> int:
-    """The descriptor of /dev/fuse."""
-    return _lane.device()
+    """The descriptor of /dev/fuse. Raises ShmfsError if there is none."""
+    if _lane:
+        return _lane.device()
+    for name in os.listdir("/proc/self/fd"):  # pyfuse3 does not pass it on
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue  # that of the listing
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _FUSE_DEVICE:
+            return int(name)
+    raise ShmfsError("no descriptor of /dev/fuse")
 
 
 def mount(

@@ -66,7 +66,8 @@ class AddressSpace:
     def get_pages(self, first: int, end: int, intent: Intent) -> int:
         """Make the pages from `first` up to `end` what `intent` asks for; returns how many were allocated.
 
-        All or nothing: raises ENOSPC with no page charged, as shmem_fallocate rolls back.
+        All or nothing: raises ENOSPC with no page charged, as shmem_fallocate rolls back. With CACHE the
+        caller reports the refusal: the kernel repeats a READ that failed.
         """
         if intent is Intent.READ or intent is Intent.NOALLOC:
             return 0
@@ -74,7 +75,10 @@ class AddressSpace:
         missing = sum(stop - start for start, stop in holes)
         if missing:
             try:
-                self._store.charge(self.ino, first, missing)
+                if intent is Intent.CACHE:
+                    self._store.blocks.charge(missing)
+                else:
+                    self._store.charge(self.ino, first, missing)
             except OSError:
                 if self._map and intent is Intent.FALLOC:
                     self._map.set_written(first, self._end_of_room(holes))

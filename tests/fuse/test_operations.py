@@ -10,11 +10,13 @@ from shmfs.fs.attributes import Changes
 from shmfs.fs.directory import Directory
 from shmfs.fs.superblock import INODE_SIZE, ROOT_INO, Credentials
 from shmfs.fuse.operations import FOREVER
+from shmfs.fuse.reads import Reader
 from tests.fs.support import PAGE, errno_of
 
 ROOT = ROOT_INO
 HIDDEN = 2
 CRED = Credentials(1000, 1000, 4711)
+CALL = Reader(4711, called=True, direct=True)
 EXCHANGE, WHITEOUT = 2, 4
 
 
@@ -297,7 +299,7 @@ def test_a_read_with_a_writer_about_charges_holes(table, recorder):
     assert table.read(handle, PAGE, PAGE) == bytes(PAGE)
     assert recorder.take() == [("allocate", ino, 1, 1), ("page_in", ino, 1, 1)]
     assert table.superblock.blocks.used == 1
-    table.read(handle, 0, 3 * PAGE)
+    table.read(handle, 0, 3 * PAGE, CALL)
     assert recorder.take() == [("allocate", ino, 0, 1), ("allocate", ino, 2, 1), ("page_in", ino, 0, 3)]
 
 

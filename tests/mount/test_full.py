@@ -106,27 +106,6 @@ def test_no_store_is_lost_at_writeback(small: Any, actor: MakeActor) -> None:
     assert len(one("stored")) > 50
 
 
-def test_a_mapping_populated_in_a_full_file_system_can_be_killed(small: Any, actor: MakeActor) -> None:
-    """MAP_POPULATE and mlock of holes that cannot be had: the kernel asks again and again (mm/gup.c).
-
-    populate_vma_page_range forgets that a fault was tried before, so a file system whose read_folio fails
-    is asked for ever. The process can be killed, and nobody else is the worse for it.
-    """
-    one, two = actor(small.path), actor(small.path)
-    one("fd = new('f'); os.ftruncate(fd, 16 * PAGE)")
-    assert one(FILL) == "ENOSPC"
-    for order in ("Mapping(fd, 16 * PAGE, flags=SHARED | POPULATE)", "call('mlock', m.address, 16 * PAGE)"):
-        victim = actor(small.path)
-        victim("fd = os.open('f', os.O_RDWR); m = Mapping(fd, 16 * PAGE)")
-        victim.order(order)
-        assert two("content('filler')[:3]") == b"fff"
-        victim.kill()
-    assert (
-        two("os.truncate('filler', 0); Mapping(os.open('f', os.O_RDWR), flags=SHARED | POPULATE).load()")
-        == b"\0"
-    )
-
-
 @pytest.mark.parametrize("options", ["size=1m,reserve=strict", "size=1m,reserve=prefault"])
 def test_reserved_pages_can_always_be_touched(shmfs: Any, actor: MakeActor) -> None:
     mount = shmfs

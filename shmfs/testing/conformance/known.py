@@ -36,7 +36,7 @@ WRITER = Reason(
     "READ does not tell read(2) from a fault, and what a mapping may make dirty must be charged before",
 )
 WILLNEED = Reason(
-    "MADV_WILLNEED charges holes of a file that is open for writing",
+    "MADV_WILLNEED of a single page charges it if it is a hole of a file that is open for writing",
     "READ does not tell it from a fault, and what a mapping may make dirty must be charged before",
 )
 PARTLY = Reason(
@@ -291,7 +291,10 @@ _CACHED: Known = {
     "rare.a_mapping_registered_with_io_uring": {"shared": (..., PINNED)},
     "rare.a_memory_policy_is_the_files": {"of the other": (..., POLICY)},
     "rare.userfaultfd_of_a_shared_mapping": {"answer": (..., USERFAULTFD)},
-    "madvise.madv_willneed_of_a_hole_allocates_nothing": {1: (4, WILLNEED)},
+    "madvise.madv_willneed_of_a_hole_allocates_nothing": {
+        1: (1, WILLNEED),
+        3: (1, WILLNEED),
+    },
     "madvise.mincore_after_a_write": {1: (0, PARTLY)},
     "accounting.a_read_fault_without_a_writer": {"blocks": (0, NO_WRITER)},
     "accounting.a_write_over_holes_in_a_full_file_system": {"hole": ("ENOSPC", WRITER)},

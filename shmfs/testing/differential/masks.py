@@ -35,8 +35,8 @@ MASKS: dict[str, Mask] = {
     ),
     "populate a full file system": Mask(
         ("managed",),
-        "MAP_POPULATE only where everything would fit, and of files that are open for writing",
-        "the kernel tries again for ever where FUSE refuses a page",
+        "MAP_POPULATE only of files that are open for writing, and fstat after it",
+        "a populate that is refused shortens the file in the kernel for a moment; stat waits for the repair",
     ),
     "write from bad memory": Mask(
         BOTH,

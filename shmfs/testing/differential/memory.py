@@ -147,10 +147,11 @@ def mmap(actor: Actor, slot: int, fd_slot: int, offset: int, length: int, protec
     """mmap(2)."""
     fd = actor.fd(fd_slot)
     if flags & POPULATE and actor.masks("populate a full file system"):
-        room = os.fstatvfs(actor.root).f_bfree * PAGE
-        flags = flags if length <= room and is_written(fd, unknown=False) else flags & ~POPULATE
+        flags = flags if is_written(fd, unknown=False) else flags & ~POPULATE
     hint = next(actor.apart) if actor.masks("time of a merged mapping") else 0
     made = Mapping(fd, offset, length, protection, flags, hint)
+    if flags & POPULATE and actor.masks("populate a full file system"):
+        os.fstat(fd)
     old = actor.mappings.pop(slot, None)
     actor.mappings[slot] = made
     if old:  # not before: FUSE tells of the space that this frees later, and to populate may take it

@@ -89,7 +89,9 @@ def madv_willneed(d: Path) -> Any:
 
 @case()
 def madv_willneed_of_a_hole_allocates_nothing(d: Path) -> Any:
-    return [tried(holes().advise, MADV_WILLNEED), blocks("f")]
+    m = holes()
+    seen = [tried(m.advise, MADV_WILLNEED, 0, PAGE), blocks("f")]
+    return [*seen, tried(m.advise, MADV_WILLNEED), blocks("f")]
 
 
 @case()

@@ -1,0 +1,73 @@
+"""READ of managed pages: what fills the kernel's page cache is charged, and what does not fit is refused."""
+
+import errno
+from typing import NamedTuple
+
+from shmfs.fs import attributes, file
+from shmfs.fs.inode import RegularFile
+from shmfs.fs.superblock import Superblock, error
+from shmfs.fuse.populate import PopulateEnd
+from shmfs.fuse.refused_reads import RefusedReads
+from shmfs.mm import PAGE_SHIFT
+
+
+class Reader(NamedTuple):
+    """Who waits for a READ, as far as the protocol's caller knows."""
+
+    tid: int
+    """The thread; 0 if unknown."""
+    called: bool
+    """A read(2) with direct I/O, whose result the kernel returns to the program."""
+    direct: bool
+    """Perhaps such a call."""
+
+
+UNKNOWN = Reader(0, called=False, direct=False)
+
+
+class Reads:
+    """The READs of one mount's managed files. Called by the thread that serves requests only."""
+
+    def __init__(self, superblock: Superblock) -> None:
+        self._superblock = superblock
+        self._refusals = RefusedReads(superblock.options.readahead)
+        self.populate_end: PopulateEnd | None = None
+        """Repairs the file of a populate that was ended; None: populates are not ended."""
+
+    def read(self, inode: RegularFile, offset: int, size: int, reader: Reader) -> bytes:
+        """The bytes, none to end a populate; raises ENOSPC, or EIO for pages that nobody has touched.
+
+        A READ of the page cache that is larger than the configured read-ahead is refused where it would
+        charge pages, without a report: MADV_HUGEPAGE makes the kernel read 1 MiB around a touched page. It
+        then asks for that page alone.
+        """
+        speculative = not reader.direct and self._refusals.is_speculative(reader.tid, inode.ino, offset, size)
+        if speculative and self._refusals.exceeds_window(size) and file.charges(inode, offset, size):
+            raise error(errno.EIO)
+        try:
+            data = file.read(self._superblock, inode, offset, size)
+        except OSError:
+            if speculative or not self._refused(inode, offset, size, reader):
+                raise
+            return b""
+        self._refusals.served(reader.tid)
+        attributes.accessed(self._superblock, inode)
+        return data
+
+    def _refused(self, inode: RegularFile, offset: int, size: int, reader: Reader) -> bool:
+        """Report a READ for which there was no room, once; returns whether to answer it with no bytes."""
+        page = offset >> PAGE_SHIFT
+        if not self._refusals.is_repeated(reader.tid, inode.ino, page):
+            self._superblock.store.refused(inode.ino, page, file.charges(inode, offset, size))
+            return False
+        if reader.direct or self.populate_end is None or not self._refusals.populates(reader.tid):
+            return False
+        # The kernel's attributes become invalid now. Until the end they must not be made so again.
+        inode.attributes_cached = False
+        return self.populate_end.refused(reader.tid, inode.ino, page)
+
+    def wait_for_repair(self, ino: int) -> None:
+        """Defer the answer of this request until an attempt to end a populate of the inode is over."""
+        repair = self.populate_end.repair_of(ino) if self.populate_end else None
+        if repair is not None:
+            self._superblock.defer(repair, lambda: None)
