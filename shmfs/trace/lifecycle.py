@@ -128,7 +128,7 @@ class Lifecycle:
             if event["time"] > self.last:
                 self.last = event["time"]
             self.sources.add(event["source"])
-        except (KeyError, TypeError, ValueError, msgspec.MsgspecError):
+        except (KeyError, TypeError, ValueError, OverflowError, msgspec.MsgspecError):
             self.unreadable += 1
 
     # Processes.
@@ -334,6 +334,8 @@ class Lifecycle:
 
     def _stale(self, event: Event) -> None:
         failed = msgspec.convert({"since": event["time"]} | event, records.Stale)
+        if not 0 <= failed.since < 1 << 63:
+            raise ValueError("since")  # no time of day
         if all((one.observer, one.figures) != (failed.observer, failed.figures) for one in self.stale):
             self.stale.append(failed)
 

@@ -31,7 +31,7 @@ from shmfs.trace.perf import Event, Perf
 from shmfs.trace.processes import everybody, read_file
 from shmfs.trace.proofs import Proofs
 from shmfs.trace.records import Stale
-from shmfs.trace.registry import Registry, Sink
+from shmfs.trace.registry import FIGURES, Registry, Sink
 from shmfs.trace.signals import Failures
 from shmfs.trace.tasks import children
 from shmfs.trace.writer import AGE
@@ -44,8 +44,6 @@ _RECHECK = 1_000_000_000
 """Nanoseconds between two looks for the effects of lost records, at least."""
 _DIED_OF_SIGBUS = 128 + 7
 _STOP = b"x"
-FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
-"""What is missing in a trace whose recorder has failed: everything, for all goes through it."""
 
 
 class Recorder:
@@ -157,10 +155,7 @@ class Recorder:
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def catch_up(self, timeout: float = 5.0) -> bool:
-        """Return when all is written that happened before; false if `timeout` seconds are too short.
-
-        False at once where recording has failed.
-        """
+        """Return when all is written that happened before; false after `timeout` seconds or a failure."""
         self._caught_up.clear()
         os.write(self._wake_write, b"c")
         return not self.failure and self._caught_up.wait(timeout) and not self.failure

@@ -15,6 +15,9 @@ from shmfs.trace.tasks import monotonic
 _NOTED = 1 << 16
 """Processes whose commands are remembered at most; then the one that executed longest ago is forgotten."""
 
+FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
+"""What is missing in a trace whose recorder has failed: everything, for all goes through it."""
+
 
 class Sink(Protocol):
     """Where it all goes, see `writer.Writer`."""

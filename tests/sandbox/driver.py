@@ -10,6 +10,8 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
+
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
 from shmfs.sandbox import run
@@ -88,7 +90,9 @@ def main(configuration: dict) -> int:
     finally:
         server.stop()
     mask_kept = mask == signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    out.write_text(json.dumps({**result, "samples": samples, "mask_kept": mask_kept}))
+    out.write_text(
+        json.dumps({**result, "samples": samples, "mask_kept": mask_kept}, default=msgspec.to_builtins)
+    )
     return int(result["status"])
 
 

@@ -314,6 +314,9 @@ def test_sampler(sandbox: Any, kind: str) -> None:
     if kind == "raise":
         assert len(samples) == 1
         assert "sampling failed" in result["stderr"]
+        assert result["stale"]["figures"] == ["mapped_by", "shared", "sample"]
+    else:
+        assert result["stale"] is None
 
 
 class TestUnprivileged:

@@ -265,6 +265,8 @@ VALUES = {
     ),
     **dict.fromkeys(("path", "old_path", "command", "of", "reason", "enough", "device"), st.text(max_size=5)),
     "mode": st.sampled_from([0o100600, 0o40700]),
+    "observer": st.text(max_size=5),
+    "figures": st.lists(st.sampled_from(["fault", "events", "sample", "resident", "x"]), max_size=3),
     "holders": st.lists(
         st.fixed_dictionaries({"path": st.text(max_size=3), "bytes": SMALL, "processes": st.lists(SMALL)}),
         max_size=3,
@@ -296,6 +298,22 @@ def test_events_that_make_no_sense_do_no_harm(several, width):
         analysis = analysed(recording.close())
     assert show(analysis, width)
     assert msgspec.json.encode(analysis)
+
+
+@pytest.mark.parametrize("mode", [1 << 70, -1])
+def test_a_mode_that_is_none(tmp_path, mode):
+    recording = Recording(tmp_path / "x.shmtrace")
+    recording.create(5, "/a", 0.1, 100, mode=mode)
+    assert show(analysed(recording.close()))
+
+
+@pytest.mark.parametrize("since", [-1, 1 << 63, 10**40, None, "now"])
+def test_a_time_of_a_failure_that_is_none(tmp_path, since):
+    recording = Recording(tmp_path / "x.shmtrace")
+    recording.event("stale", 1, "fuse", observer="log", figures=["events"], reason="x", since=since)
+    analysis = analysed(recording.close())
+    assert (analysis.stale, analysis.losses.unreadable) == ([], 1)
+    assert show(analysis)
 
 
 @pytest.mark.parametrize("kind", ["page_in", "allocate", "free", "read", "write"])
