@@ -44,6 +44,7 @@ class Exits:
             body = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, 4, 0) + struct.pack("=I", _LISTEN)
             head = _HEADER.pack(_HEADER.size + len(body), _NLMSG_DONE, 0, 0, os.getpid())
             self._socket.send(head + body)
+            self.read()
         except BaseException:
             self._socket.close()
             raise
@@ -95,10 +96,14 @@ class Statuses:
         """Keep the status of a process that has just begun beyond the time when its parent asks for it."""
         if self._connector and self._connector.works:
             return
-        self.forget(pid)
+        self.forget(pid)  # it was another's
         if len(self._pidfds) < _PIDFDS:
             with contextlib.suppress(OSError):
                 self._pidfds[pid] = os.pidfd_open(pid)
+
+    def follows(self, pid: int) -> bool:
+        """Whether the status of a process is kept already, by whomever."""
+        return pid in self._pidfds or (self._connector is not None and self._connector.works)
 
     def read(self) -> None:
         """Take in what the kernel has reported since."""

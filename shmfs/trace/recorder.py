@@ -222,7 +222,7 @@ class Recorder:
                     self._samples += faults_of(decoded.signals)
                 self._changes += decoded.changes
                 for change in decoded.changes:
-                    if isinstance(change, Fork) and change.tid == change.pid:
+                    if isinstance(change, Fork) and change.tid == change.pid and not self._everybody:
                         self._statuses.follow(change.pid)
                 if decoded.lost:
                     self.lost += decoded.lost
@@ -238,10 +238,12 @@ class Recorder:
         self._check_again(horizon)
         if last and self._input is not None:
             self._take_events()
+        while not self._ends.empty():
+            pid, status = self._ends.get()
+            self._pending.over(pid, status)
+            self._explain_end(pid, status, self._now())
         self._settle(last=last)
         if self.deaths is not None:
-            while not self._ends.empty():
-                self._explain_end(*self._ends.get(), self._now())
             self.deaths.settle(last=last)
         while not self._told.empty():
             self._hand_on(self._told.get())
@@ -397,8 +399,11 @@ class Recorder:
         elif isinstance(change, Exit):
             self._end(pid, when)
             return
-        if self._known.is_written(pid) or areas:
-            self._known.map(self._known.process(pid, when), areas, when)
+        if not self._known.is_written(pid) and not areas:
+            return
+        self._known.map(self._known.process(pid, when), areas, when)
+        if not self._statuses.follows(pid):
+            self._statuses.follow(pid)
 
     def _end(self, pid: int, when: int) -> None:
         status = self._statuses.of(pid)

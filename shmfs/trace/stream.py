@@ -26,7 +26,8 @@ before the faults that use it.
     segment  u32
     process  u32
     tid      u32
-    kind     u8   0 unknown, 1 minor, 2 major, 3 failed (SIGBUS)
+    kind     u8   0 unknown, 1 minor, 2 major, 3 failed (SIGBUS), with proof only. A fault that a signal
+                  aborts and that is repeated is one row; `outcomes` says what cannot be distinguished
     access   u8   0 unknown, 1 read, 2 write, 3 execute
     source   u8   0 perf, 1 filemap (fault-around: a page that was mapped without a fault of its own; its
                   thread is that of the fault beside it, its kind and access are 0)

@@ -309,6 +309,8 @@ def test_recorders_beside_each_other_see_the_same(
         one.end()
     finally:
         server.stop()
+    if any(recording.recorder.lost for recording in recordings):
+        pytest.skip("others on this machine fault faster than all three can read")
     for number in range(3):
         trace = stream.Trace(tmp_path / f"trace{number}")
         assert seen(trace, MAJOR) == {one.pid: [("a", page) for page in range(40)]}, number
