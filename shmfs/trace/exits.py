@@ -33,7 +33,8 @@ class Exits:
 
     def __init__(self) -> None:
         """Listen from now on; raises OSError where that is not permitted."""
-        self._ended: OrderedDict[int, int] = OrderedDict()
+        self._ended: OrderedDict[int, tuple[int, bool]] = OrderedDict()
+        """By process the code that it ended with, and whether its first thread, the leader, has ended."""
         self.works = False
         """Whether the kernel has answered: it ignores who asks from within a container."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
@@ -63,17 +64,29 @@ class Exits:
             self.works = True
             if len(data) < _HEADER.size + _MESSAGE.size + _EVENT.size:
                 continue
-            what, _, _, _, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
-            if what == _EXIT:  # of a thread; the last one of a process says how that ended
-                self._ended[process] = code
-                self._ended.move_to_end(process)
-                if len(self._ended) > _MOST:
-                    self._ended.popitem(last=False)
+            what, _, _, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
+            if what == _EXIT:
+                self._take(thread, process, code)
+
+    def _take(self, thread: int, process: int, code: int) -> None:
+        """A thread has ended. Compare kernel/exit.c:wait_task_zombie: the leader's code counts.
+
+        Where the leader has ended by itself, another thread may still end all of them with its code. A thread
+        that ends by itself has 0, and may come behind the leader although it ended earlier.
+        """
+        known, leader_ended = self._ended.get(process, (0, False))
+        if thread == process:
+            self._ended[process] = code, True
+        else:
+            self._ended[process] = known if leader_ended and not code else code, leader_ended
+        self._ended.move_to_end(process)
+        if len(self._ended) > _MOST:
+            self._ended.popitem(last=False)
 
     def status(self, pid: int) -> int | None:
         """Return how the process ended, as a shell has it: 128+N for signal N; None if not known."""
-        code = self._ended.get(pid)
-        return None if code is None else _status(code)
+        known = self._ended.get(pid)
+        return None if known is None else _status(known[0])
 
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: another may get its pid."""

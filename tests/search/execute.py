@@ -89,7 +89,7 @@ class Runner:
 
     def keep(self, name: str) -> None:
         """Copy what the last run left."""
-        shutil.copytree(self.base / f"{self._count % 4}", self.base / name, dirs_exist_ok=True)
+        shutil.copytree(self.base / f"{self._count % 4}", self.base / f"program-{name}", dirs_exist_ok=True)
 
     def _command(self, program: Program, directory: str, stem: Path) -> list[str]:
         Path(f"{stem}.program").write_text(program.text())

@@ -1,10 +1,13 @@
 """How a process ended, where nobody reports it: from the zombie, and from a pidfd."""
 
 import os
+import socket
 import subprocess
+from collections import OrderedDict
 
 import pytest
 
+from shmfs.trace import exits
 from shmfs.trace.exits import Statuses
 
 
@@ -57,3 +60,32 @@ def test_descriptors_are_bounded_and_given_back(statuses: Statuses, monkeypatch:
     for one in several:
         one.kill()
         one.wait()
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ([(8, 0), (7, 0x300)], 3),  # a thread ends by itself, then the leader calls exit_group(2)
+        ([(7, 0x300), (8, 0)], 3),  # the same, reported in the other order
+        ([(7, 0x300), (8, 0x300)], 3),
+        ([(7, 0), (8, 0x300)], 3),  # the leader has ended alone, and another thread ends the process
+        ([(7, 0), (8, 0)], 0),
+        ([(8, 7), (7, 7)], 128 + 7),
+        ([(8, 0)], 0),
+    ],
+)
+def test_of_a_process_with_threads(
+    monkeypatch: pytest.MonkeyPatch, ends: list[tuple[int, int]], status: int
+) -> None:
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    monkeypatch.setattr(exits.Exits, "__init__", lambda self: None)
+    connector = exits.Exits()
+    connector._socket, connector._ended = ours, OrderedDict()
+    for thread, code in ends:
+        event = exits._EVENT.pack(exits._EXIT, 0, 0, thread, 7, code)
+        kernel.send(bytes(exits._HEADER.size + exits._MESSAGE.size) + event)
+    connector.read()
+    assert connector.status(7) == status
+    connector.close()
+    kernel.close()
