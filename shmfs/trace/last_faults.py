@@ -15,8 +15,8 @@ from typing import NamedTuple
 from shmfs.system import ring
 from shmfs.trace import perf
 
-_PAGES = 16
-"""Pages of a ring: about 1600 faults."""
+_MOST_PAGES, _LEAST_PAGES = 128, 4
+"""Pages of a ring that are tried: 16,000 faults, or fewer where RLIMIT_MEMLOCK permits no more."""
 _PAUSE_OUTPUT = 0x40042409
 _SAMPLE = 9
 _RECORD = struct.Struct("<IHHIIQQ")  # type, misc, size; pid, tid, time, address
@@ -43,7 +43,7 @@ class LastFaults:
             for processor in perf.online():
                 fd = perf.open_faults(pid, processor, _WRITE_BACKWARD)
                 self._ends.callback(os.close, fd)
-                pages = mmap.mmap(fd, ring.DATA + _PAGES * mmap.PAGESIZE, prot=mmap.PROT_READ)
+                pages = _mapped(fd)
                 self._ends.callback(pages.close)
                 self._rings.append((fd, pages))
         except BaseException:
@@ -66,6 +66,18 @@ class LastFaults:
     def close(self) -> None:
         """Stop."""
         self._ends.close()
+
+
+def _mapped(fd: int) -> mmap.mmap:
+    """Map the ring of an event, as large as it may be; raises OSError."""
+    pages = _MOST_PAGES
+    while True:
+        try:
+            return mmap.mmap(fd, ring.DATA + pages * mmap.PAGESIZE, prot=mmap.PROT_READ)
+        except PermissionError:
+            if pages <= _LEAST_PAGES:
+                raise
+            pages //= 2
 
 
 def _records(data: bytes, head: int, pid: int) -> list[LastFault]:
