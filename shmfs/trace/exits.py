@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections import OrderedDict
+from typing import NamedTuple
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
 _NLMSG_DONE, _LISTEN, _EXIT = 3, 1, 0x80000000
@@ -28,12 +29,18 @@ _PIDFDS = 256
 """Descriptors that are open at once; of more processes the status is known only while they are zombies."""
 
 
+class _Ended(NamedTuple):
+    code: int
+    led: bool
+    """Whether the leader is among the threads that have ended."""
+
+
 class Exits:
     """The newest of them, by pid."""
 
     def __init__(self) -> None:
         """Listen from now on; raises OSError where that is not permitted."""
-        self._ended: OrderedDict[int, int] = OrderedDict()
+        self._ended: OrderedDict[int, _Ended] = OrderedDict()
         self.works = False
         """Whether the kernel has answered: it ignores who asks from within a container."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
@@ -63,17 +70,28 @@ class Exits:
             self.works = True
             if len(data) < _HEADER.size + _MESSAGE.size + _EVENT.size:
                 continue
-            what, _, _, _, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
-            if what == _EXIT:  # of a thread; the last one of a process says how that ended
-                self._ended[process] = code
-                self._ended.move_to_end(process)
-                if len(self._ended) > _MOST:
-                    self._ended.popitem(last=False)
+            what, _, _, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
+            if what == _EXIT:
+                self.take(thread, process, code)
+
+    def take(self, thread: int, process: int, code: int) -> None:
+        """Take the exit code of a thread: that of the leader is the process's.
+
+        Where the leader had ended before, it is the code with which a later thread ended all of them. Threads
+        that end by themselves have 0, and may be the last. Compare kernel/exit.c:wait_task_zombie.
+        """
+        known = self._ended.get(process)
+        leads = thread == process
+        if leads or known is None or not known.led or code:
+            self._ended[process] = _Ended(code, leads or (known is not None and known.led))
+            self._ended.move_to_end(process)
+        if len(self._ended) > _MOST:
+            self._ended.popitem(last=False)
 
     def status(self, pid: int) -> int | None:
         """Return how the process ended, as a shell has it: 128+N for signal N; None if not known."""
-        code = self._ended.get(pid)
-        return None if code is None else _status(code)
+        ended = self._ended.get(pid)
+        return None if ended is None else _status(ended.code)
 
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: another may get its pid."""

@@ -5,7 +5,31 @@ import subprocess
 
 import pytest
 
-from shmfs.trace.exits import Statuses
+from shmfs.trace.exits import Exits, Statuses
+
+
+@pytest.mark.parametrize(
+    ("threads", "status"),
+    [
+        ([(7, 3 << 8)], 3),
+        ([(7, 3 << 8), (8, 0)], 3),  # a thread that had begun to end by itself is the last
+        ([(8, 0), (7, 9)], 128 + 9),
+        ([(7, 0), (8, 3 << 8)], 3),  # the leader had ended before
+        ([(7, 0), (8, 0), (9, 7)], 128 + 7),
+        ([(7, 0), (8, 0)], 0),
+    ],
+)
+def test_of_processes_with_threads(threads: list[tuple[int, int]], status: int) -> None:
+    try:
+        exits = Exits()
+    except OSError:
+        pytest.skip("the process connector takes root")
+    for thread, code in threads:
+        exits.take(thread, 7, code)
+    assert exits.status(7) == status
+    exits.forget(7)
+    assert exits.status(7) is None
+    exits.close()
 
 
 def wait_without_reaping(process: "subprocess.Popen[bytes]") -> None:
