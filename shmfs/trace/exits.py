@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections import OrderedDict
+from typing import NamedTuple
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
 _NLMSG_DONE, _LISTEN, _EXIT = 3, 1, 0x80000000
@@ -28,13 +29,18 @@ _PIDFDS = 256
 """Descriptors that are open at once; of more processes the status is known only while they are zombies."""
 
 
+class _Ended(NamedTuple):
+    code: int
+    led: bool
+    """Whether the leader is among the threads that have ended."""
+
+
 class Exits:
     """The newest of them, by pid."""
 
     def __init__(self) -> None:
         """Listen from now on; raises OSError where that is not permitted."""
-        self._ended: OrderedDict[int, tuple[int, bool]] = OrderedDict()
-        """By process the code that it ended with, and whether its first thread, the leader, has ended."""
+        self._ended: OrderedDict[int, _Ended] = OrderedDict()
         self.works = False
         """Whether the kernel has answered: it ignores who asks from within a container."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
@@ -66,27 +72,26 @@ class Exits:
                 continue
             what, _, _, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
             if what == _EXIT:
-                self._take(thread, process, code)
+                self.take(thread, process, code)
 
-    def _take(self, thread: int, process: int, code: int) -> None:
-        """A thread has ended. Compare kernel/exit.c:wait_task_zombie: the leader's code counts.
+    def take(self, thread: int, process: int, code: int) -> None:
+        """Take the exit code of a thread: that of the leader is the process's.
 
-        Where the leader has ended by itself, another thread may still end all of them with its code. A thread
-        that ends by itself has 0, and may come behind the leader although it ended earlier.
+        Where the leader had ended before, it is the code with which a later thread ended all of them. Threads
+        that end by themselves have 0, and may be the last. Compare kernel/exit.c:wait_task_zombie.
         """
-        known, leader_ended = self._ended.get(process, (0, False))
-        if thread == process:
-            self._ended[process] = code, True
-        else:
-            self._ended[process] = known if leader_ended and not code else code, leader_ended
-        self._ended.move_to_end(process)
+        known = self._ended.get(process)
+        leads = thread == process
+        if leads or known is None or not known.led or code:
+            self._ended[process] = _Ended(code, leads or (known is not None and known.led))
+            self._ended.move_to_end(process)
         if len(self._ended) > _MOST:
             self._ended.popitem(last=False)
 
     def status(self, pid: int) -> int | None:
         """Return how the process ended, as a shell has it: 128+N for signal N; None if not known."""
-        known = self._ended.get(pid)
-        return None if known is None else _status(known[0])
+        ended = self._ended.get(pid)
+        return None if ended is None else _status(ended.code)
 
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: another may get its pid."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shmfs.trace import maps
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
@@ -28,7 +29,7 @@ from shmfs.trace.names import printable
 from shmfs.trace.outcomes import FAILED, PENDING, UNFINISHED, Outcomes
 from shmfs.trace.pending import Pending
 from shmfs.trace.perf import Event, Perf
-from shmfs.trace.processes import everybody, read_file
+from shmfs.trace.processes import everybody
 from shmfs.trace.proofs import Proofs
 from shmfs.trace.records import Stale
 from shmfs.trace.registry import FIGURES, Registry, Sink
@@ -137,10 +138,7 @@ class Recorder:
         self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Write what has happened until now, and end. The writer stays open, for its owner to close.
-
-        Call it once, also where `start` was not called or failed; then nothing is written.
-        """
+        """Write what has happened until now, if `start` was called, and end; the writer stays open."""
         if self._thread.ident is not None:
             os.write(self._wake_write, _STOP)
             self._thread.join(timeout)
@@ -166,7 +164,7 @@ class Recorder:
         self._told.put(fields)
 
     def ended(self, pid: int, status: int) -> None:
-        """Report how a process ended that somebody has waited for; from any thread."""
+        """Report how a process ended that somebody has waited for, before `catch_up`; from any thread."""
         self._ends.put((pid, status))
 
     # ---- the thread
@@ -238,7 +236,7 @@ class Recorder:
         self._check_again(horizon)
         if last and self._input is not None:
             self._take_events()
-        while not self._ends.empty():
+        while everything and not self._ends.empty():  # else some faults of the process may wait still
             pid, status = self._ends.get()
             self._pending.over(pid, status)
             self._explain_end(pid, status, self._now())
@@ -427,23 +425,9 @@ class Recorder:
             self.deaths.ended(Touched(number, pid, pid, command, -1, 0, "", None, when), status)
 
     def _look(self, pid: int) -> list[Area] | None:
-        """What /proc says the process has mapped; None if it is gone or may not be looked at."""
-        try:
-            lines = read_file(f"/proc/{pid}/maps").splitlines()
-        except OSError:
-            return None
-        device = b"%02x:%02x" % self._device
-        areas = []
-        for line in lines:
-            fields = line.split(maxsplit=5)
-            start, end = (int(address, 16) for address in fields[0].split(b"-"))
-            segment = ELSEWHERE
-            if fields[3] == device:
-                path = fields[5] if len(fields) > 5 else b""
-                segment = self._known.segment_of(int(fields[4]), path, self._now())
-            protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
-            areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
-        return areas
+        return maps.areas(
+            pid, self._device, lambda inode, path: self._known.segment_of(inode, path, self._now())
+        )
 
     def _look_at(self, pid: int) -> None:
         """Learn what a process has mapped already."""

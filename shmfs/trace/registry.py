@@ -90,7 +90,10 @@ class Registry:
     def path_of(self, path: str) -> str:
         """Return the path of a file from the root of the mount, of a path as /proc shows it."""
         name = printable(path).removesuffix(" (deleted)")
-        return name[len(self._root) :] if name.startswith(self._root + "/") else name
+        if not name.startswith(self._root + "/"):
+            return name
+        inside = name[len(self._root) :]
+        return "" if inside == "//" else inside  # O_TMPFILE through FUSE has the empty name in its directory
 
     def find_segment(self, inode: int) -> int | None:
         """Return the id of an inode that somebody has mapped."""

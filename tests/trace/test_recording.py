@@ -335,7 +335,7 @@ def test_what_does_not_fit_into_the_ring_is_counted(directory: Path, monkeypatch
         watch.close()
     # The kernel tells of what was lost with the next record that fits.
     assert sum(part.rows for one in decoded for part in one.samples) < 9000
-    assert len(decoded) == len(perf._online())
+    assert len(decoded) == len(perf.online())
 
 
 def test_a_kernel_that_permits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
