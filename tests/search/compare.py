@@ -150,15 +150,15 @@ class Comparison:
             when = time - self.offset - self.shift
             if when < self.truth.gate:
                 continue
-            touch = _at(by_tid.get(tid, []), when, inode, page)
-            if touch is None:
+            found = _at(by_tid.get(tid, []), when, inode, page)
+            if found is None:
                 self._differs(
                     f"a fault of pid {self.pids[int(row['process'])]} tid {tid} on inode {inode} page {page}"
                     f" ({KINDS[row['kind']]}) at {when}, where its log has no touch of that page"
                     f"{self._near(by_tid.get(tid, []), when)}"
                 )
             else:
-                given[id(touch)].append(row)
+                given[id(found)].append(row)
         died = self._finish_of_dead(given)
         for touch in self.truth.touches:
             self._compare_touch(touch, given.get(id(touch), []), died)

@@ -117,7 +117,7 @@ class Runner:
                 process.wait(5)
             process.kill()
             process.wait()
-            raise Hung(" ".join(map(str, process.args))[:300]) from None
+            raise Hung(str(process.args)[:300]) from None
         return status if status >= 0 else 128 - status
 
     def _under_record(self, programs: list[Program], place: Path) -> list[Outcome]:

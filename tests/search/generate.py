@@ -1,7 +1,7 @@
 """Programs from a seed: several processes and threads that share, shrink, fill and lose small files."""
 
-import errno  # noqa: F401
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -120,7 +120,7 @@ class Generator:
     def _end(self) -> Step:
         return Step("exit", (self.rng.choice((0, 0, 0, 1, 3, 77)),))
 
-    def _steps(self, steps: list[Step], state: State, count: int, weights: dict[str, float]) -> None:
+    def _steps(self, steps: list[Step], state: State, count: int, weights: Mapping[str, float]) -> None:
         names, shares = list(weights), list(weights.values())
         for _ in range(count):
             name = self.rng.choices(names, shares)[0]
@@ -130,7 +130,7 @@ class Generator:
             if name == "exec" and steps and steps[-1].name == "exec":
                 return
 
-    def _role(self, state: State, weights: dict[str, float], *, fresh: bool = False) -> int | None:
+    def _role(self, state: State, weights: Mapping[str, float], *, fresh: bool = False) -> int | None:
         if len(self.roles) >= ROLES:
             return None
         steps: list[Step] = []
@@ -351,7 +351,7 @@ _ALONE = {
     "mprotect",
     "wait",
 }
-"""Not while threads of the process run: they use what it changes, or a fork would copy their stacks' neighbours."""
+"""Not while threads of the process run: they use what it changes, and a fork would copy their memory."""
 
 
 def generate(seed: int, number: int, target: str) -> Program:

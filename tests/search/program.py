@@ -95,7 +95,8 @@ class Program(NamedTuple):
 
 def parse(text: str) -> Program:
     """The program that `str` made."""
-    size, roles = 0, []
+    size, number = 0, 0
+    roles: list[list[Step]] = []
     for line in text.splitlines():
         line = line.strip()
         if line.startswith("size="):
@@ -127,11 +128,16 @@ class Record(NamedTuple):
     a: tuple[int, ...]
 
 
+def _record(row: tuple[int, ...]) -> Record:
+    begin, end, pid, tid, role, step, number = row[:7]
+    return Record(begin, end, pid, tid, role, step, OPERATIONS[number], row[7:])
+
+
 def read_log(path: Path) -> list[Record]:
     """All whole records in the order of the log."""
     data = path.read_bytes()
     whole = data[: len(data) - len(data) % _RECORD.size]
-    return [Record(*row[:6], OPERATIONS[row[6]], row[7:]) for row in _RECORD.iter_unpack(whole)]
+    return [_record(row) for row in _RECORD.iter_unpack(whole)]
 
 
 def with_roles(program: Program, roles: Sequence[Sequence[Step]]) -> Program:

@@ -246,19 +246,21 @@ class Reports:
         if census is None:
             return
         named = {record.a[0]: record for record in census if record.a[1] >= 0}
-        for inode, row in rows.items():
-            if bool(row["nlink"]) != (inode in named):
+        for inode, one in rows.items():
+            if bool(one["nlink"]) != (inode in named):
                 self._differs(
-                    f"{row['path']} inode {inode}: nlink {row['nlink']}, at the end {named.get(inode)}"
+                    f"{one['path']} inode {inode}: nlink {one['nlink']}, at the end {named.get(inode)}"
                 )
         for inode, record in named.items():
             row = rows.get(inode)
-            if row and (row["size"], row["resident"]) != (record.a[2], record.a[3]):
+            if row is None:
+                continue
+            if (row["size"], row["resident"]) != (record.a[2], record.a[3]):
                 self._differs(
                     f"{row['path']} has {record.a[2]} bytes and {record.a[3]} pages at the end,"
                     f" reported {row['size']} and {row['resident']}"
                 )
-            if row and row["path"] != f"/s{record.a[1]}":
+            if row["path"] != f"/s{record.a[1]}":
                 self._differs(f"inode {inode} is named /s{record.a[1]} at the end, reported {row['path']}")
         used = sum(record.a[3] for record in named.values()) * PAGE
         if not used <= report["peak"] <= self.limit:
@@ -268,7 +270,8 @@ class Reports:
 
 
 def _short(death: dict[str, Any]) -> str:
-    return f"death of pid {death['pid']} tid {death['tid']} inode {death['inode']} page {death['page']} limit {death['limit']}"
+    about = (f"{name} {death[name]}" for name in ("pid", "tid", "inode", "page", "limit"))
+    return f"death of {' '.join(about)}"
 
 
 def _sizes(log: list[Record]) -> dict[int, list[tuple[int, int, int]]]:

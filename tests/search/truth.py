@@ -39,12 +39,12 @@ class Touch:
     step: str = ""
 
     def __str__(self) -> str:
-        what = f"{'store' if self.store else 'load'}{' in a handler' * self.nested}{' by the kernel' * self.kernel}"
-        ended = (
-            f"signal {self.signal}" if self.signal > 0 else f"error {-self.signal}" if self.signal else "done"
-        )
-        result = f"minor={self.minor} major={self.major} {ended}" if self.finished else "not finished"
-        return f"pid {self.pid} tid {self.tid} {what} inode {self.inode} page {self.page}: {result} [{self.step}]"
+        what = "store" if self.store else "load"
+        what += " in a handler" * self.nested + " by the kernel" * self.kernel
+        ended = {True: f"signal {self.signal}", False: f"error {-self.signal}"}[self.signal > 0]
+        result = f"minor={self.minor} major={self.major} {ended if self.signal else 'done'}"
+        where = f"pid {self.pid} tid {self.tid} {what} inode {self.inode} page {self.page}"
+        return f"{where}: {result if self.finished else 'not finished'} [{self.step}]"
 
 
 @dataclass
