@@ -5,10 +5,12 @@ its thread (mm/memory.c:mm_account_fault). One without an end was aborted, faile
 kernel aborts a fault that has to wait while a signal is pending, and counts neither (fault_signal_pending in
 arch/x86/mm/fault.c); after the handler the same instruction faults again, which is the same fault.
 
-With the tracepoints one record stands for a fault, and only major ends and SIGBUS have records of their own.
-An end for every fault would cost 10 to 15 % more on a program that does nothing but fault. There a fault
-counts as aborted if its thread next takes a signal (signal:signal_deliver) and its first fault after the
-return from the handler (sys_enter_rt_sigreturn) is at the same instruction, page and access. What remains:
+With the tracepoints one record stands for a fault, and only major ends, SIGBUS, and the ends of faults that
+a system call took have records of their own. One of those without an end has failed: the call got EFAULT,
+and nobody a signal, so its kind is unknown. An end for every fault would cost 10 to 15 % more on a program
+that does nothing but fault. Without it, a fault counts as aborted if its thread next takes a signal
+(signal:signal_deliver) and its first fault after the return from the handler (sys_enter_rt_sigreturn) is at
+the same instruction, page and access. What remains:
 
 - A fault that was aborted for task work without a signal (io_uring's TIF_NOTIFY_SIGNAL) counts twice, and so
   does one whose handler leaves by siglongjmp and has the instruction repeated later.
@@ -102,6 +104,10 @@ class Outcomes:
         ends = np.empty_like(meant)
         ends[:-1] = meant[1:]
         ends[firsts - 1] = PENDING  # the one behind is another thread's first
+        if not self._ends:
+            failed = samples.ip[order] >= np.uint64(_KERNEL)
+            failed[:-1] &= _OUTCOME[events[1:]] == UNKNOWN
+            ends[failed & (ends != PENDING)] = UNKNOWN
         outcome[order] = ends
         odd = self._odd(events, firsts)
         lasts = np.append(firsts[1:], len(order)) - 1
@@ -116,7 +122,9 @@ class Outcomes:
                 self._follow(thread, tid, which, samples, outcome, settled)
                 continue
             if thread and thread.faults:
-                settled[tid, thread.faults.pop().time] = int(meant[firsts[number]])
+                before = thread.faults.pop()
+                end = int(_OUTCOME[events[firsts[number]]])
+                settled[tid, before.time] = end or self._without_end(before)
             if open_ended[number]:
                 thread = thread or self._threads.setdefault(tid, _Thread())
                 thread.faults.append(_fault(samples, rows[number]))
@@ -131,7 +139,7 @@ class Outcomes:
         settled: dict[Key, int] = {}
         for one in thread.faults:
             if one.time <= time:
-                settled[tid, one.time] = self.default
+                settled[tid, one.time] = self._without_end(one)
         thread.faults = [one for one in thread.faults if one.time > time]
         if not thread.faults:
             del self._threads[tid]
@@ -141,6 +149,10 @@ class Outcomes:
     def default(self) -> int:
         """What became of a fault after which nothing was recorded of its thread."""
         return UNFINISHED if self._ends else MINOR
+
+    def _without_end(self, fault: _Fault) -> int:
+        """What became of a fault whose thread went on, or ended."""
+        return UNKNOWN if fault.place[1] >= _KERNEL and not self._ends else self.default
 
     def _odd(self, events: NDArray[np.uint8], firsts: NDArray[np.intp]) -> list[bool]:
         """Whether the events of each thread have to be followed one by one."""
@@ -192,7 +204,8 @@ class Outcomes:
                 thread.faults.append(fault)
                 outcome[row] = PENDING
                 if len(thread.faults) > _MOST:
-                    settle(thread.faults.pop(0), self.default)
+                    oldest = thread.faults.pop(0)
+                    settle(oldest, self._without_end(oldest))
             elif event in (Event.MINOR, Event.MAJOR, Event.SIGBUS):
                 if running:
                     settle(thread.faults.pop(), int(_OUTCOME[event]))
@@ -203,7 +216,7 @@ class Outcomes:
                     thread.depth += 1
             elif event == Event.RETURN:
                 if running:
-                    settle(thread.faults.pop(), MINOR)
+                    settle(thread.faults.pop(), self._without_end(running))
                 thread.depth -= 1
         for fault in thread.faults:
             fault.row = -1
@@ -220,13 +233,12 @@ class Outcomes:
                 del thread.faults[at:]  # those above were of handlers that have returned
                 return
 
-    @staticmethod
-    def _begin_after_signals(thread: _Thread, fault: _Fault, settle: Settle) -> None:
+    def _begin_after_signals(self, thread: _Thread, fault: _Fault, settle: Settle) -> None:
         """A fault begins: what ran has completed, and so has what was interrupted, if this is another."""
         while thread.faults:
             last = thread.faults[-1]
             if not last.interrupted:
-                settle(thread.faults.pop(), MINOR)
+                settle(thread.faults.pop(), self._without_end(last))
             elif last.depth >= thread.depth:
                 same = last.depth == thread.depth and last.place == fault.place
                 settle(thread.faults.pop(), REPEATED if same else MINOR)

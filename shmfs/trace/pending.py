@@ -90,8 +90,8 @@ class Pending:
                 self._decide(key, UNKNOWN, now)
 
     def settle_all(self, kind: int, now: float) -> None:
-        """Decide all alike."""
-        self.settle(dict.fromkeys(self._open, kind), now)
+        """Decide all alike, but those of system calls, which have an end if they completed."""
+        self.settle({key: UNKNOWN if held.by_kernel else kind for key, held in self._open.items()}, now)
 
     def over(self, pid: int, status: int | None) -> None:
         """A process has ended."""

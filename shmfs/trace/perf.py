@@ -29,7 +29,14 @@ _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6,
 IP, TID, TIME, ADDR, PERIOD, RAW = (1 << bit for bit in (0, 1, 2, 3, 8, 10))
 WEIGHT, DATA_SRC, IDENTIFIER = (1 << bit for bit in (14, 15, 16))
 
-_INHERIT, _EXCLUDE_KERNEL, _MMAP, _COMM, _ENABLE_ON_EXEC = 1 << 1, 1 << 5, 1 << 8, 1 << 9, 1 << 12
+_INHERIT, _EXCLUDE_USER, _EXCLUDE_KERNEL, _MMAP, _COMM, _ENABLE_ON_EXEC = (
+    1 << 1,
+    1 << 4,
+    1 << 5,
+    1 << 8,
+    1 << 9,
+    1 << 12,
+)
 _DISABLED, _TASK, _WATERMARK, _MMAP_DATA, _SAMPLE_ID_ALL = 1 << 0, 1 << 13, 1 << 14, 1 << 17, 1 << 18
 _MMAP2, _COMM_EXEC, _USE_CLOCKID = 1 << 23, 1 << 24, 1 << 25
 
@@ -208,6 +215,7 @@ class Perf:
             (_TRACEPOINT, number("exceptions/page_fault_user"), Event.FAULT, ""),
             (_TRACEPOINT, number("exceptions/page_fault_kernel"), Event.FAULT, ""),
             (_SOFTWARE, _PAGE_FAULTS_MAJ, Event.MAJOR, ""),
+            (_SOFTWARE, _PAGE_FAULTS_MIN, Event.MINOR, _OF_KERNEL),
             (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, _BY_FAULT),
             (_TRACEPOINT, number("signal/signal_deliver"), Event.DELIVER, ""),
         ]
@@ -234,8 +242,9 @@ class Perf:
         self._epoll.register(leader)
         self._leaders[processor] = leader
         for kind, config, event, condition in plan:
-            fd = self._open(kind, config, processor, mark=_MARK.get(event, 0))
-            if condition:
+            only = _EXCLUDE_USER if condition == _OF_KERNEL else 0
+            fd = self._open(kind, config, processor, mark=_MARK.get(event, 0), only=only)
+            if condition and not only:
                 fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
             fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
             if kind == _TRACEPOINT:
@@ -260,9 +269,11 @@ class Perf:
         else:
             self.signals = True
 
-    def _open(self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0) -> int:
+    def _open(
+        self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0, only: int = 0
+    ) -> int:
         sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
-        flags = _DISABLED | _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK
+        flags = _DISABLED | _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK | only
         flags |= _INHERIT | _ENABLE_ON_EXEC if self._pid >= 0 else 0
         flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK if leader else 0
         while True:
@@ -281,6 +292,8 @@ class Perf:
             self.notes.append("faults that the kernel takes in a system call are not seen without root")
 
 
+_OF_KERNEL = "kernel"
+"""In place of a filter: the faults of system calls alone. No signal reports those that fail."""
 _BY_FAULT = "sig==7&&code>0&&code!=5"
 """The signal of a fault goes to the thread that took it. kill(2) has codes up to 0, and BUS_MCEERR_AO, of a
 broken page that nobody has touched, goes to another thread."""

@@ -224,9 +224,9 @@ class Comparison:
             self._compare_unfinished(touch, kinds, died, process)
         else:
             expected = Counter({MINOR: touch.minor, MAJOR: touch.major, FAILED: int(touch.signal > 0)})
-            if touch.kernel and touch.signal < 0 and kinds[FAILED]:
-                self._tolerate("kernel access that fails", kinds[FAILED])
-                kinds[FAILED] = 0
+            if touch.kernel and touch.signal < 0 and kinds[UNKNOWN]:
+                self._tolerate("kernel access that fails", kinds[UNKNOWN])
+                kinds[UNKNOWN] = 0
             expected, kinds = +expected, +kinds
             if kinds != expected:
                 sentence = f"reported {_words(kinds)}, expected {_words(expected)}: {touch}"

@@ -48,7 +48,7 @@ MASKS: dict[str, Mask] = {
     ),
     "kernel access that fails": Mask(
         ALL,
-        "any number of failed faults at that page, in read(2) or write(2) that ended in EFAULT",
+        "any number of faults of unknown kind at that page, in read(2) or write(2) that ended in EFAULT",
         "the kernel tries to copy more than once, and no signal says which attempt failed",
     ),
     "short writes": Mask(

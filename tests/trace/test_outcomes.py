@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmfs.trace.decode import Samples
-from shmfs.trace.outcomes import FAILED, MAJOR, MINOR, PENDING, REPEATED, UNFINISHED, Outcomes
+from shmfs.trace.outcomes import FAILED, MAJOR, MINOR, PENDING, REPEATED, UNFINISHED, UNKNOWN, Outcomes
 from shmfs.trace.perf import Event
 
 FAULT, DELIVER, RETURN, SIGBUS = Event.FAULT, Event.DELIVER, Event.RETURN, Event.SIGBUS
 NEVER = 1 << 62
+KERNEL = 1 << 63
 
 
 def samples(events: Iterable[tuple[Any, ...]]) -> Samples:
@@ -126,8 +127,13 @@ def test_threads_do_not_repeat_each_others_faults() -> None:
         ([(FAULT, 7, 9), (DELIVER, 1), (FAULT, 7, 9), (RETURN,)], [MINOR, MINOR]),
         # It left by siglongjmp.
         ([(FAULT, 7, 9), (DELIVER, 1), (FAULT, 8, 9), (FAULT, 7, 9)], [MINOR, MINOR, MINOR]),
-        # A system call's own fault is only aborted for who is killed.
-        ([(FAULT, 7, 1 << 63), (DELIVER, 1), (RETURN,), (FAULT, 7, 1 << 63)], [MINOR, MINOR]),
+        # Faults of system calls have ends, and are only aborted for who is killed; one that fails is EFAULT.
+        (
+            [(FAULT, 7, KERNEL), (Event.MINOR, 7, KERNEL), (DELIVER, 1), (RETURN,), (FAULT, 7, KERNEL)],
+            [MINOR, UNKNOWN],
+        ),
+        ([(FAULT, 7, KERNEL), (FAULT, 8, KERNEL), (Event.MAJOR, 8, KERNEL)], [UNKNOWN, MAJOR]),
+        ([(FAULT, 7, KERNEL), (FAULT, 8, 9)], [UNKNOWN, MINOR]),
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 1), (RETURN,), (FAULT, 7, 9)], [FAILED, MINOR]),
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 0)], [FAILED]),
         ([(FAULT, 7, 9), (DELIVER, 0)], [MINOR]),  # killed
