@@ -28,7 +28,7 @@ from shmfs.trace.names import printable
 from shmfs.trace.outcomes import FAILED, PENDING, UNFINISHED, Outcomes
 from shmfs.trace.pending import Pending
 from shmfs.trace.perf import Event, Perf
-from shmfs.trace.processes import everybody, read_file
+from shmfs.trace.processes import everybody
 from shmfs.trace.proofs import Proofs
 from shmfs.trace.records import Stale
 from shmfs.trace.registry import FIGURES, Registry, Sink
@@ -428,22 +428,7 @@ class Recorder:
 
     def _look(self, pid: int) -> list[Area] | None:
         """What /proc says the process has mapped; None if it is gone or may not be looked at."""
-        try:
-            lines = read_file(f"/proc/{pid}/maps").splitlines()
-        except OSError:
-            return None
-        device = b"%02x:%02x" % self._device
-        areas = []
-        for line in lines:
-            fields = line.split(maxsplit=5)
-            start, end = (int(address, 16) for address in fields[0].split(b"-"))
-            segment = ELSEWHERE
-            if fields[3] == device:
-                path = fields[5] if len(fields) > 5 else b""
-                segment = self._known.segment_of(int(fields[4]), path, self._now())
-            protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
-            areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
-        return areas
+        return self._known.look(pid, self._now())
 
     def _look_at(self, pid: int) -> None:
         """Learn what a process has mapped already."""
