@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace import maps
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
@@ -425,9 +424,8 @@ class Recorder:
             self.deaths.ended(Touched(number, pid, pid, command, -1, 0, "", None, when), status)
 
     def _look(self, pid: int) -> list[Area] | None:
-        return maps.areas(
-            pid, self._device, lambda inode, path: self._known.segment_of(inode, path, self._now())
-        )
+        """What /proc says the process has mapped; None if it is gone or may not be looked at."""
+        return self._known.look(pid, self._now())
 
     def _look_at(self, pid: int) -> None:
         """Learn what a process has mapped already."""

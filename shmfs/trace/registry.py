@@ -9,7 +9,7 @@ from shmfs.trace.attribution import ELSEWHERE, Area
 from shmfs.trace.decode import Mmap
 from shmfs.trace.format import Faults
 from shmfs.trace.names import printable
-from shmfs.trace.processes import Processes
+from shmfs.trace.processes import Processes, read_file
 from shmfs.trace.tasks import monotonic
 
 _NOTED = 1 << 16
@@ -102,6 +102,25 @@ class Registry:
     def file(self, segment: int) -> tuple[int, str]:
         """Return inode and path of a segment."""
         return self._paths[segment]
+
+    def look(self, pid: int, time: int) -> list[Area] | None:
+        """Return what /proc says a process has mapped; None if it is gone or may not be looked at."""
+        try:
+            lines = read_file(f"/proc/{pid}/maps").splitlines()
+        except OSError:
+            return None
+        device = b"%02x:%02x" % self._device
+        areas = []
+        for line in lines:
+            fields = line.split(maxsplit=5)
+            start, end = (int(address, 16) for address in fields[0].split(b"-"))
+            segment = ELSEWHERE
+            if fields[3] == device:
+                path = fields[5] if len(fields) > 5 else b""
+                segment = self.segment_of(int(fields[4]), path, time)
+            protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
+            areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
+        return areas
 
     # ---- processes
 
