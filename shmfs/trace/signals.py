@@ -37,6 +37,10 @@ _CALLS: dict[int, tuple[str, int | None]] = {
 """System calls that write to their first argument, and which argument is the amount in bytes."""
 
 
+_PASSED_THROUGH = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "splice"}
+"""Calls that the kernel serves from native pages without the daemon."""
+
+
 class Failures:
     """Takes them, and hands them to `Deaths`."""
 
@@ -48,8 +52,13 @@ class Failures:
         offset: int,
         *,
         recorded: bool,
+        served: bool,
     ) -> None:
-        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns)."""
+        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns).
+
+        `served` says that a daemon serves the mount, and reports what it refuses by itself.
+        """
+        self._served = served
         self.deaths: Deaths | None = None
         self._device = os.makedev(*device)
         self._known = known
@@ -117,6 +126,8 @@ class Failures:
     def _refused(self, failed: Signal | FailedCall, error: int) -> None:
         """Report a call that was refused, if it was about a file of the mount, which the caller has open."""
         call, amount = _CALLS.get(failed.call, ("", None))
+        if self._served and error != _EFBIG and call not in _PASSED_THROUGH:
+            return
         try:
             link = f"/proc/{failed.tid}/fd/{failed.arguments[0]}"
             status, path = os.stat(link), os.readlink(link)
