@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 PAGE = 4096
+_REPEATED = 1_000_000_000
+"""Nanoseconds: a fault may repeat one that was refused and aborted, and fail without another refusal."""
 _MOST = 4096
 """Pages of which a refusal is remembered."""
 
@@ -37,7 +39,7 @@ class Proofs:
     def failed(self, inode: int, path: str, page: int, tid: int, since: int) -> bool:
         """Whether a fault of thread `tid` that began at `since`, in nanoseconds since the epoch, failed."""
         refused = self._refused.get((inode, page), {})
-        if max(refused.get(tid, 0), refused.get(0, 0)) >= since:
+        if max(refused.get(tid, 0), refused.get(0, 0)) >= since - _REPEATED:
             return True
         if not self._is_behind(inode, page):
             return False

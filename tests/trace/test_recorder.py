@@ -205,7 +205,7 @@ def test_a_refusal_proves_it_and_is_waited_for(session: Any, fields: dict[str, A
 
 @pytest.mark.parametrize(
     ("page", "time", "fields"),
-    [(8, 15, {}), (7, 5, {}), (7, 15, {"pid": GONE + 1})],
+    [(8, 15, {}), (7, -(10**10), {}), (7, 15, {"pid": GONE + 1})],
     ids=["page", "time", "thread"],
 )
 def test_the_refusal_of_something_else_proves_nothing(
@@ -240,6 +240,15 @@ def test_a_refused_fault_that_was_aborted_and_repeated_is_one_failure(session: A
     one.round(Exit(30, GONE, GONE), faults=[(20, GONE, FAULT, 7, 9)])
     assert one.kinds() == {7: [FAILED]}
     assert len(one.deaths.faults) == 1
+
+
+def test_a_repetition_may_fail_without_a_refusal_of_its_own(session: Any) -> None:
+    """The store has refused the fault that was aborted, and the kernel does not ask again."""
+    one = session()
+    one.round(*begin(), faults=[(10, GONE, FAULT, 7, 9)])
+    one.refuse(7, 11)
+    one.round(Exit(30, GONE, GONE), faults=[(20, GONE, FAULT, 7, 9)])
+    assert one.kinds() == {7: [FAILED]}
 
 
 def test_a_page_behind_the_end_of_the_file(session: Any) -> None:
