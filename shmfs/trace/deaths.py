@@ -27,8 +27,8 @@ MOST = 1000
 FULL = "the mount is full"
 UNKNOWN_PAGE = "page unknown (needs root)"
 _ONCE = 5.0
-_PATIENCE = 0.3
-"""Seconds in which the daemon's part of a refused fault may still come."""
+_PATIENCE = 0.6
+"""Seconds in which the other part of a refused fault may still come: more than `pending.PATIENCE` and two rounds."""
 
 
 class Touched(NamedTuple):

@@ -114,9 +114,10 @@ def refusal_sentence(refusal: Refusal) -> str:
     place = f" for {refusal.path}" if refusal.path else ""
     call = f" ({refusal.call})" if refusal.call else ""
     limit = limit_text(option, refusal.limit) or option
+    asked = amount(option, refusal.asked) if refusal.asked else "space"
     text = (
-        f"{refusal.errno}: {who(refusal.process, refusal.pid, refusal.tid)} asked for"
-        f" {amount(option, refusal.asked)}{place}{call}, but {limit} is reached."
+        f"{refusal.errno}: {who(refusal.process, refusal.pid, refusal.tid)} asked for {asked}{place}{call},"
+        f" but {limit} is reached."
     )
     return " ".join([text, *circumstances(option, refusal.holders, refusal.enough)])
 
