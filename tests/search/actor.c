@@ -21,9 +21,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -59,7 +61,7 @@ struct step {
 
 struct map {
     char *at;
-    long pages, first, inode, writable;
+    long pages, first, inode, writable, attached;
 };
 
 struct file {
@@ -347,8 +349,52 @@ static void do_mmap(struct context *c, long slot, long file, long first, long pa
     int protection = how & 4 ? PROT_READ : PROT_READ | PROT_WRITE;
     char *at = mmap(0, pages * PAGE, protection, flags, f->fd, first * PAGE);
     if (at != MAP_FAILED)
-        *m = (struct map){at, pages, first, f->inode, protection & PROT_WRITE};
+        *m = (struct map){at, pages, first, f->inode, protection & PROT_WRITE, 0};
     emit(c, OP_MMAP, begin, at == MAP_FAILED ? -errno : 0, f->inode, (long)at, pages, first, how | slot << 8);
+}
+
+/* The inode of what is mapped at an address, if that is on the file system under test; else 0. */
+static long inode_at(char *at) {
+    static char text[1 << 16];
+    char wanted[32];
+    unsigned long offset, inode = 0;
+    unsigned int major, minor, length = 0;
+    struct stat s;
+    ssize_t got;
+    int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    while ((got = read(maps, text + length, sizeof text - 1 - length)) > 0)
+        length += got;
+    close(maps);
+    text[length] = 0;
+    snprintf(wanted, sizeof wanted, "%lx-", (long)at);
+    char *line = strstr(text, wanted);
+    if (!line || stat(directory, &s) || sscanf(line, "%*s %*s %lx %x:%x %lu", &offset, &major, &minor, &inode) != 4)
+        return 0;
+    return major << 8 == (s.st_dev & 0xfff00) && minor == (s.st_dev & 0xff) ? (long)inode : 0;
+}
+
+/* System V memory of a key (0: IPC_PRIVATE), or shared anonymous memory. */
+static void attach(struct context *c, int op, long slot, long key, long pages) {
+    struct map *m = &c->maps[slot];
+    if (m->at)
+        return;
+    uint64_t begin = now();
+    char *at = MAP_FAILED;
+    int id = -1;
+    if (op == OP_ANONYMOUS) {
+        at = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    } else {
+        id = shmget(key ? 0x5e00 + key : IPC_PRIVATE, pages * PAGE, IPC_CREAT | 0600);
+        if (id >= 0)
+            at = shmat(id, 0, 0);
+        if (id >= 0 && !key)
+            shmctl(id, IPC_RMID, 0);
+    }
+    int error = at == MAP_FAILED ? errno : 0;
+    long inode = error ? 0 : inode_at(at);
+    if (inode)
+        *m = (struct map){at, pages, 0, inode, 1, op == OP_ATTACH};
+    emit(c, op, begin, -error, inode, pages, key ? 0x5e00 + key : 0, id, slot);
 }
 
 static void set_timer(long us) {
@@ -436,8 +482,19 @@ static void execute(struct context *c, struct step *s) {
     case OP_MMAP:
         do_mmap(c, a[0], a[1], a[2], a[3], a[4]);
         return;
+    case OP_ATTACH:
+    case OP_ANONYMOUS:
+        attach(c, s->op, a[0], s->op == OP_ATTACH ? a[1] : 0, s->op == OP_ATTACH ? a[2] : a[1]);
+        return;
+    case OP_REMOVE: {
+        int id = shmget(0x5e00 + a[0], 1, 0);
+        got = id < 0 || shmctl(id, IPC_RMID, 0) ? -errno : 0;
+        break;
+    }
     case OP_MUNMAP:
-        if (m->at)
+        if (m->at && m->attached)
+            shmdt(m->at);
+        else if (m->at)
             munmap(m->at, m->pages * PAGE);
         emit(c, s->op, begin, a[0], m->inode, 0, 0, 0, 0);
         *m = (struct map){0};

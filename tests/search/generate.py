@@ -26,6 +26,9 @@ MAIN = {
     "unlink": 3,
     "rename": 2,
     "mmap": 14,
+    "attach": 2,
+    "remove": 1,
+    "anonymous": 2,
     "munmap": 2,
     "mremap": 3,
     "madvise": 4,
@@ -90,6 +93,8 @@ class Generator:
         self.largest = rng.choice((8, 40, 40, min(300, self.size + 16)))
         """Pages of the files."""
         share = {name: rng.choice((0.3, 1, 1, 3)) for name in MAIN}
+        if not target.startswith("run"):
+            share |= dict.fromkeys(("attach", "remove", "anonymous"), 0)  # these are the kernel's
         self.main = {name: weight * share[name] for name, weight in MAIN.items()}
 
     def program(self) -> Program:
@@ -222,6 +227,20 @@ class Generator:
     def _may_populate(self) -> bool:
         return not masked("populate a full mount", self.target) or self.size == SIZES[-1]
 
+    def _make_attach(self, state: State) -> tuple[int, ...] | None:
+        slot = next((slot for slot in range(MAPS) if slot not in state.maps), None)
+        if slot is None:
+            return None
+        state.maps[slot] = self.rng.randrange(1, min(self.largest, self.size // 4) + 1)
+        return slot, self.rng.choice((0, 1, 2)), state.maps[slot]
+
+    def _make_anonymous(self, state: State) -> tuple[int, ...] | None:
+        made = self._make_attach(state)
+        return made and (made[0], made[2])
+
+    def _make_remove(self, state: State) -> tuple[int, ...]:
+        return (self.rng.choice((1, 2)),)
+
     def _make_munmap(self, state: State) -> tuple[int, ...] | None:
         slot = self._map(state)
         if slot is None:
@@ -341,6 +360,8 @@ class Generator:
 _ALONE = {
     "munmap",
     "mremap",
+    "attach",
+    "anonymous",
     "exec",
     "fork",
     "daemon",

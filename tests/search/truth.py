@@ -84,6 +84,8 @@ class Truth:
         self.creators: dict[int, set[int]] = {}
         """Who may have created each inode: several where they opened it at once."""
         self.openers: dict[int, set[int]] = defaultdict(set)
+        self.kinds: dict[int, str] = {}
+        """Of inodes that are System V ("sysv") or shared anonymous ("anon") memory."""
         self.sent_bus: set[int] = set()
         """Processes that signal 7 was sent to by somebody."""
         self.renamed = any(one.name == "rename" and one.a[0] == 0 for one in outcome.log)
@@ -145,11 +147,26 @@ class Truth:
 
     _take_tmpfile = _take_open
 
+    def _take_attach(self, record: Record, process: Process) -> None:
+        result, inode, _, key, number, _ = record.a
+        if result == 0 and inode:
+            self.kinds[inode] = "anon" if record.name == "anonymous" else "sysv"
+            ipc = f"SYSV{key:08x}"
+            self.names[inode] |= (
+                {"/dev/zero", "/.shmfs//"}
+                if record.name == "anonymous"
+                else {f"/{ipc} (id {number})", f"/.shmfs/{ipc}.{number}"}
+            )
+            process.mapped.add(inode)
+            self._moved[record.pid, record.a[5]] = False
+
+    _take_anonymous = _take_attach
+
     def _find_creators(self) -> None:
         """Somebody who opened an inode before anybody else had it."""
         opens: dict[int, list[Record]] = defaultdict(list)
         for record in self.outcome.log:
-            if record.name in ("open", "tmpfile") and record.a[0] >= 0:
+            if record.name in ("open", "tmpfile", "attach", "anonymous") and record.a[0] >= 0:
                 opens[record.a[1]].append(record)
         for inode, records in opens.items():
             first = min(record.end for record in records)
