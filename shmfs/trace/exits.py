@@ -89,9 +89,12 @@ class Exits:
             self._ended.popitem(last=False)
 
     def status(self, pid: int) -> int | None:
-        """Return how the process ended, as a shell has it: 128+N for signal N; None if not known."""
+        """Return how the process ended, as a shell has it: 128+N for signal N; None if not known.
+
+        It is not known before the leader has ended: other threads may be reported earlier, with other codes.
+        """
         ended = self._ended.get(pid)
-        return None if ended is None else _status(ended.code)
+        return _status(ended.code) if ended is not None and ended.led else None
 
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: another may get its pid."""
