@@ -88,14 +88,15 @@ class Meta(msgspec.Struct, kw_only=True):
     @classmethod
     def here(cls, **fields: Any) -> "Meta":
         """Return the description of a recording that starts now on this machine; `fields` are the rest."""
-        started, system = time.time_ns(), os.uname()
+        started, monotonic = time.time_ns(), time.monotonic_ns()  # side by side
+        system = os.uname()
         about: dict[str, Any] = {
             "version": shmfs.__version__,
             "host": system.nodename,
             "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             "kernel": system.release,
             "started": started,
-            "clock_offset": started - time.monotonic_ns(),
+            "clock_offset": started - monotonic,
             "page_size": os.sysconf("SC_PAGE_SIZE"),
         }
         return cls(**about | fields)
