@@ -106,16 +106,28 @@ static void emit(struct context *c, int op, uint64_t begin, long a0, long a1, lo
         ;
 }
 
+/* The faults of this thread without those of touches in handlers, which are counted by themselves. */
+static void count(struct context *c, long *minor, long *major) {
+    struct rusage now;
+    long nested_minor, nested_major;
+    do { /* a handler may come between the two */
+        nested_minor = c->nested_minor;
+        nested_major = c->nested_major;
+        getrusage(RUSAGE_THREAD, &now);
+    } while (nested_minor != c->nested_minor || nested_major != c->nested_major);
+    *minor = now.ru_minflt - nested_minor;
+    *major = now.ru_majflt - nested_major;
+}
+
 /* One touch, counted. Returns the signal that it ended in, or 0. */
 static int bracket(struct context *c, volatile char *p, int store, long *minor, long *major, uint64_t *begin,
                    uint64_t *end) {
-    struct rusage before, after;
+    long before_minor, before_major, after_minor, after_major;
     sigjmp_buf here, *outer = c->landing;
-    volatile long nested_minor = c->nested_minor, nested_major = c->nested_major;
     int got = sigsetjmp(here, 0);
     if (!got) {
         c->landing = &here;
-        getrusage(RUSAGE_THREAD, &before);
+        count(c, &before_minor, &before_major);
         *begin = now();
         if (store)
             *p = 1;
@@ -123,10 +135,10 @@ static int bracket(struct context *c, volatile char *p, int store, long *minor, 
             (void)*p;
     }
     *end = now();
-    getrusage(RUSAGE_THREAD, &after);
+    count(c, &after_minor, &after_major);
     c->landing = outer;
-    *minor = after.ru_minflt - before.ru_minflt - (c->nested_minor - nested_minor);
-    *major = after.ru_majflt - before.ru_majflt - (c->nested_major - nested_major);
+    *minor = after_minor - before_minor;
+    *major = after_major - before_major;
     return got;
 }
 
@@ -404,23 +416,23 @@ static void set_timer(long us) {
 
 /* A fault that the kernel takes for the program, in read(2) into the page or write(2) from it. */
 static void kernel_touch(struct context *c, long slot, long index, int store) {
-    struct rusage before, after;
+    long before_minor, before_major, minor, major;
     struct map *m = &c->maps[slot];
     char byte;
     if (!m->at || index >= m->pages || (store && !m->writable))
         return;
-    long nested_minor = c->nested_minor, nested_major = c->nested_major, page = m->first + index;
+    long page = m->first + index;
     emit(c, OP_BEGIN, now(), m->inode, page, store, 4, slot, 0);
-    getrusage(RUSAGE_THREAD, &before);
+    count(c, &before_minor, &before_major);
     uint64_t begin = now();
     ssize_t got = store ? read(zero_fd, m->at + index * PAGE, 8) : write(pipe_fds[1], m->at + index * PAGE, 1);
     int error = got < 0 ? errno : 0;
     uint64_t end = now();
-    getrusage(RUSAGE_THREAD, &after);
+    count(c, &minor, &major);
+    minor -= before_minor;
+    major -= before_major;
     if (!store && got > 0)
         (void)!read(pipe_fds[0], &byte, 1);
-    long minor = after.ru_minflt - before.ru_minflt - (c->nested_minor - nested_minor);
-    long major = after.ru_majflt - before.ru_majflt - (c->nested_major - nested_major);
     struct record r = {begin,  end,    c->pid, c->tid, c->role, c->step, OP_TOUCHED,
                        {m->inode, page, store | 4, minor << 32 | major, error ? -error : 0, -1}};
     (void)!write(log_fd, &r, sizeof r);

@@ -9,6 +9,7 @@ import numpy as np
 from shmfs import trace
 from tests.search.execute import Outcome
 from tests.search.masks import MASKS
+from tests.search.program import PAGE
 from tests.search.reports import Reports
 from tests.search.truth import Process, Touch, Truth
 
@@ -50,6 +51,11 @@ class Comparison:
             for row in self.faults[mine & (self.faults["source"] == 0)]
         ]
         self.rows = len(self.mine)
+        self.maps: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+        for event in self.events:
+            if event["event"] == "map" and event["process"] in self.pids:
+                self.maps[self.pids[event["process"]], inodes[event["segment"]]].append(event)
+        self.around = self.faults[mine & (self.faults["source"] == 1)]
 
     def run(self) -> "Comparison":
         """Compare everything."""
@@ -57,7 +63,9 @@ class Comparison:
             self._differs("the trace has no end")
         self._compare_processes()
         self._compare_faults()
+        self._compare_around()
         self._compare_segments()
+        self._compare_mappings()
         self.truth.offset, self.truth.has_access = self.offset + self.shift, self.has_access
         Reports(self.truth, self.differences, self.tolerated).run(self.events, self.pids, self.segments)
         return self
@@ -187,6 +195,14 @@ class Comparison:
                 touches = sorted(expected[key], key=lambda touch: touch.begin)
                 for time, touch in zip(times, touches, strict=True):
                     steps += [(time - touch.end, 1), (time - touch.begin + 1, -1)]
+        for record in self.truth.mappings:
+            found = [
+                event["time"] - self.offset
+                for event in self.maps[record.pid, record.a[1]]
+                if event["address"] == record.a[2]
+            ]
+            if len(found) == 1 and found[0] >= self.truth.gate:
+                steps += [(found[0] - record.end, 1), (found[0] - record.begin + 1, -1)]
         return steps
 
     def _finish_of_dead(self, given: dict[int, list[Any]]) -> dict[int, bool]:
@@ -257,7 +273,57 @@ class Comparison:
         elif not kinds[FAILED]:
             self._tolerate("killed in a touch")
 
+    def _compare_around(self) -> None:
+        """Pages that were mapped around a fault: each once for a process, and near a touch."""
+        seen: set[tuple[int, int, int]] = set()
+        touches: dict[int, list[Touch]] = defaultdict(list)
+        for touch in self.truth.touches:
+            touches[touch.tid].append(touch)
+        for row in self.around:
+            inode, page = self.segments[int(row["segment"])]["inode"], int(row["page"])
+            pid = self.pids[int(row["process"])]
+            when = int(row["time"]) - self.offset - self.shift
+            if when < self.truth.gate:
+                continue
+            about = f"page {page} of inode {inode} mapped around a fault of pid {pid} tid {int(row['tid'])}"
+            if (pid, inode, page) in seen:
+                self._differs(f"{about}: a second time")
+            seen.add((pid, inode, page))
+            near = [
+                touch
+                for touch in touches[int(row["tid"])]
+                if touch.begin <= when <= touch.end and touch.inode == inode and abs(touch.page - page) < 16
+            ]
+            if not near:
+                self._differs(f"{about} at {when}: no touch of a page near it")
+            elif near[-1].finished and not near[-1].minor + near[-1].major + near[-1].signal:
+                self._differs(f"{about}: {near[-1]} had no fault")
+
     # ---- segments
+
+    def _compare_mappings(self) -> None:
+        """Each mmap(2) is an event; the kernel may have merged it with the mapping beside it."""
+        for record in self.truth.mappings:
+            address, pages, first, how = record.a[2], record.a[3], record.a[4], record.a[5]
+            if record.begin < self.truth.gate:
+                continue
+            begin, end = (time + self.offset + self.shift for time in (record.begin, record.end))
+            found = [
+                event
+                for event in self.maps[record.pid, record.a[1]]
+                if begin <= event["time"] <= end
+                and event["address"] <= address
+                and event["address"] + event["length"] >= address + pages * PAGE
+            ]
+            about = f"the mapping of {pages} pages of inode {record.a[1]} by pid {record.pid} at {address:#x}"
+            if len(found) != 1:
+                self._missing(f"{about} is {len(found)} events", None)
+                continue
+            event = found[0]
+            if event["page"] + (address - event["address"]) // PAGE != first:
+                self._differs(f"{about} begins at page {first}: {event}")
+            if event["shared"] == bool(how & 1) or event["protection"][:2] != ("r-" if how & 4 else "rw"):
+                self._differs(f"{about} is {'private' * (how & 1) or 'shared'}, {how & 4}: {event}")
 
     def _compare_segments(self) -> None:
         found = Counter(segment["inode"] for segment in self.segments if segment)

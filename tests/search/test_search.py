@@ -135,6 +135,11 @@ class Forgery:
         writer.event(
             "segment", "perf", time=self.start, segment=0, device="0:57", inode=self.inode, path="/s0"
         )
+        for record in self.outcome.log:
+            if record.name == "mmap":
+                at = (record.begin + record.end) // 2
+                writer.event("map", "perf", time=at, process=0, segment=0, address=record.a[2], page=0,
+                             length=6 * 4096, protection="rw-", shared=True)  # fmt: skip
         rows = np.zeros(len(self.rows), FAULT)
         for row, values in zip(rows, sorted(self.rows), strict=True):
             for name, value in zip(("time", "page", "process", "tid", "kind", "access"), values, strict=True):
