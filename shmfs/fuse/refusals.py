@@ -13,7 +13,7 @@ from shmfs.fuse.protocol import Opcode
 from shmfs.mm import PAGE_SIZE
 from shmfs.trace.history import Full, History
 from shmfs.trace.processes import read_file
-from shmfs.trace.records import Holder, Process, Refusal
+from shmfs.trace.records import Process, Refusal
 
 MOST = 1000
 """Kinds that are kept; further ones are counted in `Statistics.refused` alone."""
@@ -39,18 +39,25 @@ _CALLS = {
 FAULT = "page fault"
 _SYSCALLS = {
     "x86_64": {
-        0: "read", 9: "mmap", 17: "pread64", 19: "readv", 25: "mremap", 28: "madvise", 40: "sendfile",
-        149: "mlock", 151: "mlockall", 275: "splice", 295: "preadv", 325: "mlock2", 327: "preadv2",
+        0: "read", 1: "write", 9: "mmap", 16: "ioctl", 17: "pread64", 18: "pwrite64", 19: "readv",
+        20: "writev", 25: "mremap", 28: "madvise", 40: "sendfile", 44: "sendto", 45: "recvfrom",
+        46: "sendmsg", 47: "recvmsg", 149: "mlock", 151: "mlockall", 202: "futex", 275: "splice",
+        295: "preadv", 310: "process_vm_readv", 311: "process_vm_writev", 325: "mlock2",
+        326: "copy_file_range", 327: "preadv2",
     },
     "aarch64": {
-        63: "read", 65: "readv", 67: "pread64", 69: "preadv", 71: "sendfile", 76: "splice", 216: "mremap",
-        222: "mmap", 228: "mlock", 230: "mlockall", 233: "madvise", 284: "mlock2", 286: "preadv2",
+        29: "ioctl", 63: "read", 64: "write", 65: "readv", 66: "writev", 67: "pread64", 68: "pwrite64",
+        69: "preadv", 71: "sendfile", 76: "splice", 98: "futex", 206: "sendto", 207: "recvfrom",
+        211: "sendmsg", 212: "recvmsg", 216: "mremap", 222: "mmap", 228: "mlock", 230: "mlockall",
+        233: "madvise", 270: "process_vm_readv", 271: "process_vm_writev", 284: "mlock2",
+        285: "copy_file_range", 286: "preadv2",
     },
 }.get(platform.machine(), {})  # fmt: skip
-"""System calls that make the kernel read pages of a file."""
+"""System calls that make the kernel read pages of a file, or that touch memory of the caller."""
 _POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall", "mlock2"}
+_READING = {"read", "pread64", "readv", "preadv", "preadv2", "sendfile", "splice", "copy_file_range"}
 
-_Key = tuple[str, str, str, str, int]
+_Key = tuple[str, str, str, str, int, int, int]
 
 
 class Refusals:
@@ -76,7 +83,8 @@ class Refusals:
         process = self._history.process(instruments.caller) or Process(0, "", 0)
         call, errno = self._circumstances(inode, limit)
         path = self._history.path(inode) or self._path(inode)
-        key = errno, call, limit, path, process.pid
+        touched = inode if errno == "SIGBUS" else 0  # each file that was touched explains a SIGBUS
+        key = errno, call, limit, path, touched, process.pid, process.start_time
         known = self._records.get(key)
         if known is not None:
             known.count += 1
@@ -84,10 +92,11 @@ class Refusals:
         if len(self._records) >= MOST:
             return
         value, asked = self._amounts(limit, pages)
-        full = self._held(inode, page + pages) if limit == "size" else Full(value)
-        holders, enough = (
-            self._owners(limit, value, asked) if limit != "size" else (full.holders, full.enough)
-        )
+        if limit == "size":
+            full = self._held(inode, page + pages)
+            enough = full.enough
+        else:
+            full, enough = self._owners(limit, value, asked)
         refusal = self._records[key] = Refusal(
             errno=errno,
             call=call,
@@ -101,8 +110,9 @@ class Refusals:
             inode=inode,
             page=page if limit == "size" else None,
             time=time.time_ns(),
-            holders=holders,
+            holders=full.holders,
             enough=enough,
+            more_holders=full.more,
         )
         instruments.call("refusal", inode, path, refusal)
 
@@ -117,8 +127,7 @@ class Refusals:
         if limit == "shmmax":
             return "shmget", "EINVAL"
         if request == Opcode.READ:
-            call = blocked_in(caller)
-            return call, "SIGBUS" if call == FAULT else "ENOMEM" if call in _POPULATING else "ENOSPC"
+            return _page_in(blocked_in(caller))
         if request == Opcode.IOCTL:
             return "shmget", "ENOMEM" if limit == "size" else "ENOSPC"
         if self._history.kind(inode) == "anon":
@@ -137,15 +146,15 @@ class Refusals:
             return superblock.blocks.limit * PAGE_SIZE, pages * PAGE_SIZE
         return (options.shmall * PAGE_SIZE if limit == "shmall" else options.shmmax), pages * PAGE_SIZE
 
-    def _owners(self, limit: str, value: int, asked: int) -> tuple[list[Holder], str]:
+    def _owners(self, limit: str, value: int, asked: int) -> tuple[Full, str]:
         """Who created what counts against a limit other than `size`, and what would have been enough."""
         if limit == "shmmax":
-            return [], str(asked)
+            return Full(), str(asked)
         what = "" if limit == "nr_inodes" else "sysv"
-        holders = self._history.owners(what, "file" if limit == "nr_inodes" else "segment")
+        owners = self._history.owners(what, "file" if limit == "nr_inodes" else "segment")
         if limit == "shmall":
-            return holders, str(-(-(sum(one.bytes for one in holders) + asked) // PAGE_SIZE))
-        return holders, str(value + asked)
+            return owners, str(-(-(owners.wanted + asked) // PAGE_SIZE))
+        return owners, str(value + asked)
 
     def _held(self, inode: int, end: int) -> Full:
         """Who holds how much now; `end` is the page up to which `inode` was to grow."""
@@ -157,10 +166,21 @@ class Refusals:
             self._snapshot = self._history.holders(self._superblock.blocks.limit * PAGE_SIZE)
             self._reusable_until = begin + (_SHARE + 1) * (time.monotonic() - begin)
         missing = max(0, end * PAGE_SIZE - self._history.extent(inode))
-        return Full(self._snapshot.limit, self._snapshot.holders, self._snapshot.wanted + missing)
+        known = self._snapshot
+        return Full(known.limit, known.holders, known.wanted + missing, known.more)
 
 
 _OPCODES = frozenset(int(code) for code in Opcode)
+
+
+def _page_in(call: str) -> tuple[str, str]:
+    """The call that a thread is in whose page was refused, and what it gets.
+
+    Where the call is not visible it is taken for a page fault, which is by far the most frequent.
+    """
+    if call in (FAULT, ""):
+        return call, "SIGBUS"
+    return call, "ENOMEM" if call in _POPULATING else "ENOSPC" if call in _READING else "EFAULT"
 
 
 def blocked_in(tid: int) -> str:

@@ -10,9 +10,10 @@ A record is `RECORD`, which shmfs.trace.decode reads: the raw data of a perf sam
 import contextlib
 import os
 import platform
+import resource
 from typing import NamedTuple
 
-from shmfs.system import bpf
+from shmfs.system import bpf, btf
 from shmfs.system.bpf import FRAME, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Helper, MapKind, Program, Register
 
 RECORD: dict[str, tuple[str, int]] = {
@@ -23,9 +24,12 @@ RECORD: dict[str, tuple[str, int]] = {
     "target_pid": ("<u4", 20),
     "call": ("<u8", 24),  # a system call and its first arguments; 0 where not known
     "arguments": ("(3,)<u8", 32),
+    "inode": ("<u8", 56),  # of the file that the call was to write to; 0 where not known, and for SIGBUS
+    "device": ("<u8", 64),  # of that file, as the kernel has it: major << 20 | minor
+    "file_size_limit": ("<u8", 72),  # RLIMIT_FSIZE of the process then, in bytes; 0 where not known
 }
 """Fields by name: type and offset in bytes."""
-RECORD_BYTES = 56
+RECORD_BYTES = 80
 NOT_KNOWN = (1 << 32) - 1
 
 SIGBUS, SIGXFSZ = 7, 25
@@ -65,6 +69,48 @@ _REGISTERS = {
     "aarch64": _Registers(280, 4, (272, 8, 16), (264, 0x10, 0)),
 }
 
+_TO_THIRD = {"x86_64": (275, 326), "aarch64": (76, 285)}.get(platform.machine(), ())
+"""splice(2) and copy_file_range(2): they write to their third argument, all others to their first."""
+
+
+class _Layout(NamedTuple):
+    """Offsets in bytes on the way from a task to the inode of one of its files, and to its limits."""
+
+    files: int
+    fdt: int
+    fd: int
+    inode: int
+    number: int
+    superblock: int
+    device: int
+    signal: int
+    file_size: int
+
+    @classmethod
+    def here(cls) -> "_Layout | None":
+        """That of the running kernel; None where it does not describe itself."""
+        try:
+            with contextlib.closing(btf.Types()) as types:
+                places = [types.offset(*one) for one in _PLACES]
+        except (OSError, KeyError):
+            return None
+        places[-1] += 16 * resource.RLIMIT_FSIZE  # struct rlimit has two words of 8 bytes
+        return cls(*places)
+
+
+_PLACES = (
+    ("task_struct", "files"),
+    ("files_struct", "fdt"),
+    ("fdtable", "fd"),
+    ("file", "f_inode"),
+    ("inode", "i_ino"),
+    ("inode", "i_sb"),
+    ("super_block", "s_dev"),
+    ("task_struct", "signal"),
+    ("signal_struct", "rlim"),
+)
+"""Structures and their members, in the order of `_Layout`."""
+
 
 class Probe:
     """The programs, loaded but idle until `attach`. Any thread may call, one at a time."""
@@ -75,13 +121,14 @@ class Probe:
         Raises BpfRefusedError.
         """
         self._ends = contextlib.ExitStack()
+        self._layout = _Layout.here()
         try:
             self._output = self._own(
                 bpf.create_map(MapKind.PERF_EVENT_ARRAY, 4, os.sysconf("SC_NPROCESSORS_CONF"))
             )
             self._programs = {"signal_generate": self._load_signals()}
             if calls:
-                program = _failed_calls(self._output)
+                program = _failed_calls(self._output, self._layout)
                 self._programs["sys_exit"] = self._own(bpf.load(program, "shmfs_calls"))
         except BaseException:
             self.close()
@@ -115,9 +162,9 @@ class Probe:
             pids = None
         registers = _REGISTERS.get(platform.machine())
         try:
-            return self._own(bpf.load(_signals(self._output, pids, registers), "shmfs_signals"))
+            return self._own(bpf.load(_signals(self._output, pids, registers, self._layout), "shmfs_signals"))
         except bpf.BpfRefusedError:
-            return self._own(bpf.load(_signals(self._output, pids, None), "shmfs_signals"))
+            return self._own(bpf.load(_signals(self._output, pids, None, None), "shmfs_signals"))
 
 
 def why_not() -> str:
@@ -130,7 +177,7 @@ def why_not() -> str:
     return ""
 
 
-def _signals(output: int, pids: int | None, registers: _Registers | None) -> Program:
+def _signals(output: int, pids: int | None, registers: _Registers | None, layout: _Layout | None) -> Program:
     """On signal_generate(sig, info, task, group, result): see include/trace/events/signal.h."""
     program = Program()
     program.set(R6, R1)
@@ -170,12 +217,13 @@ def _signals(output: int, pids: int | None, registers: _Registers | None) -> Pro
         program.call(Helper.TASK_PT_REGS)
         program.set(R7, R0)
         _copy_call(program, registers, R7)
+        _copy_file(program, layout)
     program.label("emit")
     _emit(program, output)
     return program
 
 
-def _failed_calls(output: int) -> Program:
+def _failed_calls(output: int, layout: _Layout | None) -> Program:
     """On sys_exit(regs, ret): see include/trace/events/syscalls.h."""
     program = Program()
     program.load(R2, R1, 8)
@@ -191,6 +239,7 @@ def _failed_calls(output: int) -> Program:
     if registers:
         program.load(R7, R6, 0)
         _copy_call(program, registers, R7)
+        _copy_file(program, layout)
     program.label("emit")
     _emit(program, output)
     return program
@@ -221,6 +270,44 @@ def _copy_call(program: Program, registers: _Registers, base: Register) -> None:
     _read(program, _RECORD + 24, registers.call_bytes, base, registers.call)
     for number, offset in enumerate(registers.arguments):
         _read(program, _RECORD + 32 + 8 * number, 8, base, offset)
+
+
+def _copy_file(program: Program, layout: _Layout | None) -> None:
+    """Put the file that the call was to write to into the record, and the limit of the size of files.
+
+    When the record is read the process may have ended, and its descriptors with it. What cannot be read is 0.
+    """
+    if layout is None:
+        return
+    program.load(R8, FRAME, _RECORD + 32)
+    program.load(R7, FRAME, _RECORD + 24)
+    for call in _TO_THIRD:
+        program.jump("==", R7, call, "third")
+    program.goto("descriptor")
+    program.label("third")
+    program.load(R8, FRAME, _RECORD + 48)
+    program.label("descriptor")
+    program.arithmetic("<<", R8, 32)
+    program.arithmetic(">>", R8, 32 - 3)  # an int, and pointers of 8 bytes
+    program.call(Helper.GET_CURRENT_TASK)
+    program.set(R9, R0)
+    _read(program, _SCRATCH, 8, R9, layout.signal)
+    program.load(R7, FRAME, _SCRATCH)
+    _read(program, _RECORD + 72, 8, R7, layout.file_size)
+    for offset in (layout.files, layout.fdt, layout.fd):
+        _follow(program, R9, offset)
+    program.arithmetic("+", R9, R8)
+    _follow(program, R9, 0)
+    _follow(program, R9, layout.inode)
+    _read(program, _RECORD + 56, 8, R9, layout.number)
+    _follow(program, R9, layout.superblock)
+    _read(program, _RECORD + 64, 4, R9, layout.device)
+
+
+def _follow(program: Program, register: Register, offset: int) -> None:
+    """`register` = the pointer at `register` + `offset`."""
+    _read(program, _SCRATCH, 8, register, offset)
+    program.load(register, FRAME, _SCRATCH)
 
 
 def _emit(program: Program, output: int) -> None:

@@ -8,27 +8,28 @@ All methods are called in the recorder's thread, which may wait for the daemon; 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 
-from shmfs.trace.amounts import option_size
+from shmfs.trace import surveys
 from shmfs.trace.amounts import size as human
 from shmfs.trace.names import printable
-from shmfs.trace.records import Death, Holder, Refusal, Segment, Statistics
+from shmfs.trace.records import Death, Refusal, Statistics
+from shmfs.trace.refused_calls import RefusedCalls
+from shmfs.trace.surveys import Survey
 from shmfs.trace.wording import death_sentence, refusal_sentence
 
-PAGE = 4096
 SIGBUS = 7
 MOST = 1000
 """Deaths and refusals that are kept, each; further ones are not recorded."""
-FULL = "the mount is full"
 UNKNOWN_PAGE = "page unknown (needs root)"
 _ONCE = 5.0
+"""Seconds in which a second source may still report the end of a process."""
 _PATIENCE = 0.6
-"""Seconds in which the other part of a refused fault may still come: more than `pending.PATIENCE` and two rounds."""
+"""Seconds in which the rest of what is to be known may still come: `pending.PATIENCE` and some rounds."""
 
 
 class Touched(NamedTuple):
@@ -47,13 +48,6 @@ class Touched(NamedTuple):
     time: int
 
 
-class Survey(NamedTuple):
-    """The file system as it was at a time, in nanoseconds since the epoch; None where nobody could say."""
-
-    statistics: Statistics | None
-    time: int
-
-
 @dataclass(slots=True)
 class _Failed:
     """A SIGBUS that is not explained yet."""
@@ -62,6 +56,20 @@ class _Failed:
     fault: Touched
     survey: Survey
     count: int = 1
+
+
+class _Stray(NamedTuple):
+    """A SIGBUS that is not about a page of this mount."""
+
+    why: str
+    time: int
+
+
+class _Last(NamedTuple):
+    """The newest SIGBUS of a process that is about a page of this mount."""
+
+    time: int
+    inode: int
 
 
 class Deaths:
@@ -95,45 +103,38 @@ class Deaths:
         """By pid, from the moment of the signal."""
         self._known: dict[tuple[int, int], Death] = {}
         """By pid and inode."""
+        self._over: dict[tuple[int, int], tuple[Death, int]] = {}
+        """The same of processes that have ended, and when (ns): a fault may be reported after the end."""
         self._ended: list[tuple[float, Touched, int | None]] = []
-        self._calls: dict[tuple[str, str, str, int], Refusal] = {}
+        self._calls = RefusedCalls(self._look, self._report, write)
+        self._matched: set[int] = set()
+        """By id(): the refusals of `_refused` that explain a death."""
         self._done: dict[int, float] = {}
         """Until when the end of a process is not reported again, by pid: two sources report it."""
-        self._strays: dict[int, str] = {}
-        """By pid: why a SIGBUS came that is not about a page of this mount."""
+        self._strays: dict[int, _Stray] = {}
+        """By pid, where that was the newest SIGBUS."""
+        self._last: dict[int, _Last] = {}
+        """By pid."""
 
     @property
     def calls(self) -> list[Refusal]:
         """Refusals by the kernel, which the daemon does not count."""
-        return list(self._calls.values())
+        return self._calls.refusals
 
     # ---- what others have seen
 
     def told(self, event: dict[str, Any]) -> None:
         """Take in a `refusal` of the daemon, which is in the trace already."""
         refusal = msgspec.convert(event["refusal"], Refusal)
+        self._calls.serve(refusal)
         if refusal.errno == "SIGBUS":
             self._refused.append((time.monotonic(), refusal))
         else:
             self._report(refusal)
 
     def refused(self, refusal: Refusal) -> None:
-        """Take in a call that the kernel refused by itself."""
-        key = refusal.errno, refusal.call, refusal.path, refusal.pid
-        known = self._calls.get(key)
-        if known is not None:
-            known.count += 1
-            return
-        self._calls[key] = refusal
-        survey = self._ask() if refusal.limit_name == "size" else None
-        if survey is not None:
-            refusal.limit, refusal.holders = survey.size_limit, _holders(survey)
-            refusal.enough = _enough(survey, refusal.asked)
-        self._write(
-            event="refusal", source="perf", time=refusal.time, path=refusal.path,
-            refusal=msgspec.to_builtins(refusal),
-        )  # fmt: skip
-        self._report(refusal)
+        """Take in a call that failed; its process may get its name until the next `settle`."""
+        self._calls.take(refusal)
 
     def _report(self, refusal: Refusal) -> None:
         if len(self.refusals) < MOST:
@@ -149,7 +150,11 @@ class Deaths:
 
     def failed(self, fault: Touched) -> None:
         """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
+        self._remember(fault)
         known = self._known.get((fault.pid, fault.inode))
+        over, end = self._over.get((fault.pid, fault.inode), (None, 0))
+        if known is None and fault.time <= end:
+            known = over
         waiting = [
             one for one in self._failed if (one.fault.pid, one.fault.inode) == (fault.pid, fault.inode)
         ]
@@ -158,7 +163,7 @@ class Deaths:
         elif waiting:
             waiting[0].count += 1
         else:
-            survey = self._surveys.get(fault.pid)
+            survey = self._surveys.pop(fault.pid, None)
             if survey is None and not self._refusal(fault):
                 survey = self._look()
             self._failed.append(_Failed(time.monotonic(), fault, survey or Survey(None, 0)))
@@ -166,21 +171,35 @@ class Deaths:
     def _look(self) -> Survey:
         return Survey(self._ask(), time.time_ns())
 
-    def stray(self, pid: int, why: str) -> None:
-        """Take in a SIGBUS that is not about a page of this mount."""
-        self._strays[pid] = why
+    def _remember(self, fault: Touched) -> None:
+        """Note which SIGBUS of a process is the newest: the one that may have ended it."""
+        last = self._last.get(fault.pid)
+        if last is None or last.time <= fault.time:
+            self._last[fault.pid] = _Last(fault.time, fault.inode)
+        stray = self._strays.get(fault.pid)
+        if stray is not None and stray.time <= fault.time:
+            del self._strays[fault.pid]
+
+    def stray(self, pid: int, why: str, when: int) -> None:
+        """Take in a SIGBUS that is not about a page of this mount; `when` is ns since the epoch."""
+        self._surveys.pop(pid, None)
+        last = self._last.get(pid)
+        if last is None or last.time < when:
+            self._strays[pid] = _Stray(why, when)
 
     def ended(self, process: Touched, status: int | None) -> None:
         """Take in the end of a process; `status` as a shell counts: 128+N for signal N, None is not known."""
         for number, (when, known, other) in enumerate(self._ended):
             if known.pid == process.pid:
-                self._ended[number] = when, known, status if other is None else other
+                best = process if known.process < 0 or not known.command else known
+                self._ended[number] = when, best, status if other is None else other
                 return
         self._ended.append((time.monotonic(), process, status))
 
     def settle(self, *, last: bool = False) -> None:
         """Explain what has failed, once all that is to be known of it has come or must be missing."""
         overdue = float("inf") if last else time.monotonic() - _PATIENCE
+        self._calls.settle(overdue, last=last)
         self._settle_faults(overdue)
         waiting, self._ended = self._ended, []
         for when, process, status in waiting:
@@ -195,31 +214,41 @@ class Deaths:
         for when, refusal in waiting_refusals:
             if when > overdue:
                 self._refused.append((when, refusal))
+            elif id(refusal) in self._matched:
+                self._matched.discard(id(refusal))
             elif not self._is_explained(refusal):
-                if self._signals_seen:
+                if self._signals_seen or not refusal.call:
                     self._report(refusal)
                 else:
                     self._explain(_touched(refusal), Survey(None, 0), refusal)
 
     def _finish(self, process: Touched, status: int | None, deaths: list[Death]) -> None:
         """A process has ended, and all SIGBUS before that were explained."""
+        stray, last = self._strays.pop(process.pid, None), self._last.pop(process.pid, None)
+        killed = status == 128 + SIGBUS
         for death in deaths:
             if status is not None:
-                death.fatal = status == 128 + SIGBUS and death is deaths[-1]
+                death.fatal = killed and stray is None and last is not None and death.inode == last.inode
             del self._known[death.pid, death.inode]  # its pid may come again
-        why = self._strays.pop(process.pid, "")
+            self._over[death.pid, death.inode] = death, process.time
+        if len(self._over) > MOST:
+            self._over.clear()
         self._surveys.pop(process.pid, None)
-        again = time.monotonic() < self._done.get(process.pid, 0)
-        self._done[process.pid] = time.monotonic() + _ONCE
-        if status != 128 + SIGBUS or (deaths and not why) or again:
+        now = time.monotonic()
+        again = now < self._done.get(process.pid, 0)
+        if len(self._done) >= MOST:
+            self._done = {pid: until for pid, until in self._done.items() if now < until}
+        self._done[process.pid] = now + _ONCE
+        if not killed or (deaths and stray is None) or again:
             return
-        refusal = next((one for _, one in self._refused if one.pid == process.pid), None)
+        mine = (one for _, one in self._refused if one.pid == process.pid and id(one) not in self._matched)
+        refusal = next(mine, None) if stray is None else None
         if refusal is not None:
             self._explain(process._replace(inode=refusal.inode), Survey(None, 0), refusal, fatal=True)
         else:
             self._record(process, Death(
-                process.pid, process.tid, process.command, "", 0, None, why or UNKNOWN_PAGE, 0, [], None,
-                process.time, True,
+                process.pid, process.tid, process.command, "", 0, None,
+                stray.why if stray else UNKNOWN_PAGE, 0, [], None, process.time, True,
             ))  # fmt: skip
 
     # ---- explanations
@@ -228,7 +257,9 @@ class Deaths:
         waiting, self._failed = self._failed, []
         for one in waiting:
             refusal = self._refusal(one.fault)
-            known = refusal is not None or _is_beyond(one.fault, one.survey.statistics)
+            known = refusal is not None or surveys.is_beyond(
+                one.fault.inode, one.fault.page, one.survey.statistics
+            )
             if one.when <= overdue or known:
                 death = self._explain(one.fault, one.survey, refusal)
                 death.count = one.count
@@ -256,17 +287,20 @@ class Deaths:
         if refusal is not None:
             death.page = refusal.page if death.page is None else death.page
             death.path, death.process = death.path or refusal.path, death.process or refusal.process
-            death.reason, death.limit = FULL, refusal.limit
-            death.holders, death.enough = refusal.holders, refusal.enough
-        elif seen is not None and _is_beyond(fault, seen):
-            known = _segment(seen, fault.inode)
+            death.reason, death.limit = surveys.FULL, refusal.limit
+            death.holders, death.more_holders = refusal.holders, refusal.more_holders
+            death.enough = refusal.enough
+            self._matched.add(id(refusal))
+        elif seen is not None and surveys.is_beyond(fault.inode, fault.page, seen):
+            known = surveys.segment(seen, fault.inode)
             death.reason = (
                 f"that is beyond the end of the file, whose size is {human(known.size if known else 0)}"
             )
         elif seen is not None:
-            death.reason, full = _fullness(seen)
+            death.reason, full = surveys.fullness(seen)
             if full:
-                death.limit, death.holders, death.enough = seen.size_limit, _holders(seen), _enough(seen)
+                death.limit, death.enough = seen.size_limit, surveys.enough(seen)
+                death.holders, death.more_holders = surveys.holders(seen)
                 death.held_after = max(0, survey.time - fault.time)
         self._record(fault, death)
         return death
@@ -278,11 +312,12 @@ class Deaths:
         if death.inode:
             self._known[death.pid, death.inode] = death
         self._write(
-            event="sigbus", source="perf", time=death.time, tid=death.tid,
+            event="sigbus", source="perf", time=death.time, pid=death.pid, tid=death.tid,
+            command=death.process,
             process=fault.process if fault.process >= 0 else None,
             segment=fault.segment if fault.segment >= 0 else None, page=death.page, path=death.path,
             reason=death.reason, limit=death.limit, enough=death.enough,
-            held_after=death.held_after,
+            held_after=death.held_after, more_holders=death.more_holders,
             holders=msgspec.to_builtins(death.holders),
         )  # fmt: skip
         self._say(death_sentence(death))
@@ -293,49 +328,3 @@ def _touched(refusal: Refusal) -> Touched:
         *(-1, refusal.pid, refusal.tid, refusal.process, -1, refusal.inode, refusal.path, refusal.page),
         refusal.time,
     )
-
-
-def _segment(statistics: Statistics | None, inode: int) -> Segment | None:
-    found = [one for one in statistics.segments if one.inode == inode] if statistics else []
-    return found[-1] if found else None
-
-
-def _is_beyond(fault: Touched, survey: Statistics | None) -> bool:
-    """Whether the page lies behind the end of its file."""
-    known = _segment(survey, fault.inode)
-    return known is not None and fault.page is not None and fault.page * PAGE >= known.size
-
-
-def _live(survey: Statistics) -> Iterator[Segment]:
-    return (one for one in survey.segments if not one.evicted)
-
-
-def _fullness(survey: Statistics) -> tuple[str, bool]:
-    """What the survey says of the limit, a moment after the fault; and whether it was reached."""
-    if not survey.size_limit:
-        return "there was no memory for it, although the mount has no limit", False
-    if survey.used + PAGE > survey.size_limit:
-        return FULL, True
-    return (
-        "it lay beyond the end of the file, or the mount was full; a moment later neither was so"
-        f" ({human(survey.used)} of {human(survey.size_limit)} in use)"
-    ), False
-
-
-def _holders(survey: Statistics) -> list[Holder]:
-    holders = [
-        Holder(one.path, one.resident * PAGE, one.created_by.pid, one.created_by.command)
-        if one.created_by
-        else Holder(one.path, one.resident * PAGE)
-        for one in _live(survey)
-        if one.resident
-    ]
-    return sorted(holders, key=lambda holder: -holder.bytes)
-
-
-def _enough(survey: Statistics, asked: int = 0) -> str | None:
-    """The size that would hold every file in full, and what was asked, at least a page more than there is."""
-    if not survey.size_limit:
-        return None
-    wanted = sum(max(one.resident, -(-one.size // PAGE)) for one in _live(survey)) * PAGE
-    return option_size(max(wanted, survey.used + asked, survey.size_limit + PAGE))

@@ -52,7 +52,7 @@ _SIGNAL_SAMPLE = np.dtype(
         "names": ["pid", "tid", "time", *probe.RECORD],
         "formats": ["<u4", "<u4", "<u8", *(kind for kind, _ in probe.RECORD.values())],
         "offsets": [16, 20, 24, *(_RAW + offset for _, offset in probe.RECORD.values())],
-        "itemsize": 96,
+        "itemsize": (_RAW + probe.RECORD_BYTES + 7) // 8 * 8,
     }
 )
 _DELIVER_SAMPLE = np.dtype(
@@ -175,6 +175,15 @@ class Mremap(NamedTuple):
     result: int | None
 
 
+class Written(NamedTuple):
+    """The file that a call was to write to."""
+
+    device: tuple[int, int]
+    inode: int
+    size_limit: int
+    """RLIMIT_FSIZE of the process then, in bytes; RLIM_INFINITY is 2**64 - 1."""
+
+
 class Signal(NamedTuple):
     """SIGBUS or SIGXFSZ was generated for a thread of any process of the machine."""
 
@@ -193,6 +202,8 @@ class Signal(NamedTuple):
     """The number of the system call that SIGXFSZ is of; 0 where not known, and for SIGBUS."""
     arguments: tuple[int, int, int]
     """Of the call: the first is the descriptor of write(2) and ftruncate(2)."""
+    file: Written | None = None
+    """What the call was to write to; None where not known."""
 
 
 class FailedCall(NamedTuple):
@@ -207,6 +218,8 @@ class FailedCall(NamedTuple):
     """The first three, as unsigned numbers of 64 bits."""
     error: int
     """The errno."""
+    file: Written | None = None
+    """What the call was to write to; None where not known."""
 
 
 Change = Mmap | Fork | Exec | Exit | Mremap
@@ -367,15 +380,20 @@ def _signals(rows: NDArray[np.void], found: Decoded) -> None:
         time, pid, tid, call = (int(row[name]) for name in ("time", "pid", "tid", "call"))
         arguments = tuple(row["arguments"].tolist())
         if number == 0:
-            found.failed_calls.append(FailedCall(time, pid, tid, call, arguments, -code))
+            found.failed_calls.append(FailedCall(time, pid, tid, call, arguments, -code, _written(row)))
             continue
         sender = pid if code <= 0 and code not in _BY_TIMERS else 0
         if row["target_tid"]:
             known = row["target_tid"] != probe.NOT_KNOWN
             pid, tid = (int(row[name]) if known else 0 for name in ("target_pid", "target_tid"))
         found.signals.append(
-            Signal(time, pid, tid, number, code, int(row["address"]), sender, call, arguments)
+            Signal(time, pid, tid, number, code, int(row["address"]), sender, call, arguments, _written(row))
         )
+
+
+def _written(row: np.void) -> Written | None:
+    inode, device, limit = (int(row[name]) for name in ("inode", "device", "file_size_limit"))
+    return Written((device >> 20, device & 0xF_FFFF), inode, limit) if inode else None
 
 
 _SIGBUS, _BUS_MCEERR_AO = 7, 5

@@ -163,7 +163,12 @@ class Death(Struct):
 
     time: int
     process: int | None = None
+    """Id in the trace."""
+    pid: int = 0
+    """0 is not known."""
     tid: int | None = None
+    command: str = ""
+    """Of the process; "" is not known."""
     segment: int | None = None
     page: int | None = None
     path: str = ""
@@ -177,6 +182,8 @@ class Death(Struct):
     """Whether the process ended by it; None where its end is not known."""
     held_after: int = 0
     """Nanoseconds from the fault to the moment at which `holders` were looked at; 0: exact."""
+    more_holders: int = 0
+    """Further holders, which `holders` has no room for."""
     kind: str = "sigbus"
 
 

@@ -141,6 +141,8 @@ class Full(Struct):
     """The largest first."""
     wanted: int = 0
     """What all files would take in full."""
+    more: int = 0
+    """Further holders, which `holders` has no room for."""
 
     @property
     def enough(self) -> str | None:
@@ -207,12 +209,14 @@ class History:
             if live.resident
         ]
         wanted = sum(max(live.resident, -(-live.size // PAGE)) for live in self._live.values())
-        return Full(limit, holders, wanted * PAGE)
+        count = sum(live.resident > 0 for live in self._live.values())
+        return Full(limit, holders, wanted * PAGE, count - len(holders))
 
-    def owners(self, kind: str, word: str) -> list[Holder]:
+    def owners(self, kind: str, word: str) -> Full:
         """Who created how many of the live segments of a kind ("" is any), and their sizes; most first.
 
-        `word` names one: "3 segments". What is being refused, which has no id yet, is left out.
+        `word` names one: "3 segments". What is being refused, which has no id yet, is left out. `wanted` is
+        what all of them take in full.
         """
         counts: dict[Process | None, list[int]] = {}
         for live in self._live.values():
@@ -221,7 +225,9 @@ class History:
                 entry[0] += 1
                 entry[1] += -(-live.size // PAGE) * PAGE
         most = heapq.nlargest(HOLDERS, counts.items(), key=lambda item: item[1][0])
-        return [_holder(plural(number, word), size, process) for process, (number, size) in most]
+        holders = [_holder(plural(number, word), size, process) for process, (number, size) in most]
+        wanted = sum(size for _, size in counts.values())
+        return Full(holders=holders, wanted=wanted, more=len(counts) - len(holders))
 
     # The hooks.
 

@@ -93,7 +93,7 @@ class Lifecycle:
         self._device = device
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
-        self._refusals: dict[tuple[str, str, str, str, int], records.Refusal] = {}
+        self._refusals: dict[tuple[int, int, str, str, str], records.Refusal] = {}
         self.lost: dict[str, int] = {}
         self.stale: list[records.Stale] = []
         self.unreadable = self.inodes_refused = 0
@@ -345,7 +345,8 @@ class Lifecycle:
 
     def _refusal(self, event: Event) -> None:
         refusal = msgspec.convert(event["refusal"], records.Refusal)
-        self._refusals.setdefault(refusal.key, refusal)
+        known = self._refusals.setdefault(refusal.key, refusal)
+        known.count = max(known.count, refusal.count)  # written once more at the end
 
     def _statistics(self, event: Event) -> None:
         self.statistics = msgspec.convert(event["statistics"], records.Statistics)
@@ -356,7 +357,9 @@ class Lifecycle:
     def refusals(self) -> list[records.Refusal]:
         """Return what was refused, but for page faults that a death explains."""
         pids = {number: process.pid for number, process in self.processes.items()}
-        died = {(pids.get(one.process), one.path) for one in self.deaths if one.process is not None}
+        died = {
+            (one.pid or pids.get(-1 if one.process is None else one.process), one.path) for one in self.deaths
+        }
         return [
             one for one in self._refusals.values() if one.errno != "SIGBUS" or (one.pid, one.path) not in died
         ]

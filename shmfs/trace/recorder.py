@@ -105,7 +105,6 @@ class Recorder:
         self._failures = Failures(
             *(device, self._known, self._attribution, self._offset),
             recorded=recorded,
-            served=events is not None,
         )
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
@@ -273,7 +272,7 @@ class Recorder:
         """Write down what others have seen, with the ids of this trace for their inodes and pids."""
         if "inode" in event:
             event["segment"] = self._known.find_segment(event.pop("inode"))
-        if "pid" in event:
+        if "pid" in event and "process" not in event:
             event["process"] = self._known.find(event.pop("pid"))
         if None not in (event.get("segment", 0), event.get("process", 0)):
             self._writer.event(**event)

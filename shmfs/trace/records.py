@@ -55,9 +55,10 @@ class Segment(Struct):
 
 
 class Holder(Struct, frozen=True):
-    """A file that held space when something was refused."""
+    """A file that held space when something was refused; or, of other limits, what one process created."""
 
     path: str
+    """Of the file; otherwise a count and a noun, as "3 segments"."""
     bytes: int
     pid: int = 0
     """Of the process that created it; 0 is not known."""
@@ -76,11 +77,11 @@ class Refusal(Struct):
     call: str
     """"page fault", "write", "fallocate" …; "" is not known."""
     limit_name: str
-    """The mount option or resource limit: size, nr_inodes, shmmax, shmall, shmmni, RLIMIT_FSIZE."""
+    """The mount option or other limit: size, nr_inodes, shmmax, shmall, shmmni, RLIMIT_FSIZE, quota."""
     limit: int
     """Its value then: bytes, inodes (nr_inodes), segments (shmmni); 0 is not known."""
     asked: int
-    """What the call needed beyond what it had; in the unit of `limit`."""
+    """What the call needed beyond what it had, in the unit of `limit`; 0 is not known."""
     pid: int
     tid: int
     process: str
@@ -95,11 +96,15 @@ class Refusal(Struct):
     """The least value of the option that would hold what existed then, and what was asked: "37m"."""
     count: int = 1
     kind: str = "refusal"
+    held_after: int = 0
+    """Nanoseconds from the call to the moment at which `holders` were looked at; 0: exact."""
+    more_holders: int = 0
+    """Further holders, which `holders` has no room for."""
 
     @property
-    def key(self) -> tuple[str, str, str, str, int]:
-        """What is counted together."""
-        return self.errno, self.call, self.limit_name, self.path, self.pid
+    def key(self) -> tuple[int, int, str, str, str]:
+        """What tells it from others: an event and what the daemon has of it at the end are the same one."""
+        return self.time, self.pid, self.errno, self.call, self.path
 
 
 class Death(Struct):
@@ -127,6 +132,8 @@ class Death(Struct):
     """How often this process got SIGBUS on this file."""
     held_after: int = 0
     """Nanoseconds from the fault to the moment at which `holders` were looked at; 0: exact."""
+    more_holders: int = 0
+    """Further holders, which `holders` has no room for."""
     kind: str = "sigbus"
 
 

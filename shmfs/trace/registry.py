@@ -199,6 +199,11 @@ class Registry:
         """Return what a process executes or has executed at last, by its id."""
         return self._commands[process]
 
+    def name(self, pid: int) -> str:
+        """Return what the process that has the pid now executes; "" where that is not known."""
+        number = self._processes.get(pid)
+        return self._commands[number] if number is not None else self._noted.get(pid, "")
+
     def map(self, process: int, areas: Iterable[Area], time: int) -> None:
         """Write down what a process has mapped."""
         for area in areas:

@@ -19,26 +19,28 @@ from shmfs.trace.processes import Processes, read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 
-_EFBIG = 27
-_ERRNOS = {_EFBIG: "EFBIG", 28: "ENOSPC", 122: "EDQUOT"}
-_SECOND, _THIRD = 1, 2
-_CALLS: dict[int, tuple[str, int | None]] = {
+_EFBIG, _EDQUOT = 27, 122
+_ERRNOS = {_EFBIG: "EFBIG", 28: "ENOSPC", _EDQUOT: "EDQUOT"}
+_LIMITS = {_EFBIG: "RLIMIT_FSIZE", _EDQUOT: "quota"}
+"""What refused it; otherwise the size of the file system."""
+_FIRST, _SECOND, _THIRD = 0, 1, 2
+_CALLS: dict[int, tuple[str, int | None, int]] = {
     "x86_64": {
-        1: ("write", _THIRD), 18: ("pwrite64", _THIRD), 20: ("writev", None), 40: ("sendfile", None),
-        77: ("ftruncate", _SECOND), 275: ("splice", None), 285: ("fallocate", None), 296: ("pwritev", None),
-        326: ("copy_file_range", None), 328: ("pwritev2", None),
+        1: ("write", _THIRD, _FIRST), 18: ("pwrite64", _THIRD, _FIRST), 20: ("writev", None, _FIRST),
+        40: ("sendfile", None, _FIRST), 77: ("ftruncate", _SECOND, _FIRST), 275: ("splice", None, _THIRD),
+        285: ("fallocate", None, _FIRST), 296: ("pwritev", None, _FIRST),
+        326: ("copy_file_range", None, _THIRD), 328: ("pwritev2", None, _FIRST),
     },
     "aarch64": {
-        46: ("ftruncate", _SECOND), 47: ("fallocate", None), 64: ("write", _THIRD), 66: ("writev", None),
-        68: ("pwrite64", _THIRD), 70: ("pwritev", None), 71: ("sendfile", None), 76: ("splice", None),
-        285: ("copy_file_range", None), 287: ("pwritev2", None),
+        46: ("ftruncate", _SECOND, _FIRST), 47: ("fallocate", None, _FIRST), 64: ("write", _THIRD, _FIRST),
+        66: ("writev", None, _FIRST), 68: ("pwrite64", _THIRD, _FIRST), 70: ("pwritev", None, _FIRST),
+        71: ("sendfile", None, _FIRST), 76: ("splice", None, _THIRD),
+        285: ("copy_file_range", None, _THIRD), 287: ("pwritev2", None, _FIRST),
     },
 }.get(platform.machine(), {})  # fmt: skip
-"""System calls that write to their first argument, and which argument is the amount in bytes."""
-
-
-_PASSED_THROUGH = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "splice"}
-"""Calls that the kernel serves from native pages without the daemon."""
+"""System calls that write to a file: which argument is the amount in bytes, and which the descriptor."""
+_UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY."""
 
 
 class Failures:
@@ -52,21 +54,18 @@ class Failures:
         offset: int,
         *,
         recorded: bool,
-        served: bool,
     ) -> None:
-        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns).
-
-        `served` says that a daemon serves the mount, and reports what it refuses by itself.
-        """
-        self._served = served
+        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns)."""
         self.deaths: Deaths | None = None
-        self._device = os.makedev(*device)
+        self._device = device
         self._known = known
         self._attribution = attribution
         self._offset = offset
         self._recorded = recorded
         self._processes = Processes()
         self._waiting: list[Signal] = []
+        self._unnamed: list[tuple[int, Refusal]] = []
+        """Refusals with their times (ns of CLOCK_MONOTONIC), whose processes may not be known yet."""
 
     def take(self, signals: list[Signal], calls: list[FailedCall]) -> None:
         """Take what is new. Who is followed is not known yet: changes before it wait for the next round."""
@@ -87,27 +86,32 @@ class Failures:
         """Match those before `horizon` (ns of CLOCK_MONOTONIC; None: all) with what was mapped."""
         due = [one for one in self._waiting if horizon is None or one.time < horizon]
         self._waiting = [one for one in self._waiting if one not in due]
-        for signal in due:
+        for signal in sorted(due, key=lambda one: one.time):
             self._explain(signal)
+        unnamed, self._unnamed = self._unnamed, []
+        for time, refusal in unnamed:
+            if horizon is None or time < horizon:
+                refusal.process = self._known.name(refusal.pid) or refusal.process
+            else:
+                self._unnamed.append((time, refusal))
 
     def _explain(self, signal: Signal) -> None:
         process = self._known.find(signal.pid)
         if self.deaths is None or process is None:
             return
+        when = signal.time + self._offset
         if signal.code <= 0:
-            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it")
+            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it", when)
             return
         space = self._attribution.spaces.get(signal.pid)
         segments, pages = space.find(np.array([signal.address], np.uint64)) if space else ([-1], [0])
         segment = int(segments[0])
         if segment < 0:
-            self.deaths.stray(
-                signal.pid, f"it touched address {signal.address:#x}, where no file of this mount is mapped"
-            )
+            why = f"it touched address {signal.address:#x}, where no file of this mount is mapped"
+            self.deaths.stray(signal.pid, why, when)
         elif not self._recorded:
             inode, path = self._known.file(segment)
-            command, when = self._known.command(process), signal.time + self._offset
-            who = process, signal.pid, signal.tid, command
+            who = process, signal.pid, signal.tid, self._known.command(process)
             self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when))
 
     def died(self, pid: int, faults: list[LastFault]) -> None:
@@ -124,35 +128,55 @@ class Failures:
                 return
 
     def _refused(self, failed: Signal | FailedCall, error: int) -> None:
-        """Report a call that was refused, if it was about a file of the mount, which the caller has open."""
-        call, amount = _CALLS.get(failed.call, ("", None))
-        if self._served and error != _EFBIG and call not in _PASSED_THROUGH:
+        """Report a call that was refused, if it was to write to a file of the mount."""
+        if self.deaths is None or failed.call not in _CALLS:
             return
-        try:
-            link = f"/proc/{failed.tid}/fd/{failed.arguments[0]}"
-            status, path = os.stat(link), os.readlink(link)
-        except OSError:
+        call, amount, descriptor = _CALLS[failed.call]
+        found = self._file(failed, failed.arguments[descriptor] & 0xFFFF_FFFF)
+        if found is None:
             return
-        if status.st_dev != self._device or self.deaths is None:
-            return
+        inode, path = found
         process = self._processes.get(failed.pid)
         refusal = Refusal(
             errno=_ERRNOS[error],
             call=call,
-            limit_name="RLIMIT_FSIZE" if error == _EFBIG else "size",
-            limit=_file_size_limit(failed.pid) if error == _EFBIG else 0,
+            limit_name=_LIMITS.get(error, "size"),
+            limit=_file_size_limit(failed) if error == _EFBIG else 0,
             asked=failed.arguments[amount] if amount is not None else 0,
             pid=failed.pid,
             tid=failed.tid,
             process=process.command if process else "",
-            path=self._known.path_of(path),
-            inode=status.st_ino,
+            path=path,
+            inode=inode,
             page=None,
             time=failed.time + self._offset,
             holders=[],
             enough=None,
         )
+        self._unnamed.append((failed.time, refusal))
         self.deaths.refused(refusal)
+
+    def _file(self, failed: Signal | FailedCall, descriptor: int) -> tuple[int, str] | None:
+        """The inode of the file of the mount that was to be written to, and its path; "" is not known.
+
+        The kernel reports the inode. Where it does not, and for the path, the process must still live.
+        """
+        written = failed.file
+        if written is not None and written.device != self._device:
+            return None
+        link = f"/proc/{failed.tid}/fd/{descriptor}"
+        try:
+            status, path = os.stat(link), os.readlink(link)
+        except OSError:
+            pass
+        else:
+            is_it = written is None or written.inode == status.st_ino
+            if is_it and status.st_dev == os.makedev(*self._device):
+                return status.st_ino, self._known.path_of(path)
+        if written is None:
+            return None
+        segment = self._known.find_segment(written.inode)
+        return written.inode, "" if segment is None else self._known.file(segment)[1]
 
 
 def _sender(signal: Signal) -> str:
@@ -161,12 +185,13 @@ def _sender(signal: Signal) -> str:
     return f"process {signal.sender}" if signal.sender else "another process"
 
 
-def _file_size_limit(pid: int) -> int:
-    """Return the soft RLIMIT_FSIZE of a process in bytes; 0 is not known."""
+def _file_size_limit(failed: Signal | FailedCall) -> int:
+    """Return the soft RLIMIT_FSIZE of the process in bytes; 0 is not known."""
+    if failed.file is not None and failed.file.size_limit:
+        return failed.file.size_limit if failed.file.size_limit != _UNLIMITED else 0
     try:
-        line = next(
-            one for one in read_file(f"/proc/{pid}/limits").splitlines() if one.startswith(b"Max file")
-        )
+        lines = read_file(f"/proc/{failed.pid}/limits").splitlines()
+        line = next(one for one in lines if one.startswith(b"Max file size"))
         return int(line.split()[3])
     except (OSError, StopIteration, ValueError, IndexError):
         return 0

@@ -25,7 +25,7 @@ from shmfs.trace.text import (
     strong,
 )
 from shmfs.trace.trace_tables import Tables
-from shmfs.trace.wording import circumstances, limit_text, refusal_lines
+from shmfs.trace.wording import circumstances, limit_text, refusal_lines, who
 
 NAMED = 3
 """Files or processes that are named in a sentence about several."""
@@ -250,7 +250,7 @@ class Report:
     def death(self, death: Death) -> Text:
         """Return who died, where and why."""
         text = Text.assemble(
-            (self.tables.process(death.process), "bold red") if death.process is not None else "a process",
+            (self._died(death), "bold red"),
             f" at {self.tables.at(death.time)}",
         )
         text.append(f", page {death.page:,}" if death.page is not None else "")
@@ -265,12 +265,19 @@ class Report:
         holders = sorted(death.holders, key=lambda one: -one.bytes)
         if holders and clean(holders[0].path) in reason:  # older recorders had it all in the reason
             return text
-        for sentence in circumstances("size", holders, death.enough, death.held_after) if death.limit else ():
+        after, more = death.held_after, death.more_holders
+        for sentence in circumstances("size", holders, death.enough, after, more) if death.limit else ():
             text.append(f" {clean(sentence)}")
         made = next((one for one in holders if one.processes), None)
         text.append(f" The first was held by {self.tables.people(made.processes)}." if made else "")
         times = self._times(death)
         return text.append(f" {times} times." if times > 1 else "")
+
+    def _died(self, death: Death) -> str:
+        """Return who died."""
+        if death.process is not None:
+            return self.tables.process(death.process)
+        return clean(who(death.command, death.pid)) if death.pid else "a process"
 
     def _times(self, death: Death) -> int:
         """How often the process got SIGBUS on the file; the first time is explained."""

@@ -43,14 +43,17 @@ def who(command: str, pid: int, tid: int = 0) -> str:
     return f"{command} (pid {pid}{thread})" if command else f"process {pid}{thread}"
 
 
-def held_by(holders: Sequence[Holder]) -> str:
-    """Return who holds the space, the largest first: "/big 7 MiB (created by python3, pid 12) and 2 more"."""
+def held_by(holders: Sequence[Holder], more: int = 0) -> str:
+    """Return who holds the space: "/big 7 MiB (created by python3, pid 12) and 2 more".
+
+    `holders` has the largest first; beside them there are `more`.
+    """
     named = [
         f"{one.path or 'a file without a name'} {size(one.bytes)}"
         + (f" (created by {one.command}, pid {one.pid})" if one.command else "")
         for one in holders[:NAMED]
     ]
-    more = len(holders) - len(named)
+    more += len(holders) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
 
 
@@ -81,14 +84,21 @@ def option_value(number: int) -> str:
 
 
 def amount(option: str, number: int) -> str:
-    """Return an amount in the unit of a limit."""
+    """Return an amount in the unit of a limit; "more space" where it is not known."""
+    if not number:
+        return "more space"
     return plural(number, _COUNTED[option]) if option in _COUNTED else size(number)
 
 
-def circumstances(option: str, holders: Sequence[Holder], enough: str | None, after: int = 0) -> list[str]:
-    """Return whole sentences: who holds the space, as seen so many nanoseconds `after`, and what to do."""
+def circumstances(
+    option: str, holders: Sequence[Holder], enough: str | None, after: int = 0, more: int = 0
+) -> list[str]:
+    """Return whole sentences: who holds the space, as seen so many nanoseconds `after`, and what to do.
+
+    Beside `holders` there are `more`.
+    """
     later = f" {after / 1e6:.0f} ms later" if after >= 500_000 else ""
-    sentences = [f"Held{later} by: {held_by(holders)}."] if holders else []
+    sentences = [f"Held{later} by: {held_by(holders, more)}."] if holders else []
     if todo := advice(option, enough):
         sentences.append(f"{todo[0].upper()}{todo[1:]}.")
     return sentences
@@ -105,7 +115,8 @@ def death_sentence(death: Death) -> str:
     if not death.limit:
         return f"{text}."
     text += f" ({limit_text('size', death.limit)})."
-    return " ".join([text, *circumstances("size", death.holders, death.enough, death.held_after)])
+    more = death.more_holders
+    return " ".join([text, *circumstances("size", death.holders, death.enough, death.held_after, more)])
 
 
 def refusal_sentence(refusal: Refusal) -> str:
@@ -119,7 +130,8 @@ def refusal_sentence(refusal: Refusal) -> str:
         f"{refusal.errno}: {who(refusal.process, refusal.pid, refusal.tid)} asked for {asked}{place}{call},"
         f" but {limit} is reached."
     )
-    return " ".join([text, *circumstances(option, refusal.holders, refusal.enough)])
+    after, more = refusal.held_after, refusal.more_holders
+    return " ".join([text, *circumstances(option, refusal.holders, refusal.enough, after, more)])
 
 
 def refusal_lines(refusals: Sequence[Refusal]) -> list[tuple[str, str]]:
@@ -132,6 +144,6 @@ def refusal_lines(refusals: Sequence[Refusal]) -> list[tuple[str, str]]:
         text = refusal_sentence(several[0]).removeprefix(f"{errno}: ")
         count = sum(one.count for one in several)
         if count > 1:
-            text += f" {count} times in all, by {plural(len(several), 'process')}."
+            text += f" {count} times in all, by {plural(len({one.pid for one in several}), 'process')}."
         lines.append((errno, text))
     return lines

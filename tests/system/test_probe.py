@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import resource
 import select
 import signal
 import struct
@@ -17,9 +18,9 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.system import bpf, probe
+from shmfs.system import bpf, btf, probe
 from shmfs.trace import perf
-from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, decode
+from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, Written, decode
 from shmfs.trace.perf import Perf
 
 needs_bpf = pytest.mark.skipif(bool(probe.why_not()), reason=probe.why_not() or "permitted")
@@ -254,6 +255,38 @@ except OSError:
     assert {(one.number, one.code, one.address, one.sender) for one in found} == {(25, 0x80, 0, 0)}
     calls = [(one.call, one.arguments[0], one.arguments[2 if one.call == WRITE else 1]) for one in found]
     assert calls == [(WRITE, fd, 100), (FTRUNCATE, fd, 12345)][: 1 if action == "SIG_DFL" else 2]
+    assert [one.file for one in found] == written(place, 2 * PAGE, len(calls))
+
+
+def written(place: Path, limit: int, times: int) -> list[Written | None]:
+    """What calls that were to write to the segment have recorded of it, though the process has ended."""
+    if not os.path.exists(btf.VMLINUX):
+        return [None] * times
+    status = (place / "segment").stat()
+    device = os.major(status.st_dev), os.minor(status.st_dev)
+    return [Written(device, status.st_ino, limit & (1 << 64) - 1)] * times
+
+
+@needs_bpf
+@pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="the kernel does not describe its types")
+def test_the_file_that_a_copy_was_to_be_written_to(watch: MakeWatch, tmpfs: Path) -> None:
+    """splice(2) and copy_file_range(2) name it third, sendfile(2) first."""
+    watching = watch(calls=True)
+    program = f"""
+segment(0, 1)
+os.write(fd, bytes({LIMIT} * PAGE))
+other = os.open(sys.executable, os.O_RDONLY)
+reader, writer = os.pipe()
+os.write(writer, b"x" * 100)
+for copy in (lambda: os.copy_file_range(fd, fd, 4096, 0), lambda: os.splice(reader, fd, 100),
+             lambda: os.sendfile(fd, other, 0, 100)):
+    try: copy()
+    except OSError as error: print(error.errno, flush=True)
+"""
+    pid, status, errors = run(program, tmpfs)
+    assert (status, errors) == (0, [[28]] * 3)
+    found = watching.failed_calls_of(pid)
+    assert [one.file for one in found] == written(tmpfs, resource.RLIM_INFINITY, 3)
 
 
 @needs_bpf
@@ -347,6 +380,7 @@ except OSError: pass
     ]
     assert [one.arguments[2] for one in found[:3]] == [100, 101, 102]
     assert found[3].arguments[1] == 12345678
+    assert [one.file for one in found] == written(place, resource.RLIM_INFINITY, 3) + written(place, PAGE, 1)
 
 
 @needs_bpf

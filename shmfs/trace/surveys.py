@@ -1,0 +1,70 @@
+"""What a file system held when something failed: who held the space, and what would have been enough."""
+
+import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shmfs.trace.amounts import option_size
+from shmfs.trace.amounts import size as human
+from shmfs.trace.records import Holder, Segment, Statistics
+
+PAGE = 4096
+FULL = "the mount is full"
+HOLDERS = 20
+"""Files that are named where there was no space."""
+
+
+class Survey(NamedTuple):
+    """The file system as it was at a time, in nanoseconds since the epoch; None where nobody could say."""
+
+    statistics: Statistics | None
+    time: int
+
+
+def segment(statistics: Statistics | None, inode: int) -> Segment | None:
+    """Return what is known of an inode; where its number came again, of the newest."""
+    found = [one for one in statistics.segments if one.inode == inode] if statistics else []
+    return found[-1] if found else None
+
+
+def is_beyond(inode: int, page: int | None, survey: Statistics | None) -> bool:
+    """Whether the page lies behind the end of its file."""
+    known = segment(survey, inode)
+    return known is not None and page is not None and page * PAGE >= known.size
+
+
+def _live(survey: Statistics) -> Iterator[Segment]:
+    return (one for one in survey.segments if not one.evicted)
+
+
+def fullness(survey: Statistics) -> tuple[str, bool]:
+    """What the survey says of the limit, a moment after the fault; and whether it was reached."""
+    if not survey.size_limit:
+        return "there was no memory for it, although the mount has no limit", False
+    if survey.used + PAGE > survey.size_limit:
+        return FULL, True
+    return (
+        "it lay beyond the end of the file, or the mount was full; a moment later neither was so"
+        f" ({human(survey.used)} of {human(survey.size_limit)} in use)"
+    ), False
+
+
+def holders(survey: Statistics) -> tuple[list[Holder], int]:
+    """The largest HOLDERS, the largest first; and how many there are beside them."""
+    live = [one for one in _live(survey) if one.resident]
+    largest = heapq.nlargest(HOLDERS, live, key=lambda one: one.resident)
+    named = [
+        Holder(one.path, one.resident * PAGE, one.created_by.pid, one.created_by.command)
+        if one.created_by
+        else Holder(one.path, one.resident * PAGE)
+        for one in largest
+    ]
+    return named, len(live) - len(named)
+
+
+def enough(survey: Statistics, asked: int = 0) -> str | None:
+    """The size that would hold every file in full, and what was asked, at least a page more than there is."""
+    if not survey.size_limit:
+        return None
+    wanted = sum(max(one.resident, -(-one.size // PAGE)) for one in _live(survey)) * PAGE
+    return option_size(max(wanted, survey.used + asked, survey.size_limit + PAGE))
