@@ -294,10 +294,20 @@ class Comparison:
                 for touch in touches[int(row["tid"])]
                 if touch.begin <= when <= touch.end and touch.inode == inode and abs(touch.page - page) < 16
             ]
-            if not near:
+            if not near and self._populates(int(row["tid"]), inode, when):
+                self._tolerate("pages that a call maps")
+            elif not near:
                 self._differs(f"{about} at {when}: no touch of a page near it")
             elif near[-1].finished and not near[-1].minor + near[-1].major + near[-1].signal:
                 self._differs(f"{about}: {near[-1]} had no fault")
+
+    def _populates(self, tid: int, inode: int, when: int) -> bool:
+        """Whether a thread was in a call that maps pages of an inode without faults."""
+        calls = ("mlock", "mmap", "mremap")
+        return any(
+            one.tid == tid and one.name in calls and one.a[1] == inode and one.begin <= when <= one.end
+            for one in self.outcome.log
+        )
 
     # ---- segments
 

@@ -56,6 +56,11 @@ MASKS: dict[str, Mask] = {
         "a write that was cut short counts as a refusal, or not",
         "the kernel asks page by page or once, and a write that got something is no error",
     ),
+    "pages that a call maps": Mask(
+        ALL,
+        "pages mapped around a fault may come in mlock(2), and in mmap(2) and mremap(2) that populate",
+        "the kernel maps them by the same function, and the trace has no other kind for them",
+    ),
     "records were lost": Mask(
         ALL, "what is missing passes where the report says that records were lost", "a ring was full"
     ),

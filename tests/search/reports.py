@@ -8,7 +8,7 @@ from tests.search.masks import MASKS
 from tests.search.program import PAGE, Record
 from tests.search.truth import NEVER, Touch, Truth
 
-ENOMEM, ENOSPC = 12, 28
+EFBIG, ENOSPC = 27, 28
 SIGBUS = 7
 CALLS = {"write": "write", "fallocate": "fallocate", "ftruncate": "ftruncate", "open": "open"}
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -176,7 +176,7 @@ class Reports:
         short: Counter[tuple[str, int]] = Counter()
         for record in self.outcome.log:
             call = CALLS.get(record.name)
-            if call and record.a[0] == -ENOSPC:
+            if call and record.a[0] in (-ENOSPC, -EFBIG):
                 refused[call, record.pid] += 1
             elif record.name == "write" and 0 <= record.a[0] < record.a[3]:
                 short[call or "", record.pid] += 1
@@ -187,7 +187,7 @@ class Reports:
             if one["call"] in CALLS.values():
                 reported[key] += one["count"]
                 self._compare_refusal(one, about)
-                if one["errno"] != "ENOSPC" or key not in refused | short:
+                if one["errno"] not in ("ENOSPC", "EFBIG") or key not in refused | short:
                     self._differs(f"{about}: the program was not refused")
         for key in refused | reported:
             least, most = refused[key], refused[key] + short[key]
@@ -200,6 +200,10 @@ class Reports:
                 self._tolerate("short writes", short[key])
 
     def _compare_refusal(self, one: dict[str, Any], about: str) -> None:
+        if one["errno"] == "EFBIG":
+            if (one["limit_name"], one["limit"]) != ("RLIMIT_FSIZE", self.truth.file_size):
+                self._differs(f"{about}: the limit is {one['limit_name']} {one['limit']}")
+            return
         if one["limit"] != self.limit or one["limit_name"] != "size":
             self._differs(f"{about}: the limit is {one['limit_name']} {one['limit']}, not {self.limit}")
         asked = {

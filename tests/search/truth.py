@@ -86,6 +86,8 @@ class Truth:
         self.openers: dict[int, set[int]] = defaultdict(set)
         self.kinds: dict[int, str] = {}
         """Of inodes that are System V ("sysv") or shared anonymous ("anon") memory."""
+        self.file_size = max((one.a[1] for one in outcome.log if one.name == "fsize"), default=0)
+        """RLIMIT_FSIZE, which is the same wherever it is set."""
         self.sent_bus: set[int] = set()
         """Processes that signal 7 was sent to by somebody."""
         self.renamed = any(one.name == "rename" and one.a[0] == 0 for one in outcome.log)
