@@ -7,7 +7,9 @@ arch/x86/mm/fault.c); after the handler the same instruction faults again, which
 
 With the tracepoints one record stands for a fault, and only major ends, SIGBUS, and the ends of faults that
 a system call took have records of their own. One of those without an end has failed: the call got EFAULT,
-and nobody a signal, so its kind is unknown. An end for every fault would cost 10 to 15 % more on a program
+and nobody a signal, so its kind is unknown. If the next fault of the thread is a system call's at the same
+page, the two are one: write(2) copies with page faults disabled at first, and faults the page in where that
+fails (mm/filemap.c:generic_perform_write). An end for every fault would cost 10 to 15 % more on a program
 that does nothing but fault. Without it, a fault counts as aborted if its thread next takes a signal
 (signal:signal_deliver) and its first fault after the return from the handler (sys_enter_rt_sigreturn) is at
 the same instruction, page and access. What remains:
@@ -62,6 +64,10 @@ class _Fault:
     depth: int = 0
     """Handlers that the thread was in."""
 
+    def is_tried_again(self, fault: "_Fault") -> bool:
+        """Whether a system call took both, at one page."""
+        return min(self.place[1], fault.place[1]) >= _KERNEL and self.place[0] == fault.place[0]
+
 
 @dataclass(slots=True)
 class _Thread:
@@ -105,9 +111,13 @@ class Outcomes:
         ends[:-1] = meant[1:]
         ends[firsts - 1] = PENDING  # the one behind is another thread's first
         if not self._ends:
-            failed = samples.ip[order] >= np.uint64(_KERNEL)
+            by_kernel = samples.ip[order] >= np.uint64(_KERNEL)
+            failed = by_kernel & (ends != PENDING)
             failed[:-1] &= _OUTCOME[events[1:]] == UNKNOWN
-            ends[failed & (ends != PENDING)] = UNKNOWN
+            ends[failed] = UNKNOWN
+            pages = samples.address[order] >> np.uint64(_PAGE_SHIFT)
+            again = failed[:-1] & by_kernel[1:] & (events[1:] == Event.FAULT) & (pages[1:] == pages[:-1])
+            ends[:-1][again] = REPEATED
         outcome[order] = ends
         odd = self._odd(events, firsts)
         lasts = np.append(firsts[1:], len(order)) - 1
@@ -122,9 +132,11 @@ class Outcomes:
                 self._follow(thread, tid, which, samples, outcome, settled)
                 continue
             if thread and thread.faults:
-                before = thread.faults.pop()
-                end = int(_OUTCOME[events[firsts[number]]])
-                settled[tid, before.time] = end or self._without_end(before)
+                before, first = thread.faults.pop(), int(firsts[number])
+                end = int(_OUTCOME[events[first]]) or self._without_end(before)
+                if events[first] == Event.FAULT and before.is_tried_again(_fault(samples, int(order[first]))):
+                    end = REPEATED
+                settled[tid, before.time] = end
             if open_ended[number]:
                 thread = thread or self._threads.setdefault(tid, _Thread())
                 thread.faults.append(_fault(samples, rows[number]))
@@ -228,7 +240,8 @@ class Outcomes:
             thread.faults[-1].interrupted = True
             settle(thread.faults[-1], UNFINISHED)
         for at in range(len(thread.faults) - 1, -1, -1):
-            if thread.faults[at].place[:2] == fault.place[:2]:
+            before = thread.faults[at]
+            if before.place[:2] == fault.place[:2] or before.is_tried_again(fault):
                 settle(thread.faults[at], REPEATED)
                 del thread.faults[at:]  # those above were of handlers that have returned
                 return
@@ -238,7 +251,8 @@ class Outcomes:
         while thread.faults:
             last = thread.faults[-1]
             if not last.interrupted:
-                settle(thread.faults.pop(), self._without_end(last))
+                tried_again = last.is_tried_again(fault)
+                settle(thread.faults.pop(), REPEATED if tried_again else self._without_end(last))
             elif last.depth >= thread.depth:
                 same = last.depth == thread.depth and last.place == fault.place
                 settle(thread.faults.pop(), REPEATED if same else MINOR)

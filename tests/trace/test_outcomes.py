@@ -76,6 +76,12 @@ def test_a_handler_may_fault_before_the_repetition() -> None:
     assert found == [REPEATED, MINOR, MINOR, MINOR]
 
 
+def test_a_system_call_tries_again() -> None:
+    attempts = (FAULT, 7, KERNEL), (FAULT, 7, KERNEL), (FAULT, 7, KERNEL + 1), (Event.MINOR, 7, KERNEL + 1)
+    assert kinds(*attempts, ends=True) == [REPEATED, REPEATED, MINOR]
+    assert kinds((FAULT, 7, KERNEL), (FAULT, 8, KERNEL), ends=True) == [UNFINISHED, UNFINISHED]
+
+
 def test_handlers_within_handlers() -> None:
     found = kinds(
         *((FAULT, 1, 1), (FAULT, 2, 2), (FAULT, 3, 3), (FAULT, 3, 3), (Event.MINOR, 3, 3)),
@@ -134,6 +140,17 @@ def test_threads_do_not_repeat_each_others_faults() -> None:
         ),
         ([(FAULT, 7, KERNEL), (FAULT, 8, KERNEL), (Event.MAJOR, 8, KERNEL)], [UNKNOWN, MAJOR]),
         ([(FAULT, 7, KERNEL), (FAULT, 8, 9)], [UNKNOWN, MINOR]),
+        ([(FAULT, 7, KERNEL), (FAULT, 7, 9)], [UNKNOWN, MINOR]),
+        # A write(2) copies with page faults disabled, once or twice, and then faults the page in.
+        (
+            [(FAULT, 7, KERNEL), (FAULT, 7, KERNEL), (FAULT, 7, KERNEL + 1), (Event.MINOR, 7, KERNEL + 1)],
+            [REPEATED, REPEATED, MINOR],
+        ),
+        ([(FAULT, 7, KERNEL), (FAULT, 7, KERNEL + 1), (FAULT, 8, 9)], [REPEATED, UNKNOWN, MINOR]),
+        (
+            [(FAULT, 9, 9), (DELIVER, 1), (RETURN,), (FAULT, 7, KERNEL), (FAULT, 7, KERNEL + 1)],
+            [MINOR, REPEATED, UNKNOWN],
+        ),
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 1), (RETURN,), (FAULT, 7, 9)], [FAILED, MINOR]),
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 0)], [FAILED]),
         ([(FAULT, 7, 9), (DELIVER, 0)], [MINOR]),  # killed
