@@ -267,10 +267,8 @@ class Deaths:
                 self._failed.append(one)
 
     def _refusal(self, fault: Touched) -> Refusal | None:
-        """The refused page fault of the same process and file; the daemon emits the first one only."""
-        return next(
-            (one for _, one in self._refused if one.inode == fault.inode and one.pid in (fault.pid, 0)), None
-        )
+        """The refused page fault of the same process, file and page."""
+        return next((one for _, one in self._refused if _is_about(one, fault)), None)
 
     def _is_explained(self, refusal: Refusal) -> bool:
         return any(one.inode == refusal.inode and one.pid == refusal.pid for one in self.deaths)
@@ -297,7 +295,7 @@ class Deaths:
                 f"that is beyond the end of the file, whose size is {human(known.size if known else 0)}"
             )
         elif seen is not None:
-            death.reason, full = surveys.fullness(seen)
+            death.reason, full = surveys.fullness(seen, fault.inode)
             if full:
                 death.limit, death.enough = seen.size_limit, surveys.enough(seen)
                 death.holders, death.more_holders = surveys.holders(seen)
@@ -321,6 +319,15 @@ class Deaths:
             holders=msgspec.to_builtins(death.holders),
         )  # fmt: skip
         self._say(death_sentence(death))
+
+
+def _is_about(refusal: Refusal, fault: Touched) -> bool:
+    """Whether a refusal is the cause of a fault. A READ may be for more pages than the touched one."""
+    if refusal.inode != fault.inode or refusal.pid not in (fault.pid, 0):
+        return False
+    if fault.page is None or refusal.page is None:
+        return True
+    return refusal.page <= fault.page < refusal.page + max(1, refusal.asked // surveys.PAGE)
 
 
 def _touched(refusal: Refusal) -> Touched:

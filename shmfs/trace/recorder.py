@@ -136,6 +136,7 @@ class Recorder:
         if self._perf and (self._everybody or self._running >= 0):
             self._perf.enable()
             for pid in everybody() if self._everybody else [self._running]:
+                self._known.meet(pid)
                 self._look_at(pid)
         self._thread.start()
 

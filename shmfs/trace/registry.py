@@ -155,10 +155,17 @@ class Registry:
         if len(self._noted) > _NOTED:
             self._noted.popitem(last=False)
 
+    def meet(self, pid: int) -> None:
+        """Remember what a process executes that was there before the recording."""
+        process = self._known.get(pid)
+        if process and process.command:
+            self.note(pid, process.command)
+
     def inherit(self, pid: int, parent: int) -> None:
         """A process was forked: it has the command of its parent, not of an earlier one with its pid."""
-        command = self._noted.get(parent)
-        if command is not None:
+        written = self._processes.get(parent)
+        command = self._noted.get(parent) if written is None else self._commands[written]
+        if command:
             self.note(pid, command)
         else:
             self._noted.pop(pid, None)

@@ -10,6 +10,8 @@ from shmfs.trace.records import Holder, Segment, Statistics
 
 PAGE = 4096
 FULL = "the mount is full"
+UNSURE = "the page lay beyond the end of the file, or the mount was full"
+"""Where the file or the lack of space is gone when somebody looks."""
 HOLDERS = 20
 """Files that are named where there was no space."""
 
@@ -37,15 +39,15 @@ def _live(survey: Statistics) -> Iterator[Segment]:
     return (one for one in survey.segments if not one.evicted)
 
 
-def fullness(survey: Statistics) -> tuple[str, bool]:
-    """What the survey says of the limit, a moment after the fault; and whether it was reached."""
+def fullness(survey: Statistics, inode: int) -> tuple[str, bool]:
+    """What the survey says of the limit, a moment after a fault on a file; and whether it was reached."""
     if not survey.size_limit:
         return "there was no memory for it, although the mount has no limit", False
     if survey.used + PAGE > survey.size_limit:
-        return FULL, True
+        known = segment(survey, inode) is not None
+        return FULL if known else f"{UNSURE}, which it is now; the file is gone", True
     return (
-        "it lay beyond the end of the file, or the mount was full; a moment later neither was so"
-        f" ({human(survey.used)} of {human(survey.size_limit)} in use)"
+        f"{UNSURE}; a moment later neither was so ({human(survey.used)} of {human(survey.size_limit)} in use)"
     ), False
 
 

@@ -51,6 +51,11 @@ MASKS: dict[str, Mask] = {
         "any number of faults of unknown kind at that page, in read(2) or write(2) that ended in EFAULT",
         "the kernel tries to copy more than once, and no signal says which attempt failed",
     ),
+    "the file is gone": Mask(
+        ("record-tmpfs",),
+        "a death that is said to be behind the end of its file, or for lack of space, may be either",
+        "nobody serves a kernel tmpfs: the file system is surveyed when the signal was generated",
+    ),
     "short writes": Mask(
         RUN,
         "a write that was cut short counts as a refusal, or not",
