@@ -51,6 +51,7 @@ class Comparison:
             for row in self.faults[mine & (self.faults["source"] == 0)]
         ]
         self.rows = len(self.mine)
+        self.reports = Reports(self.truth, self.differences, self.tolerated)
         self.maps: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
         for event in self.events:
             if event["event"] == "map" and event["process"] in self.pids:
@@ -67,7 +68,7 @@ class Comparison:
         self._compare_segments()
         self._compare_mappings()
         self.truth.offset, self.truth.has_access = self.offset + self.shift, self.has_access
-        Reports(self.truth, self.differences, self.tolerated).run(self.events, self.pids, self.segments)
+        self.reports.run(self.events, self.pids, self.segments)
         return self
 
     def _differs(self, sentence: str) -> None:
@@ -108,10 +109,10 @@ class Comparison:
         return any(touch.pid == process.pid and touch.minor + touch.major for touch in self.truth.touches)
 
     def _compare_process(self, process: Process, reported: dict[str, Any]) -> None:
-        pid = process.pid
+        pid, offset = process.pid, self.offset + self.shift
         start = reported.get("start_time") or reported["time"]
-        if start - self.offset > process.began + SLACK and not process.before:
-            self._differs(f"process {pid} begins {(start - self.offset - process.began) / 1e6:.1f} ms late")
+        if start - offset > process.began + SLACK and not process.before:
+            self._differs(f"process {pid} begins {(start - offset - process.began) / 1e6:.1f} ms late")
         if process.parent is not None and not process.before:
             number = reported.get("parent")
             parent = self.pids.get(number) if number is not None else None
@@ -123,8 +124,8 @@ class Comparison:
         if ended is not None:
             if ended < start:
                 self._differs(f"process {pid} ends before it starts")
-            if ended - self.offset + 1_000_000 < process.last:
-                late = (process.last - ended + self.offset) / 1e6
+            if ended - offset + 1_000_000 < process.last:
+                late = (process.last - ended + offset) / 1e6
                 self._differs(f"process {pid} is reported to end {late:.1f} ms before its last record")
         elif process.status is not None:
             self._differs(f"process {pid} has ended with {process.status}, and is reported to live")
@@ -266,6 +267,8 @@ class Comparison:
         if kinds[FAILED] and not died[touch.pid]:
             if process.status is None:
                 self._tolerate("nobody waited")
+            elif self.reports.may_fail(touch):
+                self._tolerate("killed in a touch")
             else:
                 self._differs(f"a failed fault of a process that ended with {process.status}: {touch}")
         elif total > 1 + (kinds[FAILED] > 0):
