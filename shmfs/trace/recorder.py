@@ -61,13 +61,15 @@ class Recorder:
         events: int | None = None,
         exits: Exits | None = None,
         last_faults: LastFaults | None = None,
+        clock_offset: int | None = None,
     ) -> None:
         """Follow the files of `device` (major, minor), whose mount processes see at the path `root`.
 
         Without `perf` there are no faults. With `everybody` processes are only written down when they map a
         segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
         descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended,
-        and `last_faults` which pages they touched last, where faults are not recorded.
+        and `last_faults` which pages they touched last, where faults are not recorded. `clock_offset` leads
+        from CLOCK_MONOTONIC to the times of the trace, in nanoseconds; without it both clocks are read.
         """
         self.failure = ""
         """Why the recorder gave up, a sentence."""
@@ -83,7 +85,7 @@ class Recorder:
         self._everybody = everybody
         self._running = running
         self._input = Input(events) if events is not None else None
-        self._offset = time.time_ns() - time.monotonic_ns()
+        self._offset = time.time_ns() - time.monotonic_ns() if clock_offset is None else clock_offset
         self._known = Registry(writer, device, root.rstrip("/"), self._offset)
         self._statuses = Statuses(exits)
         self._last_faults = last_faults

@@ -117,6 +117,7 @@ class Recording:
             events=events,
             exits=self._exits,
             last_faults=self._last_faults,
+            clock_offset=about.clock_offset,
         )
         self.explained = Deaths(
             ask, say, self.recorder.event, signals_seen=self._signals_seen, calls_seen=self._calls_seen

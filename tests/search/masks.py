@@ -35,7 +35,7 @@ MASKS: dict[str, Mask] = {
     ),
     "killed in a touch": Mask(
         ALL,
-        "at most one fault of any kind but failed",
+        "at most one fault; a failed one only behind the end of the file, or where the mount was full once",
         "the program logged the beginning only, and does not know whether the touch was finished",
     ),
     "nobody waited": Mask(

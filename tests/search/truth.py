@@ -107,7 +107,8 @@ class Truth:
 
     def _take(self, record: Record) -> None:
         process = self.processes.setdefault(record.pid, Process(record.pid))
-        process.began = min(process.began, record.begin)
+        # Its beginning has the time before fork(2); it exists from some moment until the end on.
+        process.began = min(process.began, record.end if record.name == "start" else record.begin)
         process.last = max(process.last, record.end)
         handler = getattr(self, f"_take_{record.name}", None)
         if handler:

@@ -242,6 +242,21 @@ for thread in threads: thread.join()
     assert set(faults["process"].tolist()) == {0}
 
 
+def test_times_are_those_of_the_monotonic_clock(traced: Traced) -> None:
+    trace, told = traced(
+        """
+import time
+place = map(segment("s", 1), 1)
+before = time.monotonic_ns()
+store(place, 0)
+tell((before, time.monotonic_ns()))
+"""
+    )
+    [[times]] = told.values()
+    [fault] = trace.fault_array()
+    assert times[0] <= int(fault["time"]) - trace.meta.clock_offset <= times[1]
+
+
 def test_as_many_as_the_kernel_counts(traced: Traced) -> None:
     trace, told = traced(
         """
