@@ -77,6 +77,8 @@ def sizing(
         limits = [one.limit for one in short] + [limit]
         asked = [parse(one.enough) for one in short if one.enough]
         needed = max(peak or 0, declared or 0, touched, max(limits) + 1, *asked)
+    elif peak is not None and looked and 0 < limit <= peak:
+        basis, needed = "full", max(peak, declared or 0)
     elif peak is not None:
         basis, needed = "partial" if partial else "looked" if looked else "exact", peak
     else:

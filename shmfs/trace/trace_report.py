@@ -295,6 +295,8 @@ class Report:
             "partial": "the most that was in use at once, as far as it was recorded (fuse, mm, at least)",
             "least": "at least: something was refused, and what would have come after it is not known; to "
             "find the size, run again with `-o size=0` and read the peak",
+            "full": "at least: the mount was full, so that something may have been refused which is not seen "
+            "on native pages; to find the size, run again with `-o size=0` and read the peak",
             "estimate": "what pages with faults come to (perf), an estimate: pages that were only written by "
             "write(2) are not in it, and those of segments that did not live at the same time are",
         }

@@ -245,6 +245,24 @@ def test_deaths_and_the_size_that_is_enough(recording):
     assert (found.sizing.size, found.sizing.quantity) == ("92m", "92Mi")
 
 
+@pytest.mark.parametrize(
+    ("store", "pages", "basis", "needed"),
+    [
+        ("native", 16384, "full", 80 * MIB),
+        ("native", 16383, "looked", 16383 * 4096),
+        ("managed", 16384, "exact", 64 * MIB),  # the daemon has seen that nothing was refused
+    ],
+)
+def test_full_native_pages_may_have_been_too_few(tmp_path, store, pages, basis, needed):
+    recording = Recording(tmp_path / "x.shmtrace", store=store)
+    recording.create(5, "/x", 1, 10)
+    recording.told("resize", 1, 5, "/x", old_size=0, size=80 * MIB, pid=10)
+    change = ("usage", {"size": 80 * MIB}) if store == "native" else ("allocate", {"page": 0})
+    recording.told(change[0], 1, 5, "/x", pages=pages, **change[1])
+    sizing = analysed(recording.close(status=0)).sizing
+    assert (sizing.basis, sizing.needed) == (basis, needed)
+
+
 def test_what_is_missing_is_said(tmp_path):
     recording = Recording(tmp_path / "x.shmtrace")
     recording.create(5, "/x", 1, 10)
