@@ -365,6 +365,32 @@ static PyObject *served(PyObject *self, PyObject *args)
 	return PyLong_FromUnsignedLongLong(requests);
 }
 
+/* Without the GIL: between the two other processes see a file that is too short. */
+static PyObject *end_populate(PyObject *self, PyObject *args)
+{
+	Py_buffer first, second, unreadable;
+	long long pause;
+	ssize_t sent;
+
+	if (!PyArg_ParseTuple(args, "y*w*y*L", &first, &second, &unreadable, &pause))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	sent = write(device, first.buf, first.len);
+	if (*(volatile uint32_t *)second.buf) {
+		struct timespec t = { 0, pause };
+		struct iovec iov[] = { { second.buf, second.len }, { unreadable.buf, unreadable.len } };
+
+		nanosleep(&t, NULL);
+		sent = writev(device, iov, 2); /* fails with EFAULT when it has done what it is for */
+	}
+	(void)sent;
+	Py_END_ALLOW_THREADS
+	PyBuffer_Release(&first);
+	PyBuffer_Release(&second);
+	PyBuffer_Release(&unreadable);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
 	{ "configure", configure, METH_VARARGS,
 	  "configure(set, clear, max_readahead, max_stack_depth): FUSE_INIT flags (64 bits) to take where offered and "
@@ -373,6 +399,10 @@ static PyMethodDef methods[] = {
 	  "serve(handler, budget_ns, budget_requests, spin_ns): answer requests by handler(opcode, unique, nodeid, uid, "
 	  "gid, pid, body)." },
 	{ "reply", reply, METH_VARARGS, "reply(unique, result): answer a request for which the handler gave None." },
+	{ "end_populate", end_populate, METH_VARARGS,
+	  "end_populate(first, second, unreadable, pause): send a notification; if the buffer of the second does not "
+	  "begin with zeros by then, wait for a pause (nanoseconds, less than a second) and send that with the "
+	  "unreadable bytes." },
 	{ "negotiated", negotiated, METH_NOARGS, "negotiated(): flags offered and taken in INIT, or None before it." },
 	{ "device", fuse_device, METH_NOARGS, "device(): the descriptor of /dev/fuse." },
 	{ "served", served, METH_NOARGS, "served(): requests answered through the lane." },

@@ -34,7 +34,6 @@ from shmfs.fuse.lane import Lane, Reply
 from shmfs.fuse.messages import Configuration, Ready
 from shmfs.fuse.notify import Notifier
 from shmfs.fuse.operations import Operations
-from shmfs.fuse.populate import PopulateEnd
 from shmfs.fuse.refusals import Refusals
 from shmfs.ipc import notes
 from shmfs.mm import PAGE_SIZE
@@ -149,7 +148,9 @@ class Daemon:
             return
         self.settled = True
         self.adapter.negotiated()
-        self.adapter.operations.reads.populate_end = PopulateEnd(session.device(), self.superblock)
+        self.adapter.operations.reads.populate_end = session.populate_end(
+            self.superblock, self.configuration.mountpoint
+        )
         if not session.extension():
             self.notes.append(session.EXTENSION_MISSING)
             if self.wants_native:

@@ -20,7 +20,7 @@ from shmfs.fs.directory import Dentry, Directory
 from shmfs.fs.inode import Inode, RegularFile, Symlink, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Statfs, Superblock, error
-from shmfs.fuse.reads import UNKNOWN, Reader, Reads
+from shmfs.fuse.reads import REWRITE, UNKNOWN, Reader, Reads
 from shmfs.ipc import protocol
 from shmfs.ipc.sysv import ANONYMOUS, Registry
 from shmfs.mm import PAGE_SHIFT, PAGE_SIZE
@@ -284,6 +284,8 @@ class Operations:
     def open(self, ino: int, flags: int, cred: Credentials) -> tuple[int, bool]:
         """FUSE_OPEN: file handle, and whether the kernel may keep the pages it has cached."""
         inode = file.regular(self.superblock.inode(ino))
+        if self.reads.rewrites(cred):
+            return ino << 2 | REWRITE, file.open_file(inode, flags)
         if inode.flags:
             file_flags.check_open(inode, flags)
         if is_fixed(inode):
@@ -298,7 +300,7 @@ class Operations:
             inode.was_written = inode.was_written or inode.writers > 0 or inode.has_holes()
         if "open" in self.superblock.instruments:
             self.superblock.instruments.call("open", ino, flags, cred.pid)
-        return ino << 2 | flags & os.O_ACCMODE, keep_cache
+        return ino << 2 | min(flags & os.O_ACCMODE, os.O_RDWR), keep_cache
 
     def _file(self, handle: int) -> RegularFile:
         inode = file.regular(self.superblock.inode(handle >> 2))
@@ -313,7 +315,7 @@ class Operations:
         else:
             inode.refresh()
         file.release(inode, handle & os.O_ACCMODE)
-        if "release" in self.superblock.instruments:
+        if "release" in self.superblock.instruments and handle & os.O_ACCMODE != REWRITE:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
     def read(self, handle: int, offset: int, size: int, reader: Reader = UNKNOWN) -> bytes:

@@ -40,9 +40,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Protocol, cast
 
+from shmfs.fs.inode import RegularFile
 from shmfs.fs.superblock import Superblock
+from shmfs.fuse.rewrite import Range, Rewriter
 from shmfs.mm import PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -51,10 +55,12 @@ _HEADER = struct.Struct("<IiQ")
 _INVAL_INODE, _STORE = 2, 4
 _INVAL_INODE_OUT = struct.Struct("<Qqq")
 _STORE_OUT = struct.Struct("<QQII")
-_GRACE = 20e-6
-"""Seconds for which the populate may run on and fail before the size is right again."""
+_GRACE = 20_000
+"""Nanoseconds for which the populate may run on and fail before the size is right again."""
 _SWITCH_INTERVAL = 50e-6
-"""Seconds for which another thread keeps the interpreter at most, during an attempt."""
+"""Seconds for which another thread keeps the interpreter at most, during an attempt without the extension."""
+_RANGES = 1024
+"""Runs of allocated pages that are rewritten one by one; with more the last extends to the end of the file."""
 _PATIENCE = 1.0
 """Seconds that requests for attributes, and the end of the mount, wait for a repair at most."""
 
@@ -70,14 +76,35 @@ class _Attempt:
         """The invalidation was seen to wait for the page before an earlier READ was answered."""
         self.short = False
         """A READ was answered with no bytes."""
+        self.store = bytearray(_HEADER.size + _STORE_OUT.size)
+        """The notification that raises the size again; zeros as long as no READ was answered with no bytes."""
+        self.behind: list[Range] = []
+        """Allocated pages whose write-back may be skipped meanwhile: first page and end."""
+        self.repaired = False
+        """The kernel has the true size again."""
+
+
+class EndPopulate(Protocol):
+    """How the notifications of an attempt are sent: `_lane.end_populate`, or in Python."""
+
+    def __call__(self, first: bytes, second: bytearray, unreadable: memoryview, pause: int, /) -> None:
+        """Send the first, and after a pause (ns) the second, unless that begins with zeros by then."""
 
 
 class PopulateEnd:
-    """Ends populates of one mount, one at a time; `device` is the descriptor of /dev/fuse."""
+    """Ends populates of one mount, one at a time; `device` is the descriptor of /dev/fuse.
 
-    def __init__(self, device: int, superblock: Superblock) -> None:
+    `send` does not need the interpreter between its two notifications, if the extension is there.
+    """
+
+    def __init__(
+        self, device: int, superblock: Superblock, rewriter: Rewriter, send: EndPopulate | None = None
+    ) -> None:
         self._device = device
         self._superblock = superblock
+        self.rewriter = rewriter
+        self._send = send or self._send_in_python
+        self._in_python = send is None
         self._attempt: _Attempt | None = None
         self._queue: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
         self._done = threading.Condition()
@@ -96,18 +123,29 @@ class PopulateEnd:
             return False
         if attempt.target != (tid, ino, page) or not self._invalidation_waits():
             return False
-        attempt.short, attempt.waits = attempt.waits, True
-        if attempt.short:
-            self._schedule(os.SCHED_FIFO, 1)
+        if not attempt.waits:
+            attempt.waits = True
+        elif not attempt.short:
+            self._answer_short(attempt)
         return attempt.short
+
+    def _answer_short(self, attempt: _Attempt) -> None:
+        """Prepare what the thread does as soon as the READ is answered with no bytes."""
+        inode = cast("RegularFile", self._superblock.inodes[attempt.ino])
+        attempt.behind = _behind(inode, attempt.page)
+        size = _HEADER.size + _STORE_OUT.size + len(self._unreadable)
+        attempt.store[:] = _HEADER.pack(size, _STORE, 0) + _STORE_OUT.pack(attempt.ino, inode.size - 1, 1, 0)
+        attempt.short = True
+        self._schedule(os.SCHED_FIFO, 1)
 
     def _begin(self, attempt: _Attempt) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shmfs-populate", daemon=True)
             self._thread.start()
         self._attempt = attempt
-        self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_INTERVAL)
+        if self._in_python:
+            self._interval = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_INTERVAL)
         self._queue.put(attempt)
 
     def _schedule(self, policy: int, priority: int) -> None:
@@ -130,17 +168,17 @@ class PopulateEnd:
         return status.rpartition(b") ")[2].startswith(b"D")
 
     def repair_of(self, ino: int) -> Callable[[], None] | None:
-        """Return a function that waits for the attempt on the inode to be over, or None if there is none.
+        """Return a function that waits until the kernel has the size of the inode again, or None if it has.
 
         The function is not for the thread that serves requests.
         """
         attempt = self._attempt
-        if attempt is None or attempt.ino != ino:
+        if attempt is None or attempt.ino != ino or attempt.repaired:
             return None
 
         def wait() -> None:
             with self._done:
-                self._done.wait_for(lambda: self._attempt is not attempt, _PATIENCE)
+                self._done.wait_for(lambda: attempt.repaired, _PATIENCE)
 
         return wait
 
@@ -148,36 +186,60 @@ class PopulateEnd:
         """Wait for an attempt that is under way, while requests are still served, but not for ever."""
         with self._done:
             self._done.wait_for(lambda: self._attempt is None, _PATIENCE)
+        self.rewriter.close()
 
     def _run(self) -> None:
         while True:
             attempt = self._queue.get()
+            offset = attempt.page * PAGE_SIZE
+            first = _HEADER.pack(_HEADER.size + _INVAL_INODE_OUT.size, _INVAL_INODE, 0)
+            first += _INVAL_INODE_OUT.pack(attempt.ino, offset, PAGE_SIZE)
             try:
-                offset = attempt.page * PAGE_SIZE
-                self._notify(_INVAL_INODE, _INVAL_INODE_OUT.pack(attempt.ino, offset, PAGE_SIZE))
-                if attempt.short:
-                    time.sleep(_GRACE)
-                    self._restore_size(attempt.ino)
+                self._send(first, attempt.store, self._unreadable, _GRACE)
             except Exception:
                 log.exception("the kernel may have a wrong size of inode %d until the next stat", attempt.ino)
             self._schedule(os.SCHED_OTHER, 0)
-            sys.setswitchinterval(self._interval)
+            if self._in_python:
+                sys.setswitchinterval(self._interval)
+            with self._done:
+                attempt.repaired = True
+                self._done.notify_all()
+            if attempt.behind:
+                self._rewrite(attempt)
             with self._done:
                 self._attempt = None
                 self._done.notify_all()
 
-    def _restore_size(self, ino: int) -> None:
-        """Raise the kernel's i_size to the true one."""
-        inode = self._superblock.inodes.get(ino)
-        if inode and inode.size:
-            self._notify(_STORE, _STORE_OUT.pack(ino, inode.size - 1, 1, 0), self._unreadable)
-
-    def _notify(self, code: int, body: bytes, unreadable: memoryview | None = None) -> None:
-        """Send a notification; an inode that the kernel has forgotten needs none."""
-        parts: list[bytes | memoryview] = [body] if unreadable is None else [body, unreadable]
-        size = _HEADER.size + sum(map(len, parts))
+    def _rewrite(self, attempt: _Attempt) -> None:
+        """Have the kernel write what it may count as clean by mistake, before the next attempt begins."""
         try:
-            os.writev(self._device, [_HEADER.pack(size, code, 0), *parts])
+            self.rewriter.rewrite(attempt.ino, attempt.behind)
+        except OSError as failure:
+            if failure.errno != errno.ESTALE:  # the kernel has dropped it with all its pages
+                log.debug("inode %d is not written back again: %s", attempt.ino, failure)
+
+    def _send_in_python(self, first: bytes, second: bytearray, unreadable: memoryview, pause: int) -> None:
+        """Do what the extension does, with the interpreter's lock in between."""
+        self._notify(first)
+        if any(second[: _HEADER.size]):
+            time.sleep(pause * 1e-9)
+            self._notify(second, unreadable)
+
+    def _notify(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Send a notification; an inode that the kernel has forgotten needs none."""
+        try:
+            os.writev(self._device, parts)
         except OSError as failure:
             if failure.errno not in (errno.ENOENT, errno.EFAULT):
-                log.debug("notification %d failed: %s", code, failure)
+                log.debug("a notification failed: %s", failure)
+
+
+def _behind(inode: RegularFile, page: int) -> list[Range]:
+    """Return the runs of allocated pages behind a page that may be dirty: none if nobody can store."""
+    if not inode.writers:
+        return []
+    ranges = [(run.first, run.first + run.length) for run in islice(inode.pages.runs(page + 1), _RANGES + 1)]
+    if len(ranges) > _RANGES:
+        ranges[_RANGES:] = []
+        ranges[-1] = (ranges[-1][0], -(-inode.size // PAGE_SIZE))
+    return ranges

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from shmfs.fs import attributes, file
 from shmfs.fs.inode import RegularFile
-from shmfs.fs.superblock import Superblock, error
+from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.fuse.populate import PopulateEnd
 from shmfs.fuse.refused_reads import RefusedReads
 from shmfs.mm import PAGE_SHIFT
@@ -23,6 +23,8 @@ class Reader(NamedTuple):
 
 
 UNKNOWN = Reader(0, called=False, direct=False)
+REWRITE = 3
+"""Access mode in the handle of an open by which pages are rewritten: no user's, so no event and no attach."""
 
 
 class Reads:
@@ -65,6 +67,10 @@ class Reads:
         # The kernel's attributes become invalid now. Until the end they must not be made so again.
         inode.attributes_cached = False
         return self.populate_end.refused(reader.tid, inode.ino, page)
+
+    def rewrites(self, cred: Credentials) -> bool:
+        """Whether a caller is the process that rewrites pages after a repair."""
+        return self.populate_end is not None and cred.pid != 0 and cred.pid == self.populate_end.rewriter.pid
 
     def wait_for_repair(self, ino: int) -> None:
         """Defer the answer of this request until an attempt to end a populate of the inode is over."""

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import MountOptions
+from shmfs.fs.superblock import Superblock
 from shmfs.fuse import protocol as p
 from shmfs.fuse.lane import Handler, Reply
+from shmfs.fuse.populate import PopulateEnd
+from shmfs.fuse.rewrite import Rewriter
 from shmfs.mm import PAGE_SIZE
 
 _flags = sys.getdlopenflags()
@@ -72,6 +75,12 @@ def device() -> int:
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == _FUSE_DEVICE:
             return int(name)
     raise ShmfsError("no descriptor of /dev/fuse")
+
+
+def populate_end(superblock: Superblock, mountpoint: str) -> PopulateEnd:
+    """Return what ends populates of this connection."""
+    send = _lane.end_populate if _lane else None
+    return PopulateEnd(device(), superblock, Rewriter(mountpoint), send)
 
 
 def mount(
