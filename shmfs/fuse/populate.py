@@ -60,7 +60,7 @@ _GRACE = 20_000
 _SWITCH_INTERVAL = 50e-6
 """Seconds for which another thread keeps the interpreter at most, during an attempt without the extension."""
 _RANGES = 1024
-"""Runs of allocated pages that are rewritten one by one; with more the last extends to the end of the file."""
+"""Runs of allocated pages that are rewritten one by one; with more, the last goes to the end of the file."""
 _PATIENCE = 1.0
 """Seconds that requests for attributes, and the end of the mount, wait for a repair at most."""
 
@@ -77,7 +77,7 @@ class _Attempt:
         self.short = False
         """A READ was answered with no bytes."""
         self.store = bytearray(_HEADER.size + _STORE_OUT.size)
-        """The notification that raises the size again; zeros as long as no READ was answered with no bytes."""
+        """The notification that raises the size again; zeros while no READ was answered with no bytes."""
         self.behind: list[Range] = []
         """Allocated pages whose write-back may be skipped meanwhile: first page and end."""
         self.repaired = False

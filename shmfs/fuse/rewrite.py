@@ -44,7 +44,7 @@ Range = tuple[int, int]
 
 
 class Rewriter:
-    """Starts the process and gives it orders. All but `close` and `pid` are for one thread, not the serving one."""
+    """Starts the process and gives it orders. One thread calls it, not the serving one, but for `close` and `pid`."""
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint

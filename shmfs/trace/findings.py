@@ -216,8 +216,9 @@ class Sizing(Struct):
     refused: int
     """Charges that a limit refused."""
     basis: str
-    """What `needed` is: the peak, "exact", "looked" at or "partial" (records are missing); the "least", for
-    something was refused; at least that where native pages were "full", so that something may have been; an "estimate", from faults."""
+    """What `needed` is: the peak, "exact", "looked" at or "partial" (records are missing); the "least", as
+    something was refused; "full", where native pages were all in use and something may have been refused; an
+    "estimate", from faults."""
     needed: int
     size: str | None
     """`needed` rounded up, for size= of tmpfs, --shm-size of Docker and shm_size of compose: "37m"."""
