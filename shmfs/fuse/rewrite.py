@@ -44,7 +44,7 @@ Range = tuple[int, int]
 
 
 class Rewriter:
-    """Starts the process and gives it orders. One thread calls it, not the serving one, but for `close` and `pid`."""
+    """Starts the process and gives it orders. Not for the serving thread, but for `close` and `pid`."""
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
