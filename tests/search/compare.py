@@ -352,18 +352,3 @@ def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
 def compare(outcomes: list[Outcome]) -> list[Comparison]:
     """Compare the programs of one trace each, or of one trace."""
     return [Comparison(outcome).run() for outcome in outcomes]
-
-
-def _words(kinds: Counter[int]) -> str:
-    return " ".join(f"{count} {KINDS[kind]}" for kind, count in sorted(kinds.items())) or "nothing"
-
-
-def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
-    """The innermost touch of that page at a time."""
-    for at in range(bisect_right(touches, when, key=lambda touch: touch.begin) - 1, -1, -1):
-        touch = touches[at]
-        if touch.end >= when and (touch.inode, touch.page) == (inode, page):
-            return touch
-        if not touch.nested and touch.end < when:
-            break  # it began after all that is before it had ended
-    return None
