@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("needs root, to mount file systems and to see every fault")
     namespaces.enter_private()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was begun is ended
     with tempfile.TemporaryDirectory(prefix="shmfs-search-", ignore_cleanup_errors=True) as base:
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)

@@ -318,7 +318,7 @@ class Comparison:
         for segment in self.segments:
             names = self.truth.names.get(segment.get("inode", -1))
             if names is None:
-                if self.outcome.alone:
+                if self.outcome.alone and not self.truth.killed:
                     self._differs(f"a segment that nobody opened: {segment}")
                 continue
             self._compare_name(segment, names)
@@ -352,18 +352,3 @@ def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
 def compare(outcomes: list[Outcome]) -> list[Comparison]:
     """Compare the programs of one trace each, or of one trace."""
     return [Comparison(outcome).run() for outcome in outcomes]
-
-
-def _words(kinds: Counter[int]) -> str:
-    return " ".join(f"{count} {KINDS[kind]}" for kind, count in sorted(kinds.items())) or "nothing"
-
-
-def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
-    """The innermost touch of that page at a time."""
-    for at in range(bisect_right(touches, when, key=lambda touch: touch.begin) - 1, -1, -1):
-        touch = touches[at]
-        if touch.end >= when and (touch.inode, touch.page) == (inode, page):
-            return touch
-        if not touch.nested and touch.end < when:
-            break  # it began after all that is before it had ended
-    return None
