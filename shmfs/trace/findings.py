@@ -217,7 +217,8 @@ class Sizing(Struct):
     """Charges that a limit refused."""
     basis: str
     """What `needed` is: the peak, "exact", "looked" at or "partial" (records are missing); the "least", for
-    something was refused; at least that where native pages were "full", so that something may have been; an "estimate", from faults."""
+    something was refused; "full", at least that, for native pages may have been refused unseen; an
+    "estimate", from faults."""
     needed: int
     size: str | None
     """`needed` rounded up, for size= of tmpfs, --shm-size of Docker and shm_size of compose: "37m"."""
