@@ -81,7 +81,8 @@ def _faults(*kinds: str) -> Callable[[Ended], int | None]:
 
 
 def _sigbus(ended: Ended) -> int | None:
-    deaths = sum(death.count for death in ended.explained.deaths) if ended.explained else 0
+    explained = ended.explained.deaths if ended.explained else []
+    deaths = sum(death.count for death in explained if not death.sent)
     failed = _faults("failed")(ended)
     if deaths or ended.status == 128 + SIGBUS:
         return max(failed or 0, deaths, 1)

@@ -63,6 +63,7 @@ class _Stray(NamedTuple):
 
     why: str
     time: int
+    sent: bool
 
 
 class _Last(NamedTuple):
@@ -180,12 +181,15 @@ class Deaths:
         if stray is not None and stray.time <= fault.time:
             del self._strays[fault.pid]
 
-    def stray(self, pid: int, why: str, when: int) -> None:
-        """Take in a SIGBUS that is not about a page of this mount; `when` is ns since the epoch."""
+    def stray(self, pid: int, why: str, when: int, *, sent: bool = False) -> None:
+        """Take in a SIGBUS that is not about a page of this mount; `when` is ns since the epoch.
+
+        `sent` says that a process sent it.
+        """
         self._surveys.pop(pid, None)
         last = self._last.get(pid)
         if last is None or last.time < when:
-            self._strays[pid] = _Stray(why, when)
+            self._strays[pid] = _Stray(why, when, sent)
 
     def ended(self, process: Touched, status: int | None) -> None:
         """Take in the end of a process; `status` as a shell counts: 128+N for signal N, None is not known."""
@@ -249,6 +253,7 @@ class Deaths:
             self._record(process, Death(
                 process.pid, process.tid, process.command, "", 0, None,
                 stray.why if stray else UNKNOWN_PAGE, 0, [], None, process.time, True,
+                sent=stray is not None and stray.sent,
             ))  # fmt: skip
 
     # ---- explanations

@@ -272,13 +272,14 @@ class Recorder:
             self._strangers = set()
 
     def _hand_on(self, event: dict[str, Any]) -> None:
-        """Write down what others have seen, with the ids of this trace for their inodes and pids."""
+        """Write what others have seen, with the ids of this trace for their inodes and pids, if known."""
+        known: dict[str, int | None] = {}
         if "inode" in event:
-            event["segment"] = self._known.find_segment(event.pop("inode"))
+            known["segment"] = self._known.find_segment(event.pop("inode"))
         if "pid" in event and "process" not in event:
-            event["process"] = self._known.find(event.pop("pid"))
-        if None not in (event.get("segment", 0), event.get("process", 0)):
-            self._writer.event(**event)
+            known["process"] = self._known.find(event.pop("pid"))
+        if None not in known.values():
+            self._writer.event(**(event | known))
 
     def _until(self, horizon: int | None) -> tuple[Samples, list[Change]]:
         """Take the samples and changes before `horizon`, by time."""

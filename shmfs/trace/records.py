@@ -134,6 +134,8 @@ class Death(Struct):
     """Nanoseconds from the fault to the moment at which `holders` were looked at; 0: exact."""
     more_holders: int = 0
     """Further holders, which `holders` has no room for."""
+    sent: bool = False
+    """Whether a process sent the signal, so that no page was touched."""
     kind: str = "sigbus"
 
 

@@ -101,7 +101,7 @@ class Failures:
             return
         when = signal.time + self._offset
         if signal.code <= 0:
-            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it", when)
+            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it", when, sent=True)
             return
         space = self._attribution.spaces.get(signal.pid)
         segments, pages = space.find(np.array([signal.address], np.uint64)) if space else ([-1], [0])

@@ -1,5 +1,6 @@
 """`shmfs run --fail-on`: what is measured, said and answered."""
 
+import json
 import os
 import re
 import subprocess
@@ -95,6 +96,17 @@ def test_sigbus_and_refused(cli: Cli) -> None:
     assert result.returncode == 1
     assert "--fail-on refused" in result.stderr
     assert "--fail-on sigbus" not in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to see who sends a signal")
+def test_a_signal_that_was_sent_is_no_touched_page_but_a_death(cli: Cli, tmp_path: Path) -> None:
+    trace = tmp_path / "sent.shmtrace"
+    shell = ["sh", "-c", "sh -c 'kill -BUS $$'; exit 0"]
+    result = cli("run", "-q", "--trace", str(trace), "--fail-on", "sigbus", "--", *shell)
+    assert result.returncode == 0, result.stderr
+    assert "was killed by signal 7: the process itself sent it" in result.stderr
+    died = json.loads(cli("report", "--json", str(trace)).stdout)["deaths"]
+    assert [(death["reason"], death["page"]) for death in died] == [("the process itself sent it", None)]
 
 
 def test_refused_inodes_count(cli: Cli) -> None:

@@ -80,7 +80,7 @@ class Explained:
     def survey(self, pid: int) -> None:
         """There is no mount."""
 
-    def stray(self, pid: int, why: str, when: int) -> None:
+    def stray(self, pid: int, why: str, when: int, *, sent: bool = False) -> None:
         """The faults are looked at."""
 
 
