@@ -66,6 +66,12 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one program that was printed")
     parser.add_argument("--repeat", type=int, default=1, help="how often to run the program of --replay")
     parser.add_argument(
+        "--confirm",
+        type=int,
+        default=5,
+        help="how often to repeat a program that differed; where none differs again, it is counted apart (5)",
+    )
+    parser.add_argument(
         "--keep-going", action="store_true", help="go on after a difference, and do not shrink"
     )
     parser.add_argument(
@@ -105,7 +111,7 @@ def go(search: Search, arguments: argparse.Namespace) -> int:
     begin = reported = time.monotonic()
     label = f"{arguments.target}, seed {arguments.seed}"
     print(f"{label}: from program {arguments.first} on", flush=True)
-    number, found = arguments.first, 0
+    number, found, once = arguments.first, 0, 0
     end = sys.maxsize if arguments.programs is None else arguments.first + arguments.programs
     while number < end and time.monotonic() < begin + 60 * arguments.minutes:
         batch = BATCH if arguments.target.startswith("record") else 1
@@ -117,11 +123,15 @@ def go(search: Search, arguments: argparse.Namespace) -> int:
         for at, differences in enumerate(search.compare(programs)):
             if not differences:
                 continue
-            found += 1
             if arguments.keep:
                 search.runner.keep(f"{number + at}")
             print(f"{label}: program {number + at} differs, {len(differences)} times:", flush=True)
             print("\n".join(f"  {sentence}" for sentence in differences[:SHOWN]), flush=True)
+            if not comes_again(search, programs[at], arguments.confirm):
+                once += 1
+                print(f"  which did not come again in {arguments.confirm} repeats", flush=True)
+                continue
+            found += 1
             if not arguments.keep_going:
                 show_smallest(search, programs[at])
                 return 1
@@ -130,8 +140,14 @@ def go(search: Search, arguments: argparse.Namespace) -> int:
             reported = time.monotonic()
             print(f"{label}: {search}, {(reported - begin) / 60:.1f} minutes", flush=True)
     verdict = f"{found} programs differ" if found else "no difference"
+    verdict += f" ({once} differed once and not again)" if once else ""
     print(f"{label}: {search}, {(time.monotonic() - begin) / 60:.1f} minutes: {verdict}; {tolerated(search)}")
     return 1 if found else 0
+
+
+def comes_again(search: Search, program: Program, repeats: int) -> bool:
+    """Whether a program that differed does so again; a busy machine may delay what a report rests on."""
+    return not repeats or any(search.compare([program])[0] for _ in range(repeats))
 
 
 def show_smallest(search: Search, program: Program) -> None:
