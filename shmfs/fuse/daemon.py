@@ -359,7 +359,7 @@ class Daemon:
             stale=stale.of_statistics(failed),
             segments=segments,
             segments_dropped=self.history.segments_dropped,
-            refused=self.history.refused,
+            refused=self.history.refused - self.refusals.repeated,
             refusals=self.refusals.records(),
             page_ins=None if sb.native else self.history.page_ins(),
         )

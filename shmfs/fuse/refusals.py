@@ -72,6 +72,10 @@ class Refusals:
         self._records: dict[_Key, Refusal] = {}
         self._snapshot = Full()
         self._reusable_until = 0.0
+        self.repeated = 0
+        """Refusals that are not counted: the kernel asks twice for the page of one fault."""
+        self._asked: tuple[int, int, int] | None = None
+        """Thread, inode and page of the newest refused page fault, until it is asked for again."""
 
     def records(self) -> list[Refusal]:
         """Return all of them, in the order of the first of each kind."""
@@ -82,6 +86,8 @@ class Refusals:
         instruments = self._superblock.instruments
         process = self._history.process(instruments.caller) or Process(0, "", 0)
         call, errno = self._circumstances(inode, limit)
+        if call == FAULT and self._is_repeated((instruments.caller, inode, page)):
+            return
         path = self._history.path(inode) or self._path(inode)
         touched = inode if errno == "SIGBUS" else 0  # each file that was touched explains a SIGBUS
         key = errno, call, limit, path, touched, process.pid, process.start_time
@@ -115,6 +121,13 @@ class Refusals:
             more_holders=full.more,
         )
         instruments.call("refusal", inode, path, refusal)
+
+    def _is_repeated(self, fault: tuple[int, int, int]) -> bool:
+        """Whether it is the second READ of a fault: one for read-ahead, one for the page (filemap_fault)."""
+        repeated = fault == self._asked
+        self._asked = None if repeated else fault
+        self.repeated += repeated
+        return repeated
 
     def _path(self, inode: int) -> str:
         """The path of what the history does not follow: directories and the like."""

@@ -13,6 +13,7 @@ from shmfs.trace.records import Segment, Stale, Statistics, stale
 
 if TYPE_CHECKING:
     from shmfs.trace.deaths import Deaths
+    from shmfs.trace.records import Death
 
 SIGBUS = 7
 NAMED = 5
@@ -92,9 +93,16 @@ def _sigbus(ended: Ended) -> int | None:
 def _refused(ended: Ended) -> int | None:
     known, explained = ended.statistics, ended.explained
     calls = sum(refusal.count for refusal in explained.calls) if explained else 0
-    refused = known.refused + calls
+    refused = known.refused + calls + sum(death.count for death in _native_deaths(ended))
     seen = known.store != "native" or (explained is not None and explained.calls_seen)
     return refused or (0 if seen else None)
+
+
+def _native_deaths(ended: Ended) -> "list[Death]":
+    """Touches that the kernel refused by itself; those of managed pages are among what the daemon refused."""
+    if ended.explained is None or ended.statistics.store != "native":
+        return []
+    return [death for death in ended.explained.deaths if death.limit]
 
 
 def _segments(ended: Ended) -> int | None:
@@ -231,17 +239,47 @@ def _told(budget: Budget, measured: int) -> str:
 
 
 def _details(budget: Budget, ended: Ended) -> str:
-    segments = {
-        "leak": left(ended.statistics),
-        "refused": [segment for segment in ended.statistics.segments if segment.refused],
-    }.get(budget.figure, [])
-    return f": {describe(segments)}" if segments else ""
+    """Name what was counted: segments, deaths or refusals."""
+    if budget.figure == "leak":
+        segments = left(ended.statistics)
+        return f": {describe(segments)}" if segments else ""
+    naming = {"refused": _refusals, "sigbus": _deaths}.get(budget.figure)
+    named = naming(ended) if naming else []
+    more = len(named) - NAMED
+    return (f": {'; '.join(named[:NAMED])}" if named else "") + (f"; and {more} more" if more > 0 else "")
+
+
+def _deaths(ended: Ended) -> list[str]:
+    from shmfs.trace.wording import death_brief
+
+    return [death_brief(one) for one in ended.explained.deaths] if ended.explained else []
+
+
+def _refusals(ended: Ended) -> list[str]:
+    """The refusals, each once; a page fault that a death explains is told by what was touched."""
+    from shmfs.trace.wording import death_brief, limit_text, refusal_brief
+
+    explained = ended.explained
+    calls = explained.calls if explained else []
+    deaths = [death for death in explained.deaths if death.limit] if explained else []
+    died = {(death.pid, death.inode) for death in deaths}
+    others = [
+        one
+        for one in [*ended.statistics.refusals, *calls]
+        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
+    ]
+    return [
+        *(f"{death_brief(death)}, beyond {limit_text('size', death.limit)}" for death in deaths),
+        *(refusal_brief(one) for one in others),
+    ]
 
 
 def _source(budget: Budget, ended: Ended) -> str:
     source = FIGURES[budget.figure].source
     if budget.figure == "lost":
         return source
+    if budget.figure == "refused" and (_native_deaths(ended) or (ended.explained and ended.explained.calls)):
+        return "mm, perf, exact"
     if budget.figure == "peak" and ended.statistics.store == "native":
         return f"{source}, sampled"
     if not budget.recorded:

@@ -19,7 +19,7 @@ from shmfs.trace.amounts import size as human
 from shmfs.trace.names import printable
 from shmfs.trace.records import Death, Refusal, Statistics
 from shmfs.trace.refused_calls import RefusedCalls
-from shmfs.trace.surveys import Survey
+from shmfs.trace.surveys import PAGE, Survey
 from shmfs.trace.wording import death_sentence, refusal_sentence
 
 SIGBUS = 7
@@ -105,7 +105,7 @@ class Deaths:
         self._known: dict[tuple[int, int], Death] = {}
         """By pid and inode."""
         self._over: dict[tuple[int, int], tuple[Death, int]] = {}
-        """The same of processes that have ended, and when (ns): a fault may be reported after the end."""
+        """Those of processes that have ended, and when: some of their faults may be settled later."""
         self._ended: list[tuple[float, Touched, int | None]] = []
         self._calls = RefusedCalls(self._look, self._report, write)
         self._matched: set[int] = set()
@@ -152,10 +152,7 @@ class Deaths:
     def failed(self, fault: Touched) -> None:
         """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
         self._remember(fault)
-        known = self._known.get((fault.pid, fault.inode))
-        over, end = self._over.get((fault.pid, fault.inode), (None, 0))
-        if known is None and fault.time <= end:
-            known = over
+        known = self._known.get((fault.pid, fault.inode)) or self._of_the_ended(fault)
         waiting = [
             one for one in self._failed if (one.fault.pid, one.fault.inode) == (fault.pid, fault.inode)
         ]
@@ -163,11 +160,18 @@ class Deaths:
             known.count += 1
         elif waiting:
             waiting[0].count += 1
+            if fault.time < waiting[0].fault.time:
+                waiting[0].fault = fault
         else:
             survey = self._surveys.pop(fault.pid, None)
             if survey is None and not self._refusal(fault):
                 survey = self._look()
             self._failed.append(_Failed(time.monotonic(), fault, survey or Survey(None, 0)))
+
+    def _of_the_ended(self, fault: Touched) -> Death | None:
+        """The death of the process that has ended since the fault; of a later one with its pid it is not."""
+        death, ended = self._over.get((fault.pid, fault.inode), (None, 0))
+        return death if fault.time <= ended else None
 
     def _look(self) -> Survey:
         return Survey(self._ask(), time.time_ns())
@@ -235,11 +239,11 @@ class Deaths:
                 death.fatal = killed and stray is None and last is not None and death.inode == last.inode
             del self._known[death.pid, death.inode]  # its pid may come again
             self._over[death.pid, death.inode] = death, process.time
-        if len(self._over) > MOST:
-            self._over.clear()
         self._surveys.pop(process.pid, None)
         now = time.monotonic()
         again = now < self._done.get(process.pid, 0)
+        while len(self._over) > MOST:
+            del self._over[next(iter(self._over))]
         if len(self._done) >= MOST:
             self._done = {pid: until for pid, until in self._done.items() if now < until}
         self._done[process.pid] = now + _ONCE
@@ -288,7 +292,8 @@ class Deaths:
         )  # fmt: skip
         seen = survey.statistics
         if refusal is not None:
-            death.page = refusal.page if death.page is None else death.page
+            if death.page is None or (refusal.asked == PAGE and refusal.pid == death.pid):
+                death.page = refusal.page  # of the first; with read-ahead it may not be what was touched
             death.path, death.process = death.path or refusal.path, death.process or refusal.process
             death.reason, death.limit = surveys.FULL, refusal.limit
             death.holders, death.more_holders = refusal.holders, refusal.more_holders

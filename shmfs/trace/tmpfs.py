@@ -20,9 +20,11 @@ def regular_files(root: str, device: int) -> Iterator[tuple[str, os.stat_result]
             with os.scandir(directories.pop()) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
+                    if status.st_dev != device:
+                        continue
                     if stat.S_ISREG(status.st_mode):
                         yield entry.path, status
-                    elif stat.S_ISDIR(status.st_mode) and status.st_dev == device:
+                    elif stat.S_ISDIR(status.st_mode):
                         directories.append(entry.path)
         except OSError:
             continue
@@ -36,10 +38,15 @@ def survey(root: str, device: str) -> Statistics:
     """
     room = os.statvfs(root)
     prefix = len(root.rstrip("/"))
-    segments = [
-        _segment(status.st_ino, path[prefix:], status.st_size, status.st_blocks * 512 // PAGE)
-        for path, status in regular_files(root, os.stat(root).st_dev)
-    ]
+    segments, linked = [], set()
+    for path, status in regular_files(root, os.stat(root).st_dev):
+        if status.st_ino in linked:
+            continue
+        if status.st_nlink > 1:
+            linked.add(status.st_ino)
+        segments.append(
+            _segment(status.st_ino, path[prefix:], status.st_size, status.st_blocks * 512 // PAGE)
+        )
     pages = sum(one.resident for one in segments)
     used = (room.f_blocks - room.f_bfree) * room.f_frsize // PAGE if room.f_blocks else pages
     if used > pages:

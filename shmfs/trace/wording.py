@@ -106,12 +106,11 @@ def circumstances(
 
 def death_sentence(death: Death) -> str:
     """Return who died, where, why, and what to do."""
-    name = who(death.process, death.pid, death.tid)
     if not death.path and death.page is None:
+        name = who(death.process, death.pid, death.tid)
         text = f"SIGBUS: {name} was killed by signal 7: {death.reason}"
     else:
-        page = "a page" if death.page is None else f"page {death.page}"
-        text = f"SIGBUS: {name} touched {page} of {death.path or 'a file without a name'}, but {death.reason}"
+        text = f"SIGBUS: {death_brief(death)}, but {death.reason}"
     if not death.limit:
         return f"{text}."
     text += f" ({limit_text('size', death.limit)})."
@@ -119,17 +118,37 @@ def death_sentence(death: Death) -> str:
     return " ".join([text, *circumstances("size", death.holders, death.enough, death.held_after, more)])
 
 
+def death_brief(death: Death) -> str:
+    """Return who died, and where: a part of a sentence about several."""
+    name = who(death.process, death.pid, death.tid)
+    if not death.path and death.page is None:
+        return f"{name} was killed by signal 7 ({death.reason})"
+    page = "a page" if death.page is None else f"page {death.page}"
+    return f"{name} touched {page} of {death.path or 'a file without a name'}"
+
+
+def refusal_brief(refusal: Refusal) -> str:
+    """Return who asked for what, and which limit refused it: a part of a sentence about several."""
+    limit = limit_text(refusal.limit_name, refusal.limit) or refusal.limit_name
+    return f"{_asked(refusal)}, beyond {limit}"
+
+
+def _asked(refusal: Refusal) -> str:
+    nameless = refusal.inode and refusal.limit_name in ("size", "RLIMIT_FSIZE")
+    place = refusal.path or ("a file without a name" if nameless else "")
+    asked = amount(refusal.limit_name, refusal.asked) if refusal.asked else "space"
+    return (
+        f"{who(refusal.process, refusal.pid, refusal.tid)} asked for"
+        f" {asked}{place and f' for {place}'}"
+        f"{refusal.call and f' ({refusal.call})'}"
+    )
+
+
 def refusal_sentence(refusal: Refusal) -> str:
     """Return who asked for how much, what refused it, and what to do."""
     option = refusal.limit_name
-    place = f" for {refusal.path}" if refusal.path else ""
-    call = f" ({refusal.call})" if refusal.call else ""
     limit = limit_text(option, refusal.limit) or option
-    asked = amount(option, refusal.asked) if refusal.asked else "space"
-    text = (
-        f"{refusal.errno}: {who(refusal.process, refusal.pid, refusal.tid)} asked for {asked}{place}{call},"
-        f" but {limit} is reached."
-    )
+    text = f"{refusal.errno}: {_asked(refusal)}, but {limit} is reached."
     after, more = refusal.held_after, refusal.more_holders
     return " ".join([text, *circumstances(option, refusal.holders, refusal.enough, after, more)])
 
