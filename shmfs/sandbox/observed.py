@@ -109,6 +109,11 @@ def run(
         statistics.notes.append(_NO_LIBRARY)
     if outcome.left:
         statistics.notes.append(_left(outcome.left))
+    if tracer and (lost := tracer.lost()):
+        statistics.notes.append(
+            f"the kernel lost {lost} records of processes and mappings, for the machine was too busy: deaths may be"
+            " missing, or lack their page"
+        )
     report = observer.report(statistics, command, outcome, explained)
     return Result(outcome.status, report, failure, ended)
 
@@ -161,6 +166,10 @@ class _Tracer:
     def counts(self) -> Faults | None:
         """What was recorded; None where nothing was."""
         return self._recording.counts() if self._recording else None
+
+    def lost(self) -> int:
+        """Records that the kernel had no room for."""
+        return self._recording.recorder.lost if self._recording else 0
 
     def explained(self) -> "Deaths | None":
         """The deaths and refusals."""

@@ -46,8 +46,8 @@ _CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 _RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
-_SMALL_RINGS = 1 << 19
-"""The same where no faults are recorded: a mapping takes 150 bytes."""
+_SMALL_RINGS = 1 << 22
+"""The same where no faults are recorded: a mapping takes 150 bytes. `LastFaults` needs some of the rest."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
