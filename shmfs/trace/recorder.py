@@ -268,12 +268,14 @@ class Recorder:
 
     def _hand_on(self, event: dict[str, Any]) -> None:
         """Write down what others have seen, with the ids of this trace for their inodes and pids."""
-        if "inode" in event:
-            event["segment"] = self._known.find_segment(event.pop("inode"))
-        if "pid" in event and "process" not in event:
-            event["process"] = self._known.find(event.pop("pid"))
-        if None not in (event.get("segment", 0), event.get("process", 0)):
-            self._writer.event(**event)
+        if event["event"] != "sigbus":  # which has them already, as far as they are known
+            if "inode" in event:
+                event["segment"] = self._known.find_segment(event.pop("inode"))
+            if "pid" in event:
+                event["process"] = self._known.find(event.pop("pid"))
+            if None in (event.get("segment", 0), event.get("process", 0)):
+                return
+        self._writer.event(**event)
 
     def _until(self, horizon: int | None) -> tuple[Samples, list[Change]]:
         """Take the samples and changes before `horizon`, by time."""
