@@ -19,7 +19,8 @@ _EPILOG = f"""{output.MOUNT_OPTIONS}
 \b
 Budgets (--fail-on, may be repeated):
   leak                 a segment with a name is left behind
-  refused              a limit refused something: ENOSPC or SIGBUS
+  refused              a limit refused something: ENOSPC, ENOMEM, SIGBUS;
+                       as root EFBIG of RLIMIT_FSIZE too
   sigbus               a touched page ended in SIGBUS
   NAME>N               also >= < <= ==, of these figures:
       faults, faults.major, faults.minor, faults.failed, lost (of perf)

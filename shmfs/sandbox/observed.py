@@ -111,8 +111,8 @@ def run(
         statistics.notes.append(_left(outcome.left))
     if tracer and (lost := tracer.lost()):
         statistics.notes.append(
-            f"the kernel lost {lost} records of processes and mappings, as the machine was too busy: deaths may"
-            " be missing, or lack their page"
+            f"the kernel lost {lost} records of processes and mappings, as the machine was too busy: deaths"
+            " may be missing, or lack their page"
         )
     report = observer.report(statistics, command, outcome, explained)
     return Result(outcome.status, report, failure, ended)

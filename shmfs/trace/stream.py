@@ -58,8 +58,13 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
     lost        of ("perf", "fuse" or "mm"), count
     stale       observer, figures (names of events, or of fields of `records`), reason: an observer failed, so
                 that these figures are not brought up to date from then on
-    sigbus      process, tid, segment or null, page or null, path, reason (a sentence), limit (bytes or 0),
-                holders [{path, bytes, processes: [ids]}], enough (a size as "37m", or null)
+    sigbus      process or null, pid, tid, command, segment or null, page or null, path, reason (a sentence's
+                end), limit (bytes or 0), holders [{path, bytes, pid, command}] (the largest; more_holders
+                counts the others), held_after (ns from the fault until holders were looked at; 0: exact),
+                enough (a size as "37m", or null). Whether it was fatal is in the status of the event exit
+    refusal     path, refusal: an object (`records.Refusal`), the first of its kind; source mm: the daemon
+                refused, with inode; source perf: the kernel did. One with the same `time`, `pid`, `errno`,
+                `call` and `path` later on, or in the statistics, is the same one, with a newer `count`
     statistics  statistics: what the daemon knows of its mount (`records.Statistics`), at the end
     read, write inode, path, offset, length (bytes that were read or written), pid, tid: a call that did not
                 fail, or a part of it, for the kernel asks for 1 MiB at most at a time; only with --trace-io,

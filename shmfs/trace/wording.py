@@ -6,6 +6,7 @@ from typing import Protocol
 from shmfs.trace.amounts import plural, size
 from shmfs.trace.records import Death, Refusal
 
+PAGE = 4096
 NAMED = 3
 """Holders that a sentence names."""
 
@@ -67,12 +68,17 @@ def advice(option: str, enough: str | None) -> str:
 
 
 def limit_text(option: str, limit: int) -> str:
-    """Return a limit and its value: "size=8m", "nr_inodes=100", "RLIMIT_FSIZE of 1 MiB"; "" is unknown."""
+    """Return a limit and its value: "size=8m", "nr_inodes=100", "RLIMIT_FSIZE of 1 MiB"; "" is unknown.
+
+    As the option is written: shmall= is in pages.
+    """
     if not limit:
         return ""
     if option.isupper():
         return f"{option} of {size(limit)}"
-    return f"{option}={limit if option in _COUNTED else option_value(limit)}"
+    if option == "shmall":
+        limit //= PAGE
+    return f"{option}={limit if option in (*_COUNTED, 'shmall') else option_value(limit)}"
 
 
 def option_value(number: int) -> str:

@@ -90,6 +90,7 @@ def test_advice_never_promises(option: str, enough: str | None, text: str) -> No
         ("nr_inodes", 4096, "nr_inodes=4096"),
         ("shmmni", 1024, "shmmni=1024"),
         ("shmmax", MIB, "shmmax=1m"),
+        ("shmall", 30 * 4096, "shmall=30"),
         ("RLIMIT_FSIZE", 102400, "RLIMIT_FSIZE of 100 KiB"),
     ],
 )
