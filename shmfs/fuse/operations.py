@@ -1,8 +1,7 @@
 """One table of plain functions, one for each FUSE request: where requests meet the file system.
 
-Arguments are typed, errors are OSError, nothing awaits. Whoever reads requests (pyfuse3's handlers now)
-calls these and turns the result into a reply. Inodes go by number, as in the protocol; a function that
-answers with an entry has counted the kernel's new reference to it (`Inode.nlookup`).
+Arguments are typed, errors are OSError, nothing awaits. The lane and pyfuse3's handlers call these. Inodes
+go by number, as in the protocol; what answers with an entry has counted the kernel's reference (`nlookup`).
 
 A file handle is made of the inode number and the access mode, so an open costs no memory and there is no
 table of them to lose.

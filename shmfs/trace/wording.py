@@ -142,7 +142,7 @@ def refusal_brief(refusal: Refusal) -> str:
 def _asked(refusal: Refusal) -> str:
     nameless = refusal.inode and refusal.limit_name in ("size", "RLIMIT_FSIZE")
     place = refusal.path or ("a file without a name" if nameless else "")
-    asked = amount(refusal.limit_name, refusal.asked) if refusal.asked else "space"
+    asked = amount(refusal.limit_name, refusal.asked) if refusal.asked else "more space"
     return (
         f"{who(refusal.process, refusal.pid, refusal.tid)} asked for"
         f" {asked}{place and f' for {place}'}"
