@@ -39,7 +39,7 @@ class Explained:
     def survey(self, pid: int) -> None:
         self.surveyed.append(pid)
 
-    def stray(self, pid: int, why: str, when: int) -> None:
+    def stray(self, pid: int, why: str, when: int, *, sent: bool = False) -> None:
         self.strays.append((pid, why, when))
 
     def failed(self, fault: Touched) -> None:
