@@ -143,11 +143,7 @@ class Operations:
         self._remove(namei.rmdir, parent, name, cred)
 
     def _remove(
-        self,
-        remove: Callable[[Superblock, Inode, bytes], Inode],
-        parent: int,
-        name: bytes,
-        cred: Credentials,
+        self, remove: Callable[[Superblock, Inode, bytes], Inode], parent: int, name: bytes, cred: Credentials
     ) -> None:
         directory = self.superblock.inode(parent)
         inode = namei.lookup(directory, name)
@@ -354,9 +350,10 @@ class Operations:
         kernel asks for the attributes by itself.
         """
         inode = self._file(handle)
+        if writeback and self.reads.is_rewrite(inode, offset, data):
+            return len(data)
         old_size, old_mode = inode.size, inode.mode
-        if killer is None and self.handle_killpriv:
-            killer = Credentials()
+        killer = killer or (Credentials() if self.handle_killpriv else None)
         if killer is not None:  # also where nothing can be stored (file_remove_privs)
             attributes.kill_privileges(self.superblock, inode, killer)
         stored = file.write(self.superblock, inode, offset, data)

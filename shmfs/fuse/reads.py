@@ -72,6 +72,13 @@ class Reads:
         """Whether a caller is the process that rewrites pages after a repair."""
         return self.populate_end is not None and cred.pid != 0 and cred.pid == self.populate_end.rewriter.pid
 
+    def is_rewrite(self, inode: RegularFile, offset: int, data: bytes | memoryview) -> bool:
+        """Whether a WRITE of pages that are written again brings only what is stored: no times change."""
+        ends = self.populate_end
+        if ends is None or ends.rewritten != inode.ino:
+            return False
+        return inode.pages.read(offset, len(data)) == data
+
     def wait_for_repair(self, ino: int) -> None:
         """Defer the answer of this request until an attempt to end a populate of the inode is over."""
         repair = self.populate_end.repair_of(ino) if self.populate_end else None

@@ -8,8 +8,8 @@ msync(2) then sends an ordinary WRITE. Pages that are not cached are left alone,
 
 It is a process, not a thread: a thread of the daemon that waits for an answer of the daemon would keep
 /dev/fuse open when the daemon is killed. It opens files by handle (open_by_handle_at), as they may have no
-name, which needs CAP_DAC_READ_SEARCH, or a mount in a user namespace and Linux 6.12. It imports the standard
-library only and ends when it has been idle for a while.
+name, which needs CAP_DAC_READ_SEARCH; without that right, by their path. It imports the standard library only
+and ends when it has been idle for a while.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-_ORDER = struct.Struct("<QI")
-"""Inode number, number of ranges."""
+_ORDER = struct.Struct("<QII")
+"""Inode number, number of ranges, length of the path, which is empty if there is none."""
 _RANGE = struct.Struct("<QQ")
 """First page and end."""
 _ANSWER = struct.Struct("<i")
@@ -44,34 +44,43 @@ Range = tuple[int, int]
 
 
 class Rewriter:
-    """Starts the process and gives it orders. Not for the serving thread, but for `close` and `pid`."""
+    """Starts the process and sends it orders.
+
+    `rewrite` is for one thread, which does not serve requests; `close` and `pid` are for any.
+    """
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
         self.pid = 0
         """The process whose opens are no user's; 0 if there is none."""
 
-    def rewrite(self, ino: int, ranges: Sequence[Range]) -> None:
+    def rewrite(self, ino: int, ranges: Sequence[Range], path: str = "") -> None:
         """Have the cached pages of `ranges` (first page, end) of an inode written; returns when they are.
 
-        Raises OSError: EPERM if files may not be opened by handle, ESTALE if the kernel has forgotten the
-        inode, ETIMEDOUT.
+        `path` is that within the mount. Raises OSError: EPERM if the file may not be opened by handle and
+        has no path, EACCES if it may not be written, ESTALE if the kernel has forgotten the inode,
+        ETIMEDOUT, ESHUTDOWN after `close`.
         """
-        order = _ORDER.pack(ino, len(ranges)) + b"".join(_RANGE.pack(*pages) for pages in ranges)
+        name = os.fsencode(path)
+        order = _ORDER.pack(ino, len(ranges), len(name)) + b"".join(_RANGE.pack(*pages) for pages in ranges)
+        order += name
         try:
             answer = self._ask(order)
         except BrokenPipeError:  # it was idle for too long
-            self.close()
+            self._end()
             answer = self._ask(order)
         failure = _ANSWER.unpack(answer)[0] if len(answer) == _ANSWER.size else errno.ETIMEDOUT
         if failure == errno.ETIMEDOUT:
-            self.close()
+            self._end()
         if failure:
             raise OSError(failure, os.strerror(failure))
 
     def _ask(self, order: bytes) -> bytes:
         """Send an order; returns the answer, or nothing if none came in time."""
+        if self._closed:
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
         process = self._process
         if process is None or process.poll() is not None:
             process = self._process = subprocess.Popen(
@@ -83,7 +92,7 @@ class Rewriter:
             self.pid = process.pid
         if process.stdin is None or process.stdout is None:
             return b""
-        process.stdin.write(order)
+        process.stdin.write(order)  # a pipe takes it whole
         if not select.select([process.stdout], [], [], _PATIENCE)[0]:
             return b""
         answer = os.read(process.stdout.fileno(), _ANSWER.size)
@@ -92,7 +101,11 @@ class Rewriter:
         return answer
 
     def close(self) -> None:
-        """End the process; may be called by any thread."""
+        """End the process, also in the middle of an order, and start no other."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         process, self._process, self.pid = self._process, None, 0
         if process is None:
             return
@@ -112,10 +125,11 @@ def main() -> None:
         head = _read(_ORDER.size)
         if not head:
             return
-        ino, count = _ORDER.unpack(head)
+        ino, count, length = _ORDER.unpack(head)
         ranges = list(_RANGE.iter_unpack(_read(count * _RANGE.size)))
+        path = os.fsdecode(_read(length))
         try:
-            _rewrite(mountpoint, ino, ranges)
+            _rewrite(mountpoint, ino, ranges, path)
             failure = 0
         except OSError as error:
             failure = error.errno or errno.EIO
@@ -132,8 +146,13 @@ def _read(size: int) -> bytes:
     return data
 
 
-def _rewrite(mountpoint: str, ino: int, ranges: Sequence[Range]) -> None:
-    descriptor = _open(mountpoint, ino)
+def _rewrite(mountpoint: str, ino: int, ranges: Sequence[Range], path: str) -> None:
+    try:
+        descriptor = _open(mountpoint, ino)
+    except PermissionError:
+        if not path:
+            raise
+        descriptor = _open_path(mountpoint + path, ino)
     try:
         end_of_file = os.fstat(descriptor).st_size
         for first, end in ranges:
@@ -155,6 +174,15 @@ def _open(mountpoint: str, ino: int) -> int:
         os.close(root)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return descriptor
+
+
+def _open_path(path: str, ino: int) -> int:
+    """The inode, opened by its path in a mount that others may change meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if os.fstat(descriptor).st_ino != ino:
+        os.close(descriptor)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return descriptor
 
 
