@@ -25,7 +25,7 @@ does if the populate did not run between 2 and 3; the time that it gets is then 
 Between 2 and 3 a fault of another process behind that page is a false SIGBUS. Pages that it has mapped are
 not affected. The extension sends both notifications without the interpreter's lock in between. Measured with
 a process that does nothing but fault there (two CPUs, Linux 6.18, three runs at each load): a failed mlock
-gave it a false SIGBUS in 24 to 54 of 100 cases. At a load of 5 that lasted 29 to 54 µs at the median, 76 to
+gave it a false SIGBUS in 17 to 54 of 100 cases. At a load of 5 that lasted 29 to 54 µs at the median, 76 to
 224 µs at the 95th percentile, 0.1 to 2.4 ms at the 99th; at a load of 50, 20 to 54 µs, 240 to 296 µs, 0.4 to
 2.0 ms. With the interpreter's lock the 99th was 2.3 to 8.1 ms. Without CAP_SYS_NICE: 0.2, 3.4, 9.3 ms.
 The thread that populates meets it too if it touches a page behind the refused one directly after the call.
