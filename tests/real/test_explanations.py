@@ -51,8 +51,11 @@ def under_run(where: Path, store: str, size: str, *command: str | Path) -> Ran:
     budgets = ["--fail-on", "sigbus", "--fail-on", "refused"]
     done = shmfs("run", *options, *budgets, "--", *command)
     assert report.exists(), done.stderr
-    told = json.loads(shmfs("report", "--json", trace).stdout)
-    ran = Ran(done.returncode, done.stdout + done.stderr, json.loads(report.read_text()), told)
+    told = shmfs("report", "--json", trace)
+    assert told.returncode == 0, told.stderr
+    ran = Ran(
+        done.returncode, done.stdout + done.stderr, json.loads(report.read_text()), json.loads(told.stdout)
+    )
     for kind in ("deaths", "refusals"):
         same = ("path", "page", "reason", "limit", "enough", "kind")
         pairs = [
