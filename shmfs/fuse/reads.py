@@ -7,6 +7,7 @@ from shmfs.fs import attributes, file
 from shmfs.fs.inode import RegularFile
 from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.fuse.populate import PopulateEnd
+from shmfs.fuse.refusals import POPULATING, blocked_in
 from shmfs.fuse.refused_reads import RefusedReads
 from shmfs.mm import PAGE_SHIFT
 
@@ -57,10 +58,16 @@ class Reads:
         return data
 
     def _refused(self, inode: RegularFile, offset: int, size: int, reader: Reader) -> bool:
-        """Report a READ for which there was no room, once; returns whether to answer it with no bytes."""
+        """Report a READ for which there was no room; returns whether to answer it with no bytes.
+
+        A populate repeats its READ and is reported once. Each fault and each call is reported.
+        """
         page = offset >> PAGE_SHIFT
-        if not self._refusals.is_repeated(reader.tid, inode.ino, page):
+        repeated = self._refusals.is_repeated(reader.tid, inode.ino, page)
+        caller = self._superblock.instruments.caller
+        if not repeated or (caller and blocked_in(caller) not in POPULATING):
             self._superblock.store.refused(inode.ino, page, file.charges(inode, offset, size))
+        if not repeated:
             return False
         if reader.direct or self.populate_end is None or not self._refusals.populates(reader.tid):
             return False

@@ -54,7 +54,7 @@ _SYSCALLS = {
     },
 }.get(platform.machine(), {})  # fmt: skip
 """System calls that make the kernel read pages of a file, or that touch memory of the caller."""
-_POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall", "mlock2"}
+POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall", "mlock2"}
 _READING = {"read", "pread64", "readv", "preadv", "preadv2", "sendfile", "splice", "copy_file_range"}
 
 _Key = tuple[str, str, str, str, int, int, int]
@@ -193,7 +193,7 @@ def _page_in(call: str) -> tuple[str, str]:
     """
     if call in (FAULT, ""):
         return call, "SIGBUS"
-    return call, "ENOMEM" if call in _POPULATING else "ENOSPC" if call in _READING else "EFAULT"
+    return call, "ENOMEM" if call in POPULATING else "ENOSPC" if call in _READING else "EFAULT"
 
 
 def blocked_in(tid: int) -> str:
