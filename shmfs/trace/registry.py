@@ -144,7 +144,7 @@ class Registry:
         started = monotonic(known.start_time) + self._offset if known and known.start_time else None
         return self.begin(
             *(pid, time),
-            command=known.command if known and known.command else self._noted.get(pid, ""),
+            command=self._noted.get(pid) or (known.command if known else ""),  # /proc may have a later one
             started=started and min(started, time),
         )
 

@@ -77,6 +77,7 @@ def test_ps_of_the_mounts(cli: Cli, shmfs: PrivateMount) -> None:
         "store": "managed",
         "options": "size=64m,pages=managed",
         "notes": shmfs.server.notes,
+        "stale": [],
         "reason": "",
         "log": "",
     }

@@ -402,7 +402,7 @@ def test_alone_and_detached() -> None:
         probing = probe.Probe()
         ends.callback(probing.close)
         rings, events = [], {}
-        for cpu in perf._online():
+        for cpu in perf.online():
             flags = perf._SAMPLE_ID_ALL | perf._USE_CLOCKID
             sample = perf.IDENTIFIER | perf.TID | perf.TIME | perf.RAW
             fd = perf._perf_event_open(perf._SOFTWARE, perf._BPF_OUTPUT, sample, flags, -1, cpu, wakeup=1)

@@ -116,8 +116,8 @@ CLOCK = Reason(
     "pyfuse3 drops FATTR_MTIME_NOW and hands on the kernel's coarse clock",
 )
 RESIZED = Reason(
-    "bytes stored behind the end of a file are lost when its size changes",
-    "a change of size drops cached pages by libfuse's defaults for INIT",
+    "a change of size drops cached and mapped pages, and bytes that were stored behind the end",
+    "libfuse's defaults for INIT have the kernel drop them, also while the end of a populate is repaired",
 )
 SET_ID = Reason(
     "any write clears set-id bits",
@@ -394,6 +394,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
             WITHOUT,
         ),
         "data.a_store_behind_the_end": RESIZED,
+        "populate.mlock_beyond_the_limit_beside_another_user_of_the_file": RESIZED,
         "transfer.a_buffer_behind_the_end_of_the_file": RESIZED,
         "permissions.set_id_bits_go": SET_ID,
         "suites.set_group_id_without_execution": SET_ID,
