@@ -80,14 +80,14 @@ class Pending:
         self._open[key] = held
 
     def repeat(self, rows: Faults, pids: NDArray[Any]) -> None:
-        """Take later faults, which may repeat those that are held: in any thread of the process.
+        """Take faults, which may repeat earlier ones that are held: in any thread of the process.
 
         The handler of a signal may switch to another task (Go's scheduler does), and then any thread may
         repeat the instruction. A page that is mapped for writing can be read, too.
         """
         places: dict[tuple[int, int, int], list[_Open]] = {}
         for held in self._open.values():
-            if held.unfinished and not held.repeated and not held.by_kernel:
+            if not held.repeated and not held.by_kernel:
                 row = held.row[0]
                 places.setdefault((held.pid, int(row["segment"]), int(row["page"])), []).append(held)
         if not places:
@@ -123,7 +123,7 @@ class Pending:
             held.unfinished, held.since = True, now
             held.died = time if key == last else 0
             if key != last and not held.proved and not self._has_proof(key, held):
-                self._decide(key, UNKNOWN, now)
+                self._decide(key, REPEATED if held.repeated else UNKNOWN, now)
 
     def settle_all(self, kind: int, now: float) -> None:
         """Decide all alike, but those of system calls, which have an end if they completed."""

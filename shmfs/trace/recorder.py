@@ -301,12 +301,12 @@ class Recorder:
         self._pending.settle(settled, now)
         found = self._attribution.feed(samples, changes)
         rows, pids = self._rows(found, outcomes, np.flatnonzero(found.segment >= 0))
-        self._pending.repeat(rows, pids)
         done = rows["kind"] < UNFINISHED
         for at in np.flatnonzero((rows["kind"] == PENDING) | (rows["kind"] == UNFINISHED)).tolist():
             key = int(rows["tid"][at]), int(rows["time"][at]) - self._offset
             file = self._known.file(int(rows["segment"][at]))
             self._pending.add(key, rows[at : at + 1].copy(), int(pids[at]), *file, now)
+        self._pending.repeat(rows, pids)
         self._write(*((rows, pids) if done.all() else (rows[done], pids[done])))
         self._end_threads(changes, now)
         if self._around and len(brought := self._around.feed(rows, around, self._offset)):
