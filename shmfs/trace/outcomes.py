@@ -25,9 +25,8 @@ copies with page faults disabled at first, and faults the page in where that fai
 
 What remains with ends:
 
-- Where signals are not seen or records were lost, an aborted fault that is not repeated has the kind unknown.
-  It is not seen as repeated either where the page was mapped meanwhile by a fault that had begun earlier, by
-  fault-around, or for writing by a fault whose access is not known.
+- Without tracepoints, or where records were lost, an aborted fault that is not repeated has the kind unknown.
+  It is not seen as repeated either where a fault that had begun earlier, or fault-around, mapped the page.
 
 What remains without ends, for a page that has to be swapped in:
 
