@@ -4,14 +4,19 @@ filemap:mm_filemap_map_pages tells the range that it went through, of which it m
 and not mapped yet (mm/filemap.c:filemap_map_pages). So it is known here which pages are present: those that
 somebody had a fault on. A page that was only written with write(2) is not known to be: tmpfs fires no
 filemap:mm_filemap_add_to_page_cache, and where FUSE does, the daemon may have dropped the page since.
+
+The range belongs to the last fault of its thread, if that is of the same file. mmap(2) with MAP_POPULATE,
+mlock(2) and the like map ranges of other files, without faults.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import Samples
+from shmfs.trace import ranges
+from shmfs.trace.decode import WRITE, Samples
 from shmfs.trace.format import FAULT, SOURCES, Faults
 
 _BLOCK = np.uint64(6)
@@ -78,10 +83,57 @@ class _Pages:
         return places
 
 
+class _Files:
+    """Knows which segment an inode of the page cache is."""
+
+    def __init__(self, inode_of: Callable[[int], int] | None) -> None:
+        self._inode_of = inode_of
+        self._inodes = np.zeros(0, np.uint64)
+        """By segment."""
+        self._together: dict[tuple[int, int], int] = {}
+        """How often a segment and an inode came together, where that is all that is known."""
+        self._most_of_segment: dict[int, tuple[int, int]] = {}
+        self._most_of_inode: dict[int, tuple[int, int]] = {}
+        """How often that was, with the inode or the segment of most often; on a tie the first."""
+
+    def match(self, segments: NDArray[Any], inodes: Keys) -> NDArray[np.bool_]:
+        """Return which segments have the inode beside it."""
+        if self._inode_of is None:
+            return self._count(segments, inodes)
+        top = int(segments.max()) + 1
+        more = [self._inode_of(segment) for segment in range(len(self._inodes), top)]
+        self._inodes = np.concatenate([self._inodes, np.array(more, np.uint64)])
+        same: NDArray[np.bool_] = self._inodes[segments] == inodes
+        return same
+
+    def _count(self, segments: NDArray[Any], inodes: Keys) -> NDArray[np.bool_]:
+        """Return where neither has come together with another one more often."""
+        pairs = np.stack([segments.astype(np.uint64), inodes], axis=1)
+        distinct, which, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+        listed: list[tuple[int, int]] = [(int(segment), int(inode)) for segment, inode in distinct]
+        for (segment, inode), more in zip(listed, counts.tolist(), strict=True):
+            count = self._together[segment, inode] = self._together.get((segment, inode), 0) + more
+            if count > self._most_of_segment.get(segment, (0, 0))[0]:
+                self._most_of_segment[segment] = count, inode
+            if count > self._most_of_inode.get(inode, (0, 0))[0]:
+                self._most_of_inode[inode] = count, segment
+        good = [
+            self._most_of_segment[segment][1] == inode and self._most_of_inode[inode][1] == segment
+            for segment, inode in listed
+        ]
+        return np.array(good, bool)[which.reshape(-1)]
+
+
 class Around:
     """Finds them, each page once for each process."""
 
-    def __init__(self) -> None:
+    def __init__(self, inode_of: Callable[[int], int] | None = None) -> None:
+        """Compare inodes by `inode_of`, which returns that of a segment.
+
+        Without it inodes of the page cache are others, as those of the native store. A segment then has the
+        inode that most ranges near its faults have.
+        """
+        self._files = _Files(inode_of)
         self._present, self._mapped = _Pages(), _Pages()
         self._pairs, self._threads = _Numbers(), _Numbers()
         """Of a segment and a process; of tids."""
@@ -126,11 +178,16 @@ class Around:
         before = np.maximum.accumulate(np.where(second, -1, np.arange(len(order))))
         at = np.flatnonzero(second & (before >= 0))
         fault, told = known[order[before[at]]], order[at] - len(known)
-        start, last = around.address[told], around.ip[told]
+        start, last = ranges.unpacked(around.address[told])
         fits = fault["tid"] == around.tid[told]
         fits &= (start <= fault["page"]) & (fault["page"] <= last)
-        fits &= (last <= _LOW) & (last - start < np.uint64(1 << 16))
-        fault, start, last, began = fault[fits], start[fits], last[fits], began[told][fits]
+        fits &= fault["access"] != WRITE  # mm/memory.c:do_read_fault alone maps around
+        fits &= last - start < np.uint64(1 << 16)
+        fault, start, last, began, inodes = (
+            column[fits] for column in (fault, start, last, began[told], around.ip[told])
+        )
+        if len(fault) and not (same := self._files.match(fault["segment"], inodes)).all():
+            fault, start, last, began = fault[same], start[same], last[same], began[same]
         return _spread(fault, start, last, began)
 
     def _remember(self, faults: Faults) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmfs.system import probe
+from shmfs.trace import ranges
 from shmfs.trace.perf import MARKED, Event
 
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
@@ -40,9 +41,9 @@ _FAULT_SAMPLE = np.dtype(
 
 _AROUND_SAMPLE = np.dtype(
     {
-        "names": ["id", "pid", "tid", "time", "address", "ip"],  # the first page and the last one
-        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 20, 24, 60, 68],
+        "names": ["id", "pid", "tid", "time", "inode", "first", "last"],
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 44, 60, 68],
         "itemsize": 80,
     }
 )
@@ -70,9 +71,9 @@ Column = NDArray[Any]
 
 
 class Samples(NamedTuple):
-    """Faults, their ends, signals, or the pages mapped around faults (from `address` to `ip`): a column each.
+    """Faults, their ends, signals, or the pages mapped around faults: a column each.
 
-    Times are those of CLOCK_MONOTONIC in nanoseconds.
+    Times are those of CLOCK_MONOTONIC in nanoseconds. AROUND has `ranges` as addresses, and inodes as `ip`.
     """
 
     time: Column
@@ -307,11 +308,16 @@ def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -
     def same(value: int) -> Column:
         return np.full(len(raw), value, np.uint8)
 
-    nowhere = np.zeros(len(raw) if event in _PLACELESS else 0, "<u8")
+    if event in _PLACELESS:
+        address = ip = np.zeros(len(raw), "<u8")
+    elif event is Event.AROUND:
+        address, ip = ranges.packed(column("first"), column("last")), column("inode")
+    else:
+        address, ip = column("address"), column("ip")
     return Samples(
         column("time"),
-        nowhere if event in _PLACELESS else column("address"),
-        nowhere if event in _PLACELESS else column("ip"),
+        address,
+        ip,
         column("pid"),
         column("tid"),
         same(event),

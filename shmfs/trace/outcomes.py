@@ -1,21 +1,37 @@
 """How faults end: minor, major, failed, aborted by a signal and repeated, or unknown.
 
-With the software events a fault that found its page has an end of its own: PAGE_FAULTS_MIN or _MAJ follows in
-its thread (mm/memory.c:mm_account_fault). One without an end was aborted, failed, or its thread died. The
-kernel aborts a fault that has to wait while a signal is pending, and counts neither (fault_signal_pending in
-arch/x86/mm/fault.c); after the handler the same instruction faults again, which is the same fault.
+The kernel aborts a fault that has to wait while a signal is pending, and does not count it
+(fault_signal_pending in arch/x86/mm/fault.c). Later the same instruction faults again: after the handler, in
+another thread if the handler switches tasks, or never if it leaves by siglongjmp(3).
 
-With the tracepoints one record stands for a fault, and only major ends, SIGBUS, and the ends of faults that
-a system call took have records of their own. One of those without an end has failed: the call got EFAULT,
-and nobody a signal, so its kind is unknown. If the next fault of the thread is a system call's at the same
-page, the two are one: write(2) copies with page faults disabled at first, and faults the page in where that
-fails (mm/filemap.c:generic_perform_write). An end for every fault would cost 10 to 15 % more on a program
-that does nothing but fault. Without it, a fault counts as aborted if its thread next takes a signal
+With ends, a fault that found its page is followed by PAGE_FAULTS_MIN or _MAJ in its thread
+(mm/memory.c:mm_account_fault). One without an end was aborted, failed, or its thread died. The software
+events are recorded this way, and the tracepoints on mounts whose faults wait: those with managed pages, and
+file systems that are no tmpfs. Where each SIGBUS is seen, too, a fault of user mode has no end and no
+SIGBUS only if it was aborted, or got SIGSEGV, which says nothing about the store. `pending` decides the
+others by proofs and by later faults at the same page.
+
+Without ends, one record of a tracepoint stands for a fault, and only major ends, SIGBUS, and the ends of
+faults that a system call took have records of their own. The end of every fault takes 10 % more CPU time of
+a program that does nothing but touch anonymous memory, and too little to be measured of one that touches
+managed pages (medians of 12 pairs). Instead, a fault counts as aborted if its thread next takes a signal
 (signal:signal_deliver) and its first fault after the return from the handler (sys_enter_rt_sigreturn) is at
-the same instruction, page and access. What remains:
+the same instruction, page and access. Faults of a tmpfs and of native pages only wait for swap.
 
-- A fault that was aborted for task work without a signal (io_uring's TIF_NOTIFY_SIGNAL) counts twice, and so
-  does one whose handler leaves by siglongjmp and has the instruction repeated later.
+A fault of a system call without an end has failed: the call got EFAULT, and nobody a signal, so its kind is
+unknown. If the next fault of the thread is a system call's at the same page, the two are one: write(2)
+copies with page faults disabled at first, and faults the page in where that fails
+(mm/filemap.c:generic_perform_write).
+
+What remains with ends:
+
+- Without tracepoints, or where records were lost, an aborted fault that is not repeated has the kind unknown.
+  It is not seen as repeated either where a fault that had begun earlier, or fault-around, mapped the page.
+
+What remains without ends, for a page that has to be swapped in:
+
+- A fault that was aborted for task work without a signal (io_uring's TIF_NOTIFY_SIGNAL), or because another
+  thread took the signal, counts twice. So does one whose instruction another thread repeats.
 - A fault that completed, then a signal, then the same instruction at the same page, which meanwhile was taken
   away (madvise(2), truncation) without another fault in between: counts once instead of twice.
 - A fault that was aborted because its thread was killed counts as minor. Most last faults of threads that are

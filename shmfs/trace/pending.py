@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from shmfs.trace.decode import READ, WRITE
 from shmfs.trace.format import Faults
 from shmfs.trace.outcomes import FAILED, PENDING, REPEATED, UNFINISHED, UNKNOWN, Key
 from shmfs.trace.proofs import Proofs
@@ -34,6 +37,8 @@ class _Open:
     """When its thread ended, if it was the last fault of it; in nanoseconds of CLOCK_MONOTONIC."""
     status: int | None = None
     """The exit status of its process, once that has ended."""
+    repeated: bool = False
+    """Whether a later fault of the process maps the page for the same access."""
 
     @property
     def by_kernel(self) -> bool:
@@ -49,32 +54,63 @@ class Pending:
         proofs: Proofs,
         status: Callable[[int], int | None],
         write: Callable[[Faults, int], None],
+        failures_seen: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Decide by `proofs`, and by the exit `status` of a pid; `write` takes a row and its pid."""
+        """Decide by `proofs`, and by the exit `status` of a pid; `write` takes a row and its pid.
+
+        `failures_seen` returns whether no SIGBUS of a fault can have been missed. Then a fault of user mode
+        without an end was aborted, and is dropped: the kernel counts only its repetition. No other proof is
+        needed then.
+        """
         self._proofs = proofs
         self._status = status
         self._write = write
+        self._failures_seen = failures_seen
         self._open: dict[Key, _Open] = {}
         self._blamed: dict[int, float] = {}
         """When a fault of a process was found to have failed, by pid: it may be what ended the process."""
 
     def add(self, key: Key, row: Faults, pid: int, inode: int, path: str, now: float) -> None:
         """Hold a fault, one row, whose kind is PENDING or UNFINISHED."""
-        unfinished = int(row["kind"][0]) == UNFINISHED
-        if unfinished:
+        held = _Open(row, pid, inode, path, int(row["kind"][0]) == UNFINISHED, now)
+        if held.unfinished:
+            if self._was_aborted(held):
+                return
             self._proofs.look(inode, path)
-        self._open[key] = _Open(row, pid, inode, path, unfinished, now)
+        self._open[key] = held
+
+    def repeat(self, rows: Faults, pids: NDArray[Any]) -> None:
+        """Take faults, which may repeat earlier ones that are held: in any thread of the process.
+
+        The handler of a signal may switch to another task (Go's scheduler does), and then any thread may
+        repeat the instruction. A page that is mapped for writing can be read, too.
+        """
+        places: dict[tuple[int, int, int], list[_Open]] = {}
+        for held in self._open.values():
+            if not held.repeated and not held.by_kernel:
+                row = held.row[0]
+                places.setdefault((held.pid, int(row["segment"]), int(row["page"])), []).append(held)
+        if not places:
+            return
+        for at in np.flatnonzero(np.isin(rows["page"], [page for _, _, page in places])).tolist():
+            row = rows[at]
+            for held in places.get((int(pids[at]), int(row["segment"]), int(row["page"])), ()):
+                first = held.row[0]
+                covers = row["access"] == first["access"] or (
+                    row["access"] == WRITE and first["access"] == READ
+                )
+                held.repeated |= bool(row["time"] > first["time"] and covers)
 
     def settle(self, outcomes: dict[Key, int], now: float) -> None:
         """Take what became of some, also of others than are held."""
         for key in [key for key in self._open if key in outcomes]:
             kind = outcomes[key]
-            if kind == UNFINISHED:
-                held = self._open[key]
+            held = self._open[key]
+            if kind == REPEATED or (kind == UNFINISHED and self._was_aborted(held)):
+                del self._open[key]
+            elif kind == UNFINISHED:
                 held.unfinished, held.since = True, now
                 self._proofs.look(held.inode, held.path)
-            elif kind == REPEATED:
-                del self._open[key]
             elif kind != PENDING:
                 self._decide(key, kind, now)
 
@@ -87,7 +123,7 @@ class Pending:
             held.unfinished, held.since = True, now
             held.died = time if key == last else 0
             if key != last and not held.proved and not self._has_proof(key, held):
-                self._decide(key, UNKNOWN, now)
+                self._decide(key, REPEATED if held.repeated else UNKNOWN, now)
 
     def settle_all(self, kind: int, now: float) -> None:
         """Decide all alike, but those of system calls, which have an end if they completed."""
@@ -118,17 +154,25 @@ class Pending:
             if not blamed and not held.by_kernel and status == _SIGBUS:
                 self._decide(key, FAILED, now)
             elif last or now - held.since >= PATIENCE:
-                self._decide(key, UNKNOWN, now)
+                self._decide(key, REPEATED if held.repeated else UNKNOWN, now)
         for key, held in list(self._open.items()):
-            if last or (held.unfinished and not held.died and now - held.since >= FORGET):
-                self._decide(key, UNKNOWN, now)
+            if last or (held.unfinished and now - held.since >= (PATIENCE if held.repeated else FORGET)):
+                self._decide(key, REPEATED if held.repeated else UNKNOWN, now)
+
+    def _was_aborted(self, held: _Open) -> bool:
+        """Whether the fault, which has no end, can have failed in no way."""
+        return not held.by_kernel and self._failures_seen()
 
     def _has_proof(self, key: Key, held: _Open) -> bool:
         page, since = int(held.row["page"][0]), int(held.row["time"][0])
-        return not held.by_kernel and self._proofs.failed(held.inode, held.path, page, key[0], since)
+        if held.by_kernel or self._failures_seen():
+            return False
+        return self._proofs.failed(held.inode, held.path, page, key[0], since)
 
     def _decide(self, key: Key, kind: int, now: float) -> None:
         held = self._open.pop(key)
+        if kind == REPEATED:
+            return
         if kind == FAILED:
             self._blamed[held.pid] = now
         held.row["kind"] = kind

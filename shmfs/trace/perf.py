@@ -93,11 +93,13 @@ class Perf:
         faults: bool = True,
         signals: bool = False,
         calls: bool = False,
+        ends: bool = False,
     ) -> None:
         """Follow `pid` from its next exec on, or with -1 everybody, from `enable` on.
 
         Where the kernel permits it, also what fault-around does with files of `device`, the one that has the
-        pages. Without `faults` there are no samples, only mappings, forks, execs and exits.
+        pages. Without `faults` there are no samples, only mappings, forks, execs and exits. With `ends` each
+        fault that completes has a record of its end, also where tracepoints record its beginning.
 
         With `signals`, and where the kernel permits it, SIGBUS and SIGXFSZ are reported too, and with `calls`
         the calls that fail for lack of space. Each wakes who polls the rings. They are recorded from now on
@@ -114,7 +116,10 @@ class Perf:
         """Whether there are samples of faults."""
         self.tracepoints = False
         """Whether a fault is a record of exceptions:page_fault_user, with its error code."""
+        self.ends = False
+        """Whether each fault that completes has a record of its end."""
         self.rings: list[Ring] = []
+        self.device = device
         self.filemap = False
         """Whether fault-around is seen."""
         self.signals = False
@@ -122,7 +127,7 @@ class Perf:
         self.returns = False
         """Whether returns from handlers of signals are seen."""
         self._pid = pid
-        self._device = device
+        self._want_ends = ends
         self._ends = contextlib.ExitStack()
         try:
             self._open_all()
@@ -162,8 +167,10 @@ class Perf:
                 self._ends.close()
             else:
                 self.tracepoints = True
+                self.ends = self._want_ends
                 return
         self.filemap = False
+        self.ends = True
         self.notes = [
             "reads are not distinguished from writes, and mappings moved by mremap(2) are found a moment"
             f" later, because {reason}"
@@ -178,7 +185,8 @@ class Perf:
             with tracefs.directory() as root:
                 if not os.path.exists(f"{root}/events/exceptions"):
                     return [], "this kernel has no tracepoints of faults"
-                return self._by_tracepoints(root) + self._by_filemap(root), ""
+                plan = self._by_tracepoints(root)
+                return (_with_ends(plan) if self._want_ends else plan) + self._by_filemap(root), ""
         except OSError as failure:
             return [], _refused(failure)
 
@@ -196,9 +204,9 @@ class Perf:
 
     def _by_filemap(self, tracing: str) -> "list[Plan]":
         """Return what tells of fault-around, for one device only: elsewhere it happens all the time."""
-        if self._device is None:
+        if self.device is None:
             return []
-        condition = f"s_dev=={self._device[0] << 20 | self._device[1]}"
+        condition = f"s_dev=={self.device[0] << 20 | self.device[1]}"
         try:
             number = tracefs.event_id(tracing, "filemap/mm_filemap_map_pages")
         except FileNotFoundError:  # older kernels
@@ -298,6 +306,17 @@ _BY_FAULT = "sig==7&&code>0&&code!=5"
 """The signal of a fault goes to the thread that took it. kill(2) has codes up to 0, and BUS_MCEERR_AO, of a
 broken page that nobody has touched, goes to another thread."""
 Plan = tuple[int, int, Event, str]
+
+
+def _with_ends(plan: list[Plan]) -> list[Plan]:
+    """Record the end of every fault; which signals were delivered does not matter then."""
+    return [
+        (kind, number, event, "" if condition == _OF_KERNEL else condition)
+        for kind, number, event, condition in plan
+        if event not in (Event.DELIVER, Event.RETURN)
+    ]
+
+
 _CLOCK_MONOTONIC = 1
 _BY_SOFTWARE = (
     (_PAGE_FAULTS, Event.FAULT),

@@ -81,7 +81,6 @@ class Recorder:
         self.lost = 0
         self._writer = writer
         self._perf = perf
-        self._device = device
         self._everybody = everybody
         self._running = running
         self._input = Input(events) if events is not None else None
@@ -89,25 +88,23 @@ class Recorder:
         self._known = Registry(writer, device, root.rstrip("/"), self._offset)
         self._statuses = Statuses(exits)
         self._last_faults = last_faults
-        moves_seen = perf is not None and perf.tracepoints
+        tracepoints = perf is not None and perf.tracepoints  # they report mremap(2) and each SIGBUS
         self._attribution = Attribution(
             self._known.segment,
-            None if moves_seen else self._look,
+            None if tracepoints else self._look,
             lambda pid: self._known.process(pid, self._offset + self._horizon),
             self._tell,
             written=self._known.is_written,
         )
-        self._around = Around() if perf and perf.filemap else None
-        self._outcomes = Outcomes(
-            ends=perf is not None and not perf.tracepoints, returns=perf is not None and perf.returns
-        )
+        inode_of = self._known.inode if perf and perf.device == device else None
+        self._around = Around(inode_of) if perf and perf.filemap else None
+        self._outcomes = Outcomes(ends=bool(perf and perf.ends), returns=bool(perf and perf.returns))
         self._proofs = Proofs(device, root.rstrip("/"))
-        self._pending = Pending(self._proofs, self._statuses.of, self._write_one)
-        recorded = perf is not None and perf.faults  # each with its SIGBUS, see `_round`
-        self._failures = Failures(
-            *(device, self._known, self._attribution, self._offset),
-            recorded=recorded,
+        self._pending = Pending(
+            self._proofs, self._statuses.of, self._write_one, lambda: tracepoints and not self.lost
         )
+        recorded = perf is not None and perf.faults  # each with its SIGBUS, see `_round`
+        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=recorded)
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
@@ -221,7 +218,7 @@ class Recorder:
                 decoded = decode(data, self._perf.events, number)
                 self._samples += decoded.samples
                 self._failures.take(decoded.signals, decoded.failed_calls)
-                if self._perf and not self._perf.tracepoints:  # which have them among the samples
+                if not self._perf.tracepoints:  # which have them among the samples
                     self._samples += faults_of(decoded.signals)
                 self._changes += decoded.changes
                 for change in decoded.changes:
@@ -309,6 +306,7 @@ class Recorder:
             key = int(rows["tid"][at]), int(rows["time"][at]) - self._offset
             file = self._known.file(int(rows["segment"][at]))
             self._pending.add(key, rows[at : at + 1].copy(), int(pids[at]), *file, now)
+        self._pending.repeat(rows, pids)
         self._write(*((rows, pids) if done.all() else (rows[done], pids[done])))
         self._end_threads(changes, now)
         if self._around and len(brought := self._around.feed(rows, around, self._offset)):

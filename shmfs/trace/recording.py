@@ -88,7 +88,7 @@ class Recording:
         self._sampler: Sampler | None = None
         self._exits: Exits | None = None
         self._calls = subject.store != "managed"  # the kernel refuses others by itself
-        self._perf, notes = _perf(pid, subject.backing or subject.device, faults=faults, calls=self._calls)
+        self._perf, notes = _perf(pid, subject, faults=faults, calls=self._calls)
         self._notes = notes
         if notes and not self._perf and faults:
             say(notes)
@@ -188,11 +188,12 @@ class Recording:
             self._exits.close()
 
 
-def _perf(pid: int, device: str, *, faults: bool = True, calls: bool = False) -> tuple[Perf | None, str]:
+def _perf(pid: int, subject: Subject, *, faults: bool, calls: bool) -> tuple[Perf | None, str]:
     """The faults of a command are worth much, but its trace is worth something without them, too."""
+    ends = subject.store not in _MEMORY
     try:
-        major, minor = (int(part) for part in device.split(":"))
-        perf = Perf(pid, (major, minor), faults=faults, signals=True, calls=calls)
+        major, minor = (int(part) for part in (subject.backing or subject.device).split(":"))
+        perf = Perf(pid, (major, minor), faults=faults, signals=True, calls=calls, ends=ends)
     except ShmfsError as failure:
         if pid < 0:
             raise
@@ -200,6 +201,8 @@ def _perf(pid: int, device: str, *, faults: bool = True, calls: bool = False) ->
     return perf, "; ".join(perf.notes)
 
 
+_MEMORY = "native", "tmpfs"
+"""Stores whose faults do not wait for a server or a disk, so that signals do not abort them."""
 _AROUND = (
     "each page once for each process; at least, for a page that was only written with write(2) is not known"
     " to be present; one that was punched out is not known to be gone"

@@ -99,6 +99,10 @@ class Registry:
         """Return the id of an inode that somebody has mapped."""
         return self._segments.get(inode)
 
+    def inode(self, segment: int) -> int:
+        """Return the inode of a segment."""
+        return self._paths[segment][0]
+
     def file(self, segment: int) -> tuple[int, str]:
         """Return inode and path of a segment."""
         return self._paths[segment]

@@ -343,3 +343,49 @@ def test_pages_mapped_around_a_fault_are_in_the_trace(cli: Cli, tmp_path: Path, 
     own, around = (faults["page"][faults["source"] == source].tolist() for source in (0, 1))
     assert sorted(own + around) == present
     assert {5, 60} <= set(own) <= {5, 20, 60}
+
+
+POPULATE = """
+import ctypes, json, mmap, os
+PAGE = 4096
+files = []
+for name in ("a", "b"):
+    fd = os.open("/dev/shm/" + name, os.O_CREAT | os.O_RDWR)
+    os.ftruncate(fd, 32 * PAGE)
+    files.append((fd, mmap.mmap(fd, 32 * PAGE)))
+    for page in range(32): files[-1][1][page * PAGE] = 1
+if os.fork() == 0:
+    (a, _), (b, _) = files
+    whole = mmap.mmap(a, 32 * PAGE)
+    one = mmap.mmap(a, PAGE, offset=3 * PAGE)
+    whole[20 * PAGE], one[0]
+    other = mmap.mmap(b, 32 * PAGE, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(whole))
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(start // PAGE * 8)
+        entries = memoryview(file.read(32 * 8)).cast("Q")
+    print(json.dumps([os.getpid(), [page for page in range(32) if entries[page] >> 63]]), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="tracepoints take root")
+@pytest.mark.parametrize("pages", ["managed", "native"])
+def test_pages_that_a_call_maps_are_not_those_of_another_file(cli: Cli, tmp_path: Path, pages: str) -> None:
+    """MAP_POPULATE maps pages of b; the last fault of the thread was on a, at an index among them."""
+    path = tmp_path / "trace"
+    result = cli("run", "-q", "-o", f"pages={pages}", "--trace", path, "--", sys.executable, "-c", POPULATE)
+    if "cannot be had" in result.stderr:
+        pytest.skip(result.stderr)
+    with shmfs.trace.open(path) as trace:
+        if not any(source.source == "filemap" for source in trace.meta.sources):
+            pytest.skip("the kernel permits no tracepoints here")
+        faults = trace.fault_array()
+        pids = [one["pid"] for one in trace.processes]
+        paths = [one["path"] for one in trace.segments]
+    pid, present = json.loads(result.stdout)
+    assert len(present) > 1
+    faults = faults[[pids[process] == pid for process in faults["process"]]]
+    assert {paths[segment] for segment in faults["segment"]} == {"/a"}
+    assert sorted(faults["page"].tolist()) == [3, *present]

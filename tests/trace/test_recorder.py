@@ -16,7 +16,7 @@ from shmfs.trace import pending, recorder, signals, stream
 from shmfs.trace.deaths import Touched
 from shmfs.trace.decode import Change, Decoded, Exec, Exit, Fork, Mmap, Signal
 from shmfs.trace.format import Meta
-from shmfs.trace.outcomes import FAILED, MINOR, UNKNOWN
+from shmfs.trace.outcomes import FAILED, MAJOR, MINOR, UNKNOWN
 from shmfs.trace.perf import Event
 from shmfs.trace.recorder import Recorder
 from shmfs.trace.tasks import Life
@@ -40,8 +40,11 @@ class Ring(NamedTuple):
 class FakePerf:
     """Events as if the kernel had written them."""
 
-    def __init__(self, *, tracepoints: bool) -> None:
-        self.tracepoints = self.returns = tracepoints
+    def __init__(self, *, tracepoints: bool, ends: bool) -> None:
+        self.tracepoints = tracepoints
+        self.ends = ends or not tracepoints
+        self.returns = not self.ends
+        self.device = DEVICE
         self.faults = True
         self.filemap = False
         self.events: dict[int, Event] = {}
@@ -88,10 +91,16 @@ class Session:
     """A recorder that is fed by hand. Times are nanoseconds after its beginning."""
 
     def __init__(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch, *, tracepoints: bool, everybody: bool
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        tracepoints: bool,
+        everybody: bool,
+        ends: bool,
     ) -> None:
         self.path = path / "trace"
-        self.perf = FakePerf(tracepoints=tracepoints)
+        self.perf = FakePerf(tracepoints=tracepoints, ends=ends)
         self.events, events = os.pipe()
         self.daemon = os.fdopen(events, "wb", buffering=0)
         self.writer = Writer(self.path, Meta.here(mount="/nowhere", device="0:57", store="managed"))
@@ -104,6 +113,8 @@ class Session:
         self.deaths = Explained()
         self.recorder.deaths = self.deaths
         self.lives: dict[int, Life] = {}
+        self.threads: list[int] = []
+        """Those of process GONE beside the first; other threads have their process's number."""
         self.statuses: dict[int, int] = {}
         self.recorder._attribution.tasks._look = self.lives.get
         monkeypatch.setattr(self.recorder._statuses, "of", self.statuses.get)
@@ -116,7 +127,9 @@ class Session:
         """Hand in what has happened until now."""
         changes = tuple(change._replace(time=change.time + self.start) for change in changes)
         timed = [(when + self.start, *one) for when, *one in faults or []]
-        found = Decoded([samples(timed)] if timed else [], list(changes), lost)
+        read = samples(timed)
+        read = read._replace(pid=np.where(np.isin(read.tid, self.threads), np.uint32(GONE), read.tid))
+        found = Decoded([read] if timed else [], list(changes), lost)
         self.perf.rings[0].records.append(found)
         self.recorder._take_events()
         self.recorder._round(everything=True, last=last)
@@ -155,8 +168,9 @@ class Session:
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made: list[Session] = []
 
-    def make(*, tracepoints: bool = False, everybody: bool = False) -> Session:
-        made.append(Session(tmp_path, monkeypatch, tracepoints=tracepoints, everybody=everybody))
+    def make(*, tracepoints: bool = False, everybody: bool = False, ends: bool = False) -> Session:
+        how = {"tracepoints": tracepoints, "everybody": everybody, "ends": ends}
+        made.append(Session(tmp_path, monkeypatch, **how))
         return made[-1]
 
     yield make
@@ -313,6 +327,88 @@ def test_with_tracepoints_the_signal_is_the_proof(session: Any) -> None:
     one.round(faults=[(20, GONE, FAULT, 7, 9), (30, GONE, Event.SIGBUS)])
     assert [fault.page for fault in one.deaths.faults] == [7]
     assert one.kinds() == {7: [FAILED]}
+
+
+def threads(one: Session) -> None:
+    """Have the process run on with three threads."""
+    one.threads = [GONE + 1, GONE + 2]
+    one.lives[GONE] = Life(0, frozenset({GONE, *one.threads}))
+
+
+ABORTED = [(10, GONE, FAULT, 7, 9), (11, GONE, FAULT, 50, 90), (12, GONE, Event.MINOR, 50, 90)]
+"""The handler of the signal touches page 50, and the thread goes on with something else."""
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("tracepoints", [False, True])
+def test_a_fault_that_another_thread_repeats_is_one(session: Any, tracepoints: bool, rounds: int) -> None:
+    """Go's handler switches to another goroutine; the first one is run by another thread later."""
+    one = session(tracepoints=tracepoints, ends=True)
+    threads(one)
+    repeated = [(20, GONE + 1, FAULT, 7, 9), (21, GONE + 1, Event.MAJOR, 7, 9)]
+    one.round(*begin(), faults=ABORTED + repeated * (rounds == 1))
+    if rounds > 1:
+        one.round(faults=repeated)
+    one.clock += 1
+    assert one.kinds() == {7: [MAJOR], 50: [MINOR]}
+
+
+def test_the_end_decides_beside_the_tracepoints(session: Any) -> None:
+    """Where each SIGBUS is seen, a fault without an end was aborted, and the kernel does not count it."""
+    one = session(tracepoints=True, ends=True)
+    one.refuse(7, 9)
+    one.round(*begin(), faults=ABORTED)
+    assert not one.deaths.faults
+    one.round(faults=[(20, GONE, FAULT, 8, 9)])
+    one.statuses[GONE] = 128 + 7
+    one.round(Exit(30, GONE, GONE))
+    assert one.kinds() == {50: [MINOR]}
+
+
+def test_an_aborted_fault_that_fails_in_another_thread(session: Any) -> None:
+    one = session(tracepoints=True, ends=True)
+    threads(one)
+    one.round(*begin(), faults=ABORTED)
+    one.round(faults=[(20, GONE + 1, FAULT, 7, 9), (21, GONE + 1, Event.SIGBUS)])
+    assert [fault.page for fault in one.deaths.faults] == [7]
+    assert one.kinds() == {7: [FAILED], 50: [MINOR]}
+
+
+def test_where_records_were_lost_an_end_may_be_missing(session: Any) -> None:
+    one = session(tracepoints=True, ends=True)
+    threads(one)
+    one.round(*begin(), lost=1)
+    one.round(faults=ABORTED)
+    one.clock += 11
+    assert one.kinds() == {7: [UNKNOWN], 50: [MINOR]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [(20, GONE + 1, FAULT, 8, 9), (21, GONE + 1, Event.MINOR, 8, 9)],  # another page
+        [(5, GONE + 1, FAULT, 7, 9), (6, GONE + 1, Event.MINOR, 7, 9)],  # it came before
+    ],
+)
+def test_what_does_not_repeat_a_fault_without_an_end(session: Any, other: list[Any]) -> None:
+    one = session()
+    threads(one)
+    one.round(*begin(), faults=sorted(ABORTED + other))
+    one.clock += 1
+    assert UNKNOWN in one.kinds()[7]
+
+
+def test_two_threads_that_are_refused_one_page_have_both_failed(session: Any) -> None:
+    """The second does not repeat the fault of the first, whose proof comes later."""
+    one = session()
+    threads(one)
+    one.round(*begin(), faults=[*ABORTED, (20, GONE + 1, FAULT, 7, 9), (21, GONE + 1, FAULT, 51, 9)])
+    one.refuse(7, 11, pid=GONE)
+    one.refuse(7, 22, pid=GONE + 1)
+    one.round()
+    one.clock += 1
+    one.round()
+    assert [(fault.tid, fault.page) for fault in one.deaths.faults] == [(GONE, 7), (GONE + 1, 7)]
 
 
 @pytest.mark.parametrize("tracepoints", [False, True])

@@ -51,6 +51,65 @@ int main(int argc, char **argv) {
 """
 
 
+HANDING_ON = r"""
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+static __thread sigjmp_buf leave;
+static __thread volatile int inside;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static long pages, next, count, left[65536], whose[65536];
+static char *p;
+static void tick(int s) { if (inside) siglongjmp(leave, 1); }
+static long take(long me) {
+  long page = -1;
+  pthread_mutex_lock(&lock);
+  if (count && (whose[count - 1] != me || next == pages)) page = left[--count];
+  else if (next < pages) page = next++;
+  pthread_mutex_unlock(&lock);
+  return page;
+}
+static void *work(void *me) {
+  volatile long page;
+  while ((page = take((long)me)) >= 0) {
+    if (!sigsetjmp(leave, 1)) {
+      inside = 1;
+      p[page * 4096] = 1;
+      inside = 0;
+      continue;
+    }
+    inside = 0;
+    pthread_mutex_lock(&lock);
+    left[count] = page, whose[count++] = (long)me;
+    pthread_mutex_unlock(&lock);
+  }
+  return 0;
+}
+int main(int argc, char **argv) {
+  pages = atol(argv[2]);
+  char go;
+  read(atoi(argv[3]), &go, 1);
+  struct sigaction a = {.sa_handler = tick, .sa_flags = SA_RESTART};
+  sigaction(SIGALRM, &a, 0);
+  int fd = open(argv[1], O_CREAT | O_RDWR, 0600);
+  ftruncate(fd, pages * 4096);
+  p = mmap(0, pages * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  struct itimerval t = {{0, 300}, {0, 300}};
+  setitimer(ITIMER_REAL, &t, 0);
+  pthread_t other;
+  pthread_create(&other, 0, work, (void *)1);
+  work(0);
+  pthread_join(other, 0);
+  return 0;
+}
+"""
+
+
 @pytest.fixture(params=["tracepoints", "signals", "software"])
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How faults are recorded: by tracepoints, by software events with signals beside them, or without."""
@@ -66,11 +125,20 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def ticking(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A program that touches pages of a file while a timer interrupts it."""
+    return compiled(TICKING, tmp_path_factory.mktemp("ticking"))
+
+
+@pytest.fixture(scope="session")
+def handing_on(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with two threads; what one was interrupted in, the other does."""
+    return compiled(HANDING_ON, tmp_path_factory.mktemp("handing_on"))
+
+
+def compiled(program: str, path: Path) -> str:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is missing")
-    path = tmp_path_factory.mktemp("ticking")
-    (path / "x.c").write_text(TICKING)
-    subprocess.run(["gcc", "-O1", "-w", "-o", path / "x", path / "x.c"], check=True, timeout=60)
+    (path / "x.c").write_text(program)
+    subprocess.run(["gcc", "-O1", "-w", "-pthread", "-o", path / "x", path / "x.c"], check=True, timeout=60)
     return str(path / "x")
 
 
@@ -124,6 +192,18 @@ def test_signals_during_faults_are_no_failures(record: Callable[..., Recorded], 
     faults = trace.fault_array()
     faults = faults[faults["source"] == 0]
     assert sorted(faults["page"].tolist()) == list(range(3000))
+    assert set(faults["kind"].tolist()) <= {1, 2}
+    assert not deaths
+
+
+@pytest.mark.mount
+def test_a_fault_that_another_thread_repeats_is_one(record: Callable[..., Recorded], handing_on: str) -> None:
+    """The handler leaves, as that of Go does into its scheduler, and any thread may take the signal."""
+    status, trace, deaths = record("size=64m", handing_on, 2000)
+    assert status == 0
+    faults = trace.fault_array()
+    faults = faults[faults["source"] == 0]
+    assert sorted(faults["page"].tolist()) == list(range(2000))
     assert set(faults["kind"].tolist()) <= {1, 2}
     assert not deaths
 
