@@ -18,14 +18,14 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.system import bpf, btf, probe
+from shmfs.system import bpf, btf, layout, probe
 from shmfs.trace import perf
 from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, Written, decode
 from shmfs.trace.perf import Perf
 
 needs_bpf = pytest.mark.skipif(bool(probe.why_not()), reason=probe.why_not() or "permitted")
 needs_pids = pytest.mark.skipif(
-    os.stat("/proc/self/ns/pid").st_ino != probe._INITIAL_PID_NAMESPACE,
+    os.stat("/proc/self/ns/pid").st_ino != layout.INITIAL_PID_NAMESPACE,
     reason="needs the initial pid namespace, to know the targets of signals that were sent",
 )
 WRITE, FTRUNCATE = {"x86_64": (1, 77), "aarch64": (64, 46)}.get(platform.machine(), (0, 0))
@@ -402,7 +402,7 @@ def test_alone_and_detached() -> None:
         probing = probe.Probe()
         ends.callback(probing.close)
         rings, events = [], {}
-        for cpu in perf._online():
+        for cpu in perf.online():
             flags = perf._SAMPLE_ID_ALL | perf._USE_CLOCKID
             sample = perf.IDENTIFIER | perf.TID | perf.TIME | perf.RAW
             fd = perf._perf_event_open(perf._SOFTWARE, perf._BPF_OUTPUT, sample, flags, -1, cpu, wakeup=1)
