@@ -37,7 +37,7 @@ _CALLS = {
     Opcode.COPY_FILE_RANGE: "copy_file_range",
 }
 FAULT = "page fault"
-_POPULATING = {"mmap", "mremap", "mlock", "mlockall"}
+_POPULATING = {"mmap", "mremap", "mlock", "mlockall"}  # madvise(2) returns EFAULT
 _READING = {"read", "sendfile", "splice", "copy_file_range"}
 
 _Key = tuple[str, str, str, str, int, int, int]
