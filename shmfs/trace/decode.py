@@ -165,6 +165,13 @@ class Exit(NamedTuple):
     tid: int
 
 
+class Unfollow(NamedTuple):
+    """Not a record: an Exit by which the kernel ended perf's monitoring, not the process; see `Gaps`."""
+
+    time: int
+    pid: int
+
+
 class Mremap(NamedTuple):
     """sys_enter_mremap (with `result` None) or sys_exit_mremap."""
 
@@ -222,7 +229,7 @@ class FailedCall(NamedTuple):
     """What the call was to write to; None where not known."""
 
 
-Change = Mmap | Fork | Exec | Exit | Mremap
+Change = Mmap | Fork | Exec | Exit | Unfollow | Mremap
 
 
 @dataclass
