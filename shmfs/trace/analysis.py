@@ -127,7 +127,14 @@ def _losses(trace: Trace, life: Lifecycle) -> Losses:
         records["fuse"] = life.statistics.lost_records
     if done and done.lost > sum(records.values()):
         records["recorder"] = done.lost - sum(records.values())
-    return Losses(records, done.dropped if done else 0, done.dropped_events if done else 0, life.unreadable)
+    processes = (life.processes[number] for number in life.unfollowed if number in life.processes)
+    return Losses(
+        records,
+        done.dropped if done else 0,
+        done.dropped_events if done else 0,
+        life.unreadable,
+        [f"{process.command} (pid {process.pid})" for process in processes],
+    )
 
 
 def _sizing(segments: list[Segment], life: Lifecycle, trace: Trace) -> Sizing:

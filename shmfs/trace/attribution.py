@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Mremap, Samples, grouped
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Mremap, Samples, Unfollow, grouped
 from shmfs.trace.tasks import Tasks
 
 PAGE_SHIFT = 12
@@ -262,6 +262,9 @@ class Attribution:
             self.tasks.executed(change.pid)
             self._tell(change, [])
             self._drop_unwritten(change.pid)
+        elif isinstance(change, Unfollow):
+            self.tasks.unfollowed(change)
+            self._tell(change, [])
         elif isinstance(change, Exit):
             if space is None and not self._written(change.pid):
                 return
@@ -294,9 +297,12 @@ class Attribution:
         if not self._written(pid):
             self.tasks.forget(pid)
 
-    def end(self, now: int) -> None:
-        """End the processes that have ended until `now`, by CLOCK_MONOTONIC; call it after `feed`."""
-        for change in self.tasks.over(now):
+    def end(self, now: int, *, everything: bool = False) -> None:
+        """End the processes that have ended until `now`, by CLOCK_MONOTONIC; call it after `feed`.
+
+        `everything` says that all records until now were fed.
+        """
+        for change in self.tasks.over(now, everything=everything):
             self._end(change)
 
     def add(self, pid: int, areas: Iterable[Area]) -> list[Area]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.errors import ShmfsError
 from shmfs.trace.records import Segment, Stale, Statistics, stale
+from shmfs.trace.wording import unfollowed
 
 if TYPE_CHECKING:
     from shmfs.trace.deaths import Deaths
@@ -47,6 +48,8 @@ class Faults(NamedTuple):
     """What could not be seen, or why nothing could be: a sentence."""
     seen: bool = True
     """Whether faults could be seen at all."""
+    unfollowed: Sequence[str] = ()
+    """The first processes that were not followed for some time; each counts as a lost record."""
 
 
 class Ended(NamedTuple):
@@ -287,6 +290,8 @@ def _source(budget: Budget, ended: Ended) -> str:
     faults = ended.faults
     if faults is None or not faults.seen:
         return "the command's exit status"
+    if faults.unfollowed:
+        return f"{source}, at least: {unfollowed(faults.unfollowed)}"
     if faults.lost:
         return f"{source}, at least: {faults.lost} records were lost"
     return f"{source}, exact" + (f"; {faults.note}" if faults.note else "")

@@ -166,6 +166,13 @@ class Exit(NamedTuple):
     tid: int
 
 
+class Unfollow(NamedTuple):
+    """Not a record: an Exit by which the kernel ended perf's monitoring, not the process; see `Gaps`."""
+
+    time: int
+    pid: int
+
+
 class Mremap(NamedTuple):
     """sys_enter_mremap (with `result` None) or sys_exit_mremap."""
 
@@ -228,7 +235,7 @@ class FailedCall(NamedTuple):
     """RLIMIT_MEMLOCK of the process then, in bytes, RLIM_INFINITY with CAP_IPC_LOCK; 0 where not known."""
 
 
-Change = Mmap | Fork | Exec | Exit | Mremap
+Change = Mmap | Fork | Exec | Exit | Unfollow | Mremap
 
 
 @dataclass

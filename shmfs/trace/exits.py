@@ -6,20 +6,26 @@ waited for a pidfd has it that was opened before: PIDFD_GET_INFO with PIDFD_INFO
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import socket
 import struct
+import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from shmfs.trace.decode import Change, Fork
+
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
-_NLMSG_DONE, _LISTEN, _EXIT = 3, 1, 0x80000000
+_NLMSG_DONE, _LISTEN, _EXEC, _EXIT = 3, 1, 2, 0x80000000
+_SO_ATTACH_FILTER = 26
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _MESSAGE = struct.Struct("=IIIIHH")  # struct cn_msg
 _EVENT = struct.Struct("=IIQIII")  # struct proc_event: what, cpu, time, then pid, tgid and exit code
-_BUFFER = 1 << 22
+_BUFFER, _BUFFER_OF_EXECS = 1 << 22, 1 << 18
 _MOST = 1 << 16
 
 _GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), of which the first 64 bytes are used
@@ -33,6 +39,8 @@ class _Ended(NamedTuple):
     code: int
     led: bool
     """Whether the leader is among the threads that have ended."""
+    time: int = 0
+    """When that was, in nanoseconds of CLOCK_MONOTONIC; 0 is not known."""
 
 
 class Exits:
@@ -43,14 +51,8 @@ class Exits:
         self._ended: OrderedDict[int, _Ended] = OrderedDict()
         self.works = False
         """Whether the kernel has answered: it ignores who asks from within a container."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
+        self._socket = _listen(_BUFFER)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-            self._socket.bind((0, _CN_IDX_PROC))
-            self._socket.setblocking(False)
-            body = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, 4, 0) + struct.pack("=I", _LISTEN)
-            head = _HEADER.pack(_HEADER.size + len(body), _NLMSG_DONE, 0, 0, os.getpid())
-            self._socket.send(head + body)
             self.read()
         except BaseException:
             self._socket.close()
@@ -70,11 +72,11 @@ class Exits:
             self.works = True
             if len(data) < _HEADER.size + _MESSAGE.size + _EVENT.size:
                 continue
-            what, _, _, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
+            what, _, time, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
             if what == _EXIT:
-                self.take(thread, process, code)
+                self.take(thread, process, code, time)
 
-    def take(self, thread: int, process: int, code: int) -> None:
+    def take(self, thread: int, process: int, code: int, time: int = 0) -> None:
         """Take the exit code of a thread: that of the leader is the process's.
 
         Where the leader had ended before, it is the code with which a later thread ended all of them. Threads
@@ -83,7 +85,7 @@ class Exits:
         known = self._ended.get(process)
         leads = thread == process
         if leads or known is None or not known.led or code:
-            self._ended[process] = _Ended(code, leads or (known is not None and known.led))
+            self._ended[process] = _Ended(code, leads or (known is not None and known.led), time)
             self._ended.move_to_end(process)
         if len(self._ended) > _MOST:
             self._ended.popitem(last=False)
@@ -96,6 +98,11 @@ class Exits:
         ended = self._ended.get(pid)
         return _status(ended.code) if ended is not None and ended.led else None
 
+    def time(self, pid: int) -> int | None:
+        """Return when the process ended, in nanoseconds of CLOCK_MONOTONIC; None if not known."""
+        ended = self._ended.get(pid)
+        return ended.time or None if ended is not None else None
+
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: another may get its pid."""
         self._ended.pop(pid, None)
@@ -103,6 +110,73 @@ class Exits:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+
+
+class Execs:
+    """Which processes execute a program, as soon as the kernel has done so and before the program runs."""
+
+    def __init__(self) -> None:
+        """Listen from now on; raises OSError where that is not permitted."""
+        self._socket = _listen(_BUFFER_OF_EXECS, only=_EXEC)
+
+    def fileno(self) -> int:
+        """A descriptor for poll(2)."""
+        return self._socket.fileno()
+
+    def read(self) -> list[int]:
+        """Return the pids of those that have done so since."""
+        pids: list[int] = []
+        while True:
+            try:
+                data = self._socket.recv(1 << 12)
+            except BlockingIOError:
+                return pids
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:  # they are found later
+                    continue
+                return pids
+            if len(data) >= _HEADER.size + _MESSAGE.size + _EVENT.size:
+                what, _, _, _, process, _ = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
+                if what == _EXEC:
+                    pids.append(process)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+def _listen(size: int, *, only: int | None = None) -> socket.socket:
+    """Return a socket of the process connector with a buffer of `size` bytes (`only` one kind of event)."""
+    connector = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
+    try:
+        if only is not None:
+            _keep(connector, only)
+        connector.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        connector.bind((0, _CN_IDX_PROC))
+        connector.setblocking(False)
+        body = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, 4, 0) + struct.pack("=I", _LISTEN)
+        connector.send(_HEADER.pack(_HEADER.size + len(body), _NLMSG_DONE, 0, 0, os.getpid()) + body)
+    except BaseException:
+        connector.close()
+        raise
+    return connector
+
+
+def _keep(connector: socket.socket, what: int) -> None:
+    """Have the kernel drop all events but one kind; see <linux/filter.h>, whose loads are big-endian."""
+    word = int.from_bytes(what.to_bytes(4, sys.byteorder), "big")
+    place = _HEADER.size + _MESSAGE.size
+    load, compare, accept, drop = (
+        (0x20, 0, 0, place),
+        (0x15, 0, 1, word),
+        (0x06, 0, 0, 1 << 16),
+        (0x06, 0, 0, 0),
+    )
+    code = b"".join(struct.pack("=HBBI", *one) for one in (load, compare, accept, drop))
+    buffer = ctypes.create_string_buffer(code, len(code))
+    connector.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 4, ctypes.addressof(buffer))
+    )
 
 
 class Statuses:
@@ -122,6 +196,12 @@ class Statuses:
             with contextlib.suppress(OSError):
                 self._pidfds[pid] = os.pidfd_open(pid)
 
+    def follow_forked(self, changes: Iterable[Change]) -> None:
+        """Do that for the processes that were forked."""
+        for change in changes:
+            if isinstance(change, Fork) and change.tid == change.pid:
+                self.follow(change.pid)
+
     def follows(self, pid: int) -> bool:
         """Whether the status of a process is kept already, by whomever."""
         return pid in self._pidfds or (self._connector is not None and self._connector.works)
@@ -140,6 +220,10 @@ class Statuses:
         if code is None and pid in self._pidfds:
             code = _of_reaped(self._pidfds[pid])
         return None if code is None else _status(code)
+
+    def end_of(self, pid: int) -> int | None:
+        """Return when a process ended, in nanoseconds of CLOCK_MONOTONIC; None if that is not known."""
+        return self._connector.time(pid) if self._connector else None
 
     def forget(self, pid: int) -> None:
         """Drop what is known of a process: it has ended, or another has its pid."""

@@ -198,6 +198,8 @@ class Losses(Struct):
     """The same of events."""
     unreadable: int
     """Events that are not as they should be."""
+    unfollowed: list[str] = []
+    """Processes that perf did not follow from an exec on, for a moment or to the end: "COMMAND (pid N)"."""
 
     def __bool__(self) -> bool:
         """Say whether anything is."""

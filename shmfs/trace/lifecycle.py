@@ -95,6 +95,8 @@ class Lifecycle:
         self.deaths: list[Death] = []
         self._refusals: dict[tuple[int, int, str, str, str], records.Refusal] = {}
         self.lost: dict[str, int] = {}
+        self.unfollowed: list[int] = []
+        """Processes that were not followed for some time."""
         self.stale: list[records.Stale] = []
         self.unreadable = self.inodes_refused = 0
         self.statistics: records.Statistics | None = None
@@ -331,6 +333,8 @@ class Lifecycle:
 
     def _lost(self, event: Event) -> None:
         self.lost[event["of"]] = self.lost.get(event["of"], 0) + event["count"]
+        if "process" in event and event["process"] not in self.unfollowed:
+            self.unfollowed.append(event["process"])
 
     def _stale(self, event: Event) -> None:
         failed = msgspec.convert({"since": event["time"]} | event, records.Stale)

@@ -10,9 +10,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import select
 import struct
 import sys
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 
@@ -149,6 +151,38 @@ class Perf:
         """A descriptor for poll(2): readable when a ring is half full, which is what no watermark means."""
         return self._epoll.fileno()
 
+    def follow(self, tids: Iterable[int]) -> None:
+        """Follow threads from now on, and what they start, whose events the kernel has removed.
+
+        The records go to the same rings. Raises OSError: PermissionError, ESRCH if all of them have ended, or
+        EMFILE where that takes more than half of the descriptors of this process. Call it in the thread
+        that reads the rings.
+        """
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        followed = False
+        for tid in tids:
+            for processor, leader in self._leaders.items():
+                if sum(map(len, self._again.values())) + len(self._plan) >= most:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                try:
+                    self._open_again(tid, processor, leader)
+                except ProcessLookupError:
+                    break
+                followed = True
+        if not followed:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    def tidy(self) -> None:
+        """Drop the events of processes that have ended. What they wrote stays in the rings.
+
+        Such an event is ready for poll(2) for ever. Closing it would end those of children that live.
+        """
+        for fd, ready in self._epoll.poll(0):
+            if ready & select.EPOLLHUP:
+                self._epoll.unregister(fd)
+                for one in self._again.pop(fd, ()):
+                    os.close(one)
+
     def close(self) -> None:
         """Stop and give everything back."""
         self._ends.close()
@@ -193,7 +227,11 @@ class Perf:
     def _open_plan(self, plan: "list[Plan]") -> None:
         self._opened: list[int] = []
         self.rings, self.events = [], {}
+        self._plan = plan
         self._leaders: dict[int, int] = {}
+        self._again: dict[int, list[int]] = {}
+        """What `follow` has opened for one thread on one processor, by the descriptor of its leader."""
+        self._ends.callback(self._close_again)
         self._exclude_kernel = 0
         self._epoll = select.epoll()
         self._ends.callback(self._epoll.close)
@@ -236,6 +274,8 @@ class Perf:
     def _open_processor(self, processor: int, plan: "list[Plan]", processors: int) -> None:
         # The leader of the ring samples nothing: it brings mappings, forks, execs and exits.
         leader = self._open(_SOFTWARE, _DUMMY, processor, leader=True)
+        self._opened.append(leader)
+        self._ends.callback(os.close, leader)
         size = _power_of_two((_RINGS if self.faults else _SMALL_RINGS) // processors)
         while True:
             try:
@@ -249,14 +289,45 @@ class Perf:
         self.rings.append(buffer)
         self._epoll.register(leader)
         self._leaders[processor] = leader
-        for kind, config, event, condition in plan:
-            only = _EXCLUDE_USER if condition == _OF_KERNEL else 0
-            fd = self._open(kind, config, processor, mark=_MARK.get(event, 0), only=only)
-            if condition and not only:
-                fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
-            fcntl.ioctl(fd, _IOC_SET_OUTPUT, leader)
-            if kind == _TRACEPOINT:
-                self.events[_identifier(fd)] = event
+        for one in plan:
+            fd = self._open_one(one, processor)
+            self._opened.append(fd)
+            self._ends.callback(os.close, fd)
+            self._output(fd, one, leader)
+
+    def _open_again(self, tid: int, processor: int, ring: int) -> None:
+        fds = [self._open(_SOFTWARE, _DUMMY, processor, leader=True, tid=tid)]
+        try:
+            fcntl.ioctl(fds[0], _IOC_SET_OUTPUT, ring)
+            for one in self._plan:
+                fds.append(self._open_one(one, processor, tid))
+                self._output(fds[-1], one, ring)
+            self._epoll.register(fds[0])
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        self._again[fds[0]] = fds
+
+    def _close_again(self) -> None:
+        for fds in self._again.values():
+            for fd in fds:
+                os.close(fd)
+        self._again.clear()
+
+    def _open_one(self, one: "Plan", processor: int, tid: int | None = None) -> int:
+        kind, config, event, condition = one
+        only = _EXCLUDE_USER if condition == _OF_KERNEL else 0
+        return self._open(kind, config, processor, mark=_MARK.get(event, 0), only=only, tid=tid)
+
+    def _output(self, fd: int, one: "Plan", ring: int) -> None:
+        """Have the samples of an event written to the ring of another one."""
+        kind, _, event, condition = one
+        if condition and condition != _OF_KERNEL:
+            fcntl.ioctl(fd, _IOC_SET_FILTER, condition.encode() + b"\0")
+        fcntl.ioctl(fd, _IOC_SET_OUTPUT, ring)
+        if kind == _TRACEPOINT:
+            self.events[_identifier(fd)] = event
 
     def _open_signals(self, *, calls: bool) -> None:
         """Have what the programs emit on a processor written to its ring; a note where that is refused."""
@@ -278,24 +349,29 @@ class Perf:
             self.signals = True
 
     def _open(
-        self, kind: int, config: int, processor: int, *, leader: bool = False, mark: int = 0, only: int = 0
+        self,
+        kind: int,
+        config: int,
+        processor: int,
+        *,
+        leader: bool = False,
+        mark: int = 0,
+        only: int = 0,
+        tid: int | None = None,
     ) -> int:
+        """Open an event of what is followed, or of a running thread `tid`, where it is enabled at once."""
         sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
-        flags = _DISABLED | _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK | only
-        flags |= _INHERIT | _ENABLE_ON_EXEC if self._pid >= 0 else 0
+        pid = self._pid if tid is None else tid
+        flags = _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK | only
+        flags |= _DISABLED if tid is None else _INHERIT
+        flags |= _INHERIT | _ENABLE_ON_EXEC if tid is None and pid >= 0 else 0
         flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK if leader else 0
         while True:
             try:
-                fd = _perf_event_open(
-                    kind, config, sample, flags | self._exclude_kernel, self._pid, processor
-                )
+                return _perf_event_open(kind, config, sample, flags | self._exclude_kernel, pid, processor)
             except PermissionError:
-                if self._exclude_kernel or kind == _TRACEPOINT:
+                if self._exclude_kernel or kind == _TRACEPOINT or tid is not None:
                     raise
-            else:
-                self._ends.callback(os.close, fd)
-                self._opened.append(fd)
-                return fd
             self._exclude_kernel = _EXCLUDE_KERNEL  # kernel.perf_event_paranoid 2: faults of user space alone
             self.notes.append("faults that the kernel takes in a system call are not seen without root")
 

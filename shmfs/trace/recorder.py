@@ -19,9 +19,21 @@ from numpy.typing import NDArray
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Samples, decode, faults_of, in_order
-from shmfs.trace.exits import Exits, Statuses
+from shmfs.trace.decode import (
+    Change,
+    Decoded,
+    Exec,
+    Exit,
+    Fork,
+    Samples,
+    Unfollow,
+    decode,
+    faults_of,
+    in_order,
+)
+from shmfs.trace.exits import Execs, Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
+from shmfs.trace.gaps import Gaps, may_be_unfollowed
 from shmfs.trace.input import Input, proofs, refusals
 from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.names import printable
@@ -33,15 +45,13 @@ from shmfs.trace.proofs import Proofs
 from shmfs.trace.records import Stale
 from shmfs.trace.registry import FIGURES, Registry, Sink
 from shmfs.trace.signals import Failures
-from shmfs.trace.tasks import children
+from shmfs.trace.tasks import Tasks, life
 from shmfs.trace.writer import AGE
 
 log = logging.getLogger(__name__)
 
 _ROUND = 0.1
 """Seconds between two looks at the rings, at most."""
-_RECHECK = 1_000_000_000
-"""Nanoseconds between two looks for the effects of lost records, at least."""
 _DIED_OF_SIGBUS = 128 + 7
 _STOP = b"x"
 
@@ -60,6 +70,7 @@ class Recorder:
         running: int = -1,
         events: int | None = None,
         exits: Exits | None = None,
+        execs: Execs | None = None,
         last_faults: LastFaults | None = None,
         clock_offset: int | None = None,
     ) -> None:
@@ -68,7 +79,8 @@ class Recorder:
         Without `perf` there are no faults. With `everybody` processes are only written down when they map a
         segment. `running` is a process to follow from now on, without waiting for an exec. `events` is a
         descriptor to read the daemon's own events from, as JSON lines; `exits` knows how processes ended,
-        and `last_faults` which pages they touched last, where faults are not recorded. `clock_offset` leads
+        `execs` which have executed a program, so that those which perf follows no longer are found at once,
+        and `last_faults` which pages were touched last, where faults are not recorded. `clock_offset` leads
         from CLOCK_MONOTONIC to the times of the trace, in nanoseconds; without it both clocks are read.
         """
         self.failure = ""
@@ -88,6 +100,7 @@ class Recorder:
         self._known = Registry(writer, device, root.rstrip("/"), self._offset)
         self._statuses = Statuses(exits)
         self._last_faults = last_faults
+        self._execs = execs
         tracepoints = perf is not None and perf.tracepoints  # they report mremap(2) and each SIGBUS
         self._attribution = Attribution(
             self._known.segment,
@@ -95,6 +108,7 @@ class Recorder:
             lambda pid: self._known.process(pid, self._offset + self._horizon),
             self._tell,
             written=self._known.is_written,
+            tasks=Tasks(life, self._statuses.end_of),
         )
         inode_of = self._known.inode if perf and perf.device == device else None
         self._around = Around(inode_of) if perf and perf.filemap else None
@@ -108,10 +122,7 @@ class Recorder:
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
-        self._lost_at = self._looked = 0
-        """When records were lost whose effects were not looked for yet (0: none), and when that was done."""
-        self._strangers: set[int] = set()
-        """Processes that were found in /proc after that, and may have no record of their beginning."""
+        self.gaps = Gaps(perf, self._attribution, self._known, self._look_at, everybody=everybody)
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._ends: SimpleQueue[tuple[int, int]] = SimpleQueue()
         """Pids and exit statuses of processes that somebody else has waited for."""
@@ -174,8 +185,9 @@ class Recorder:
     def _run(self) -> None:
         poll = select.poll()
         rings = self._perf.fileno() if self._perf else -1
-        if self._perf:
-            poll.register(rings, select.POLLIN)
+        for source in (self._perf, self._execs):
+            if source:
+                poll.register(source, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         if self._input is not None:
             poll.register(self._input.fd, select.POLLIN)
@@ -190,8 +202,9 @@ class Recorder:
                 if self._input is not None and self._input.fd in ready and not self._take_events():
                     poll.unregister(self._input.fd)
                     self._input = None
+                unfollowed = self._execs is not None and may_be_unfollowed(self._execs.read())
                 now = time.monotonic()
-                if asked or rings in ready or self._refused or now >= due:
+                if asked or unfollowed or rings in ready or self._refused or now >= due:
                     self._refused = False
                     self._round(everything=bool(asked), last=stopping)
                     due = now + _ROUND
@@ -212,30 +225,32 @@ class Recorder:
         What another processor has not finished to write is not older than the last time all were read.
         """
         before = time.monotonic_ns()
+        new = Decoded()
         for number, ring in enumerate(self._perf.rings if self._perf else ()):
             data = ring.read()
             if data and self._perf:
                 decoded = decode(data, self._perf.events, number)
                 self._samples += decoded.samples
-                self._failures.take(decoded.signals, decoded.failed_calls)
-                if not self._perf.tracepoints:  # which have them among the samples
-                    self._samples += faults_of(decoded.signals)
-                self._changes += decoded.changes
-                for change in decoded.changes:
-                    if isinstance(change, Fork) and change.tid == change.pid and not self._everybody:
-                        self._statuses.follow(change.pid)
+                new.signals += decoded.signals
+                new.failed_calls += decoded.failed_calls
+                new.changes += decoded.changes
                 if decoded.lost:
                     self.lost += decoded.lost
-                    self._lost_at = before
+                    self.gaps.lost(before)
                     self.event(event="lost", source="perf", of="perf", count=decoded.lost)
+        self._statuses.follow_forked(() if self._everybody else new.changes)
+        self._changes += self.gaps.find(new.changes)
+        self._failures.take(new.signals, new.failed_calls)
+        if self._perf and not self._perf.tracepoints:  # which have them among the samples
+            self._samples += faults_of(new.signals)
         self._statuses.read()
         horizon, self._horizon = self._horizon, before
         samples, changes = self._until(None if everything else horizon)
         if samples.rows or changes:
             self._work(samples, changes)
         self._failures.work(None if everything else horizon)
-        self._attribution.end(time.monotonic_ns())
-        self._check_again(horizon)
+        self._attribution.end(time.monotonic_ns(), everything=everything)
+        self._changes += self.gaps.check(horizon)
         if last and self._input is not None:
             self._take_events()
         while everything and not self._ends.empty():  # else some faults of the process may wait still
@@ -248,25 +263,6 @@ class Recorder:
         while not self._told.empty():
             self._hand_on(self._told.get())
         self._writer.flush(AGE)
-
-    def _check_again(self, horizon: int) -> None:
-        """Find out from /proc what lost records were about, once those before them are worked on.
-
-        Processes that have begun since may have a record, so they wait for the next time.
-        """
-        now = time.monotonic_ns()
-        if self._lost_at and self._lost_at < horizon and now - self._looked > _RECHECK:
-            self._lost_at, self._looked = 0, now
-            followed = self._attribution.tasks.followed
-            self._changes += self._attribution.tasks.recheck(now)
-            for pid in followed:
-                self._look_at(pid)
-            self._strangers = set(everybody() if self._everybody else children(followed)) - followed
-        elif self._strangers and self._looked < horizon:
-            for pid in self._strangers:
-                if not self._known.is_written(pid):
-                    self._look_at(pid)
-            self._strangers = set()
 
     def _hand_on(self, event: dict[str, Any]) -> None:
         """Write what others have seen, with the ids of this trace for their inodes and pids, if known."""
@@ -400,6 +396,10 @@ class Recorder:
                 self._known.note(pid, command)
         elif isinstance(change, Exit):
             self._end(pid, when)
+            return
+        elif isinstance(change, Unfollow):
+            self.gaps.take(change, self._offset)
+            self.lost += 1
             return
         if not self._known.is_written(pid) and not areas:
             return

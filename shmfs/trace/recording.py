@@ -1,14 +1,14 @@
 """A trace from its beginning to its end: what the command line makes of recorder, deaths and stream."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from shmfs.errors import ShmfsError
 from shmfs.trace import budgets, pagemap
 from shmfs.trace.deaths import Deaths
-from shmfs.trace.exits import Exits
+from shmfs.trace.exits import Execs, Exits
 from shmfs.trace.format import Faults, Meta, Source
 from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.perf import Perf
@@ -87,6 +87,7 @@ class Recording:
         self.path = path or ""
         self._sampler: Sampler | None = None
         self._exits: Exits | None = None
+        self._execs: Execs | None = None
         self._calls = subject.store != "managed"  # the kernel refuses others by itself
         self._perf, notes = _perf(pid, subject, faults=faults, calls=self._calls)
         self._notes = notes
@@ -96,7 +97,8 @@ class Recording:
         try:
             if self._perf and not faults and not self._perf.signals and pid >= 0:
                 self._last_faults = _last_faults(pid)
-            self._exits = _exits() if self._perf else None
+            self._exits = _connected(Exits) if self._perf else None
+            self._execs = _connected(Execs) if self._perf and pid >= 0 else None
             about = _meta(subject, notes, perf=self._perf, daemon=events is not None)
             if self._exits:
                 about.sources.append(Source(source="cn_proc", figures=["exit status"]))
@@ -116,6 +118,7 @@ class Recording:
             running=pid if running else -1,
             events=events,
             exits=self._exits,
+            execs=self._execs,
             last_faults=self._last_faults,
             clock_offset=about.clock_offset,
         )
@@ -155,7 +158,10 @@ class Recording:
         unknown, minor, major, failed = self.recorder.kinds.tolist()
         why = self.recorder.failure
         seen = self._perf is not None and not why
-        return budgets.Faults(minor, major, failed, unknown, self.recorder.lost, why or self._notes, seen)
+        return budgets.Faults(
+            *(minor, major, failed, unknown, self.recorder.lost, why or self._notes, seen),
+            unfollowed=self.recorder.gaps.processes,
+        )
 
     @property
     def dropped(self) -> int:
@@ -184,8 +190,9 @@ class Recording:
             self._perf.close()
         if self._last_faults:
             self._last_faults.close()
-        if self._exits:
-            self._exits.close()
+        for listener in (self._exits, self._execs):
+            if listener:
+                listener.close()
 
 
 def _perf(pid: int, subject: Subject, *, faults: bool, calls: bool) -> tuple[Perf | None, str]:
@@ -216,9 +223,12 @@ def _last_faults(pid: int) -> LastFaults | None:
         return None
 
 
-def _exits() -> Exits | None:
+_Listener = TypeVar("_Listener", Exits, Execs)
+
+
+def _connected(kind: type[_Listener]) -> _Listener | None:
     try:
-        return Exits()
+        return kind()
     except OSError:  # without root, or in a container
         return None
 

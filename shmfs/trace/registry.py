@@ -199,6 +199,11 @@ class Registry:
         self._commands[number] = command
         self._writer.event(event="exec", time=time, source="perf", process=number, command=command)
 
+    def miss(self, process: int, time: int, until: int | None, reason: str) -> None:
+        """Write down that a process was not followed until then; None: not again, for that reason."""
+        about = {"process": process, "until": until, "reason": reason}
+        self._writer.event(event="lost", time=time, source="perf", of="perf", count=1, **about)
+
     def end(self, pid: int, time: int, status: int | None) -> None:
         """Write down that a process ended, not before it began; nothing if it is not in the trace."""
         number = self._processes.pop(pid, None)

@@ -96,6 +96,8 @@ class Failures:
         segment = int(segments[0])
         if segment < 0:
             why = f"it touched address {signal.address:#x}, where no file of this mount is mapped"
+            if self._attribution.tasks.has_gap(signal.pid):
+                why += ", as far as is known: the kernel ended perf's monitoring of it at an exec"
             self.deaths.stray(signal.pid, why, when)
         elif not self._recorded:
             inode, path = self._known.file(segment)

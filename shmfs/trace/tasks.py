@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shmfs.trace.decode import Exit
+from shmfs.trace.decode import Exit, Unfollow
 from shmfs.trace.processes import read_file
 
 _MOMENT = 200_000_000
@@ -62,14 +62,21 @@ def children(pids: set[int]) -> list[int]:
 class Tasks:
     """The threads of the processes that are followed. Called by the recorder's thread alone."""
 
-    def __init__(self, look: Callable[[int], Life | None] = life) -> None:
-        """Check with `look`."""
+    def __init__(
+        self, look: Callable[[int], Life | None] = life, end: Callable[[int], int | None] = lambda pid: None
+    ) -> None:
+        """Check with `look`; `end` returns when a process ended (ns of CLOCK_MONOTONIC), if that is known."""
         self._look = look
+        self._end = end
         self._threads: dict[int, set[int]] = {}
         self._found: dict[int, int] = {}
         """When a process was seen to live, of those whose fork was not."""
         self._ending: dict[int, Exit] = {}
         """The last EXIT of processes of which no thread is known any more."""
+        self._unfollowed: dict[int, Unfollow] = {}
+        """Processes whose end may have no record."""
+        self._missed: dict[int, int] = {}
+        """Those among them that are gone, and when that was seen (ns of CLOCK_MONOTONIC)."""
 
     def is_known(self, pid: int, time: int) -> bool:
         """Whether the process that was forked at `time` is the one that was found alive after that."""
@@ -77,8 +84,8 @@ class Tasks:
 
     def began(self, pid: int) -> Exit | None:
         """A process was forked; returns the end of the one that had its pid, if that was not known."""
-        before = self._ending.pop(pid, None)
-        self._found.pop(pid, None)
+        before = self._ending.get(pid)
+        self.forget(pid)
         self._threads[pid] = {pid}
         return before
 
@@ -108,9 +115,27 @@ class Tasks:
         if not threads or change.tid == change.pid or change.pid in self._ending:
             self._ending[change.pid] = change
 
-    def over(self, now: int) -> list[Exit]:
-        """Return the processes that have ended until `now`, by their last EXIT."""
-        return [change for pid, change in list(self._ending.items()) if self._is_over(pid, change, now)]
+    def over(self, now: int, *, everything: bool = False) -> list[Exit]:
+        """Return the processes that have ended until `now`, by their last EXIT.
+
+        After `everything` that was recorded has been fed, no EXIT can follow.
+        """
+        ended = [change for pid, change in list(self._ending.items()) if self._is_over(pid, change, now)]
+        for pid, since in list(self._unfollowed.items()):
+            alive = self._look(pid) if pid not in self._ending else None
+            if pid in self._ending or (alive is not None and alive.started <= since.time):
+                continue
+            if (
+                everything or now - self._missed.setdefault(pid, now) >= _MOMENT
+            ):  # a record of the end may be on its way
+                end = self._end(pid)
+                self.forget(pid)
+                ended.append(Exit(max(since.time, now if end is None else end), pid, pid))
+        return ended
+
+    def unfollowed(self, change: Unfollow) -> None:
+        """The records of a process have a gap from now on, or no end."""
+        self._unfollowed[change.pid] = change
 
     def _is_over(self, pid: int, change: Exit, now: int) -> bool:
         alive = self._look(pid)
@@ -128,9 +153,13 @@ class Tasks:
         self._threads.update({pid: set(alive.threads) for pid, alive in lives.items() if alive})
         return [Exit(now, pid, pid) for pid, alive in lives.items() if not alive and pid not in self._ending]
 
+    def has_gap(self, pid: int) -> bool:
+        """Whether some records of a process are missing."""
+        return pid in self._unfollowed
+
     def forget(self, pid: int) -> None:
         """Follow a process no longer."""
-        for known in (self._threads, self._found, self._ending):
+        for known in (self._threads, self._found, self._ending, self._unfollowed, self._missed):
             known.pop(pid, None)
 
     @property

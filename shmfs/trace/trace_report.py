@@ -25,7 +25,7 @@ from shmfs.trace.text import (
     strong,
 )
 from shmfs.trace.trace_tables import Tables
-from shmfs.trace.wording import circumstances, limit_text, refusal_lines, who
+from shmfs.trace.wording import circumstances, limit_text, refusal_lines, unfollowed, who
 
 NAMED = 3
 """Files or processes that are named in a sentence about several."""
@@ -129,7 +129,11 @@ class Report:
         elif not a.complete:
             text = "there is no end: the recorder was killed, or still records; this is what it had written"
             facts.append(("cut", Text(text, "bold yellow")))
-        lost = [f"{plural(count, 'record')} of {clean(of)}" for of, count in losses.records.items() if count]
+        gaps = len(losses.unfollowed)  # each is at least one record of perf
+        records = {of: count - gaps if of == "perf" else count for of, count in losses.records.items()}
+        lost = [f"{plural(count, 'record')} of {clean(of)}" for of, count in records.items() if count > 0]
+        if gaps:
+            lost.append(clean(unfollowed(losses.unfollowed)))
         if losses.faults:
             lost.append(f"{plural(losses.faults, 'fault')} for which the file had no room")
         if losses.events:

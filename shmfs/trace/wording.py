@@ -44,6 +44,13 @@ def who(command: str, pid: int, tid: int = 0) -> str:
     return f"{command} (pid {pid}{thread})" if command else f"process {pid}{thread}"
 
 
+def unfollowed(processes: Sequence[str]) -> str:
+    """Return what is missing where perf did not follow processes ("COMMAND (pid N)") after an exec."""
+    more = len(processes) - 3
+    some = ", ".join(processes[:3]) + (f" and {more} more" if more > 0 else "")
+    return f"page faults of {some} after an exec with other rights, where the kernel ends perf's monitoring"
+
+
 def held_by(holders: Sequence[Holder], more: int = 0) -> str:
     """Return who holds the space: "/big 7 MiB (created by python3, pid 12) and 2 more".
 

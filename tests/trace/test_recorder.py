@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +50,22 @@ class FakePerf:
         self.events: dict[int, Event] = {}
         self.rings = [Ring([])]
         self.pipe = os.pipe()
+        self.followed: list[list[int]] = []
+        self.refusal: OSError | None = None
 
     def fileno(self) -> int:
         return self.pipe[0]
 
     def enable(self) -> None:
         """Nothing is to be begun."""
+
+    def tidy(self) -> None:
+        """No events have ended."""
+
+    def follow(self, tids: Iterable[int]) -> None:
+        self.followed.append(list(tids))
+        if self.refusal:
+            raise self.refusal
 
     def close(self) -> None:
         for fd in self.pipe:
