@@ -4,13 +4,13 @@ An observer of `refuse`. The thread that serves the mount calls it in the middle
 file of /proc that takes the caller's mmap_lock, and the cost of a snapshot of all files is bounded.
 """
 
-import platform
 import time
 
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import INODE_SIZE, Superblock
 from shmfs.fuse.protocol import Opcode
 from shmfs.mm import PAGE_SIZE
+from shmfs.system.families import NAMES, family
 from shmfs.trace.history import Full, History
 from shmfs.trace.processes import read_file
 from shmfs.trace.records import Process, Refusal
@@ -37,25 +37,9 @@ _CALLS = {
     Opcode.COPY_FILE_RANGE: "copy_file_range",
 }
 FAULT = "page fault"
-_SYSCALLS = {
-    "x86_64": {
-        0: "read", 1: "write", 9: "mmap", 16: "ioctl", 17: "pread64", 18: "pwrite64", 19: "readv",
-        20: "writev", 25: "mremap", 28: "madvise", 40: "sendfile", 44: "sendto", 45: "recvfrom",
-        46: "sendmsg", 47: "recvmsg", 149: "mlock", 151: "mlockall", 202: "futex", 275: "splice",
-        295: "preadv", 310: "process_vm_readv", 311: "process_vm_writev", 325: "mlock2",
-        326: "copy_file_range", 327: "preadv2",
-    },
-    "aarch64": {
-        29: "ioctl", 63: "read", 64: "write", 65: "readv", 66: "writev", 67: "pread64", 68: "pwrite64",
-        69: "preadv", 71: "sendfile", 76: "splice", 98: "futex", 206: "sendto", 207: "recvfrom",
-        211: "sendmsg", 212: "recvmsg", 216: "mremap", 222: "mmap", 228: "mlock", 230: "mlockall",
-        233: "madvise", 270: "process_vm_readv", 271: "process_vm_writev", 284: "mlock2",
-        285: "copy_file_range", 286: "preadv2",
-    },
-}.get(platform.machine(), {})  # fmt: skip
-"""System calls that make the kernel read pages of a file, or that touch memory of the caller."""
-POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall", "mlock2"}
-_READING = {"read", "pread64", "readv", "preadv", "preadv2", "sendfile", "splice", "copy_file_range"}
+POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall"}
+"""Calls that bring pages in, and nothing else with them."""
+_READING = {"read", "sendfile", "splice", "copy_file_range"}
 
 _Key = tuple[str, str, str, str, int, int, int]
 
@@ -193,7 +177,7 @@ def _page_in(call: str) -> tuple[str, str]:
     """
     if call in (FAULT, ""):
         return call, "SIGBUS"
-    return call, "ENOMEM" if call in POPULATING else "ENOSPC" if call in _READING else "EFAULT"
+    return call, "ENOMEM" if call in POPULATING - {"madvise"} else "ENOSPC" if call in _READING else "EFAULT"
 
 
 def blocked_in(tid: int) -> str:
@@ -206,4 +190,4 @@ def blocked_in(tid: int) -> str:
         number = int(first)
     except (OSError, ValueError, IndexError):
         return ""
-    return FAULT if number == -1 else _SYSCALLS.get(number, f"system call {number}")
+    return FAULT if number == -1 else family(NAMES.get(number, f"system call {number}"))

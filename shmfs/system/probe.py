@@ -10,11 +10,11 @@ A record is `RECORD`, which shmfs.trace.decode reads: the raw data of a perf sam
 import contextlib
 import os
 import platform
-import resource
 from typing import NamedTuple
 
-from shmfs.system import bpf, btf
+from shmfs.system import bpf, families
 from shmfs.system.bpf import FRAME, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Helper, MapKind, Program, Register
+from shmfs.system.layout import Layout, offset_of_pids
 
 RECORD: dict[str, tuple[str, int]] = {
     "number": ("<u4", 0),  # of the signal; 0 for a call that failed
@@ -26,7 +26,7 @@ RECORD: dict[str, tuple[str, int]] = {
     "arguments": ("(3,)<u8", 32),
     "inode": ("<u8", 56),  # of the file that the call was to write to; 0 where not known, and for SIGBUS
     "device": ("<u8", 64),  # of that file, as the kernel has it: major << 20 | minor
-    "file_size_limit": ("<u8", 72),  # RLIMIT_FSIZE of the process then, in bytes; 0 where not known
+    "limit": ("<u8", 72),  # RLIMIT_FSIZE of the process then, in bytes, or RLIMIT_MEMLOCK; 0 where not known
 }
 """Fields by name: type and offset in bytes."""
 RECORD_BYTES = 80
@@ -35,6 +35,10 @@ NOT_KNOWN = (1 << 32) - 1
 SIGBUS, SIGXFSZ = 7, 25
 FAILURES = -28, -122, -27
 """What calls return that is emitted: ENOSPC, EDQUOT, EFBIG."""
+POPULATE_FAILURES = -12, -14
+"""What calls return that could not bring pages in, as emitted: ENOMEM, EFAULT."""
+UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY."""
 SI_KERNEL = 0x80
 """The si_code of signals that the kernel sends without saying more."""
 _SIGNAL_IGNORED = 1  # enum: TRACE_SIGNAL_IGNORED
@@ -47,9 +51,6 @@ _PRIVATE_SIGINFO = 2  # SEND_SIG_NOINFO and SEND_SIG_PRIV are 0 and 1
 _RECORD = -RECORD_BYTES
 _SCRATCH = _RECORD - _SIGINFO_BYTES
 """Where things are on the stack."""
-_TASK_BYTES = 8192
-_READ = 512
-_INITIAL_PID_NAMESPACE = 0xEFFF_FFFC  # PROC_PID_INIT_INO
 
 
 class _Registers(NamedTuple):
@@ -69,47 +70,7 @@ _REGISTERS = {
     "aarch64": _Registers(280, 4, (272, 8, 16), (264, 0x10, 0)),
 }
 
-_TO_THIRD = {"x86_64": (275, 326), "aarch64": (76, 285)}.get(platform.machine(), ())
-"""splice(2) and copy_file_range(2): they write to their third argument, all others to their first."""
-
-
-class _Layout(NamedTuple):
-    """Offsets in bytes on the way from a task to the inode of one of its files, and to its limits."""
-
-    files: int
-    fdt: int
-    fd: int
-    inode: int
-    number: int
-    superblock: int
-    device: int
-    signal: int
-    file_size: int
-
-    @classmethod
-    def here(cls) -> "_Layout | None":
-        """That of the running kernel; None where it does not describe itself."""
-        try:
-            with contextlib.closing(btf.Types()) as types:
-                places = [types.offset(*one) for one in _PLACES]
-        except (OSError, KeyError):
-            return None
-        places[-1] += 16 * resource.RLIMIT_FSIZE  # struct rlimit has two words of 8 bytes
-        return cls(*places)
-
-
-_PLACES = (
-    ("task_struct", "files"),
-    ("files_struct", "fdt"),
-    ("fdtable", "fd"),
-    ("file", "f_inode"),
-    ("inode", "i_ino"),
-    ("inode", "i_sb"),
-    ("super_block", "s_dev"),
-    ("task_struct", "signal"),
-    ("signal_struct", "rlim"),
-)
-"""Structures and their members, in the order of `_Layout`."""
+_CAP_IPC_LOCK = 1 << 14
 
 
 class Probe:
@@ -118,10 +79,12 @@ class Probe:
     def __init__(self, *, calls: bool = False) -> None:
         """Load; with `calls` also what emits each call that returns one of `FAILURES`.
 
+        Of mlock(2), and of madvise(2) that populates, it emits those that return one of `POPULATE_FAILURES`.
+
         Raises BpfRefusedError.
         """
         self._ends = contextlib.ExitStack()
-        self._layout = _Layout.here()
+        self._layout = Layout.here()
         try:
             self._output = self._own(
                 bpf.create_map(MapKind.PERF_EVENT_ARRAY, 4, os.sysconf("SC_NPROCESSORS_CONF"))
@@ -157,7 +120,7 @@ class Probe:
     def _load_signals(self) -> int:
         """Load, without the system call where the kernel has no BTF to check access to registers by."""
         try:
-            pids = _offset_of_pids()
+            pids = offset_of_pids()
         except (bpf.BpfRefusedError, OSError):  # Linux before 5.10, or no /proc
             pids = None
         registers = _REGISTERS.get(platform.machine())
@@ -177,7 +140,7 @@ def why_not() -> str:
     return ""
 
 
-def _signals(output: int, pids: int | None, registers: _Registers | None, layout: _Layout | None) -> Program:
+def _signals(output: int, pids: int | None, registers: _Registers | None, layout: Layout | None) -> Program:
     """On signal_generate(sig, info, task, group, result): see include/trace/events/signal.h."""
     program = Program()
     program.set(R6, R1)
@@ -216,33 +179,45 @@ def _signals(output: int, pids: int | None, registers: _Registers | None, layout
         program.set(R1, R0)
         program.call(Helper.TASK_PT_REGS)
         program.set(R7, R0)
-        _copy_call(program, registers, R7)
+        _copy_call(program, registers, R7, "emit")
         _copy_file(program, layout)
     program.label("emit")
     _emit(program, output)
     return program
 
 
-def _failed_calls(output: int, layout: _Layout | None) -> Program:
+def _failed_calls(output: int, layout: Layout | None) -> Program:
     """On sys_exit(regs, ret): see include/trace/events/syscalls.h."""
     program = Program()
     program.load(R2, R1, 8)
+    registers = _REGISTERS.get(platform.machine())
     for failure in FAILURES:
         program.jump("==", R2, failure, "failed")
+    for failure in POPULATE_FAILURES if registers else ():
+        program.jump("==", R2, failure, "unpopulated")
     program.set(R0, 0)
     program.exit()
-    program.label("failed")
-    program.set(R6, R1)
-    _clear(program)
-    program.store(FRAME, _RECORD + 4, R2, 4)
-    registers = _REGISTERS.get(platform.machine())
     if registers:
-        program.load(R7, R6, 0)
-        _copy_call(program, registers, R7)
+        program.label("unpopulated")
+        _begin_call(program)
+        _copy_call(program, registers, R7, "end")
+        _copy_locks(program, layout)
+    program.label("failed")
+    _begin_call(program)
+    if registers:
+        _copy_call(program, registers, R7, "emit")
         _copy_file(program, layout)
     program.label("emit")
     _emit(program, output)
     return program
+
+
+def _begin_call(program: Program) -> None:
+    """Begin a record of sys_exit(regs, ret), with the context in R1 and the result in R2."""
+    program.set(R6, R1)
+    _clear(program)
+    program.store(FRAME, _RECORD + 4, R2, 4)
+    program.load(R7, R6, 0)
 
 
 def _clear(program: Program) -> None:
@@ -260,19 +235,19 @@ def _read(program: Program, to: int, size: int, base: Register, offset: int = 0)
     program.call(Helper.PROBE_READ_KERNEL)
 
 
-def _copy_call(program: Program, registers: _Registers, base: Register) -> None:
-    """Put the system call that is being made into the record; jumps to "emit" in 32-bit code."""
+def _copy_call(program: Program, registers: _Registers, base: Register, otherwise: str) -> None:
+    """Put the system call that is being made into the record; jumps to `otherwise` in 32-bit code."""
     offset, bits, value = registers.mode
     _read(program, _SCRATCH, 2, base, offset)
     program.load(R1, FRAME, _SCRATCH, 2)
     program.arithmetic("&", R1, bits)
-    program.jump("!=", R1, value, "emit")
+    program.jump("!=", R1, value, otherwise)
     _read(program, _RECORD + 24, registers.call_bytes, base, registers.call)
     for number, offset in enumerate(registers.arguments):
         _read(program, _RECORD + 32 + 8 * number, 8, base, offset)
 
 
-def _copy_file(program: Program, layout: _Layout | None) -> None:
+def _copy_file(program: Program, layout: Layout | None) -> None:
     """Put the file that the call was to write to into the record, and the limit of the size of files.
 
     When the record is read the process may have ended, and its descriptors with it. What cannot be read is 0.
@@ -281,7 +256,7 @@ def _copy_file(program: Program, layout: _Layout | None) -> None:
         return
     program.load(R8, FRAME, _RECORD + 32)
     program.load(R7, FRAME, _RECORD + 24)
-    for call in _TO_THIRD:
+    for call in families.THIRD:
         program.jump("==", R7, call, "third")
     program.goto("descriptor")
     program.label("third")
@@ -304,6 +279,43 @@ def _copy_file(program: Program, layout: _Layout | None) -> None:
     _read(program, _RECORD + 64, 4, R9, layout.device)
 
 
+def _copy_locks(program: Program, layout: Layout | None) -> None:
+    """Continue with calls alone that populate, and put into the record what limits the memory to lock.
+
+    CAP_IPC_LOCK lifts the limit, in the initial user namespace.
+    """
+    program.load(R7, FRAME, _RECORD + 24)
+    for call in families.LOCKING:
+        program.jump("==", R7, call, "locks")
+    program.jump("!=", R7, families.MADVISE, "end")
+    program.load(R8, FRAME, _RECORD + 48)
+    program.arithmetic("<<", R8, 32)
+    program.arithmetic(">>", R8, 32)
+    for advice in families.POPULATE:
+        program.jump("==", R8, advice, "emit")
+    program.goto("end")
+    program.label("locks")
+    if layout is None:
+        program.goto("emit")
+        return
+    program.call(Helper.GET_CURRENT_TASK)
+    program.set(R9, R0)
+    program.set(R8, R9)
+    _follow(program, R8, layout.signal)
+    _read(program, _RECORD + 72, 8, R8, layout.locked_memory)
+    _follow(program, R9, layout.cred)
+    _read(program, _SCRATCH, 8, R9, layout.capabilities)
+    program.load(R1, FRAME, _SCRATCH)
+    program.arithmetic("&", R1, _CAP_IPC_LOCK)
+    program.jump("==", R1, 0, "emit")
+    _follow(program, R9, layout.user_namespace)
+    _read(program, _SCRATCH, 4, R9, layout.level)
+    program.load(R1, FRAME, _SCRATCH, 4)
+    program.jump("!=", R1, 0, "emit")
+    program.store(FRAME, _RECORD + 72, -1)  # UNLIMITED
+    program.goto("emit")
+
+
 def _follow(program: Program, register: Register, offset: int) -> None:
     """`register` = the pointer at `register` + `offset`."""
     _read(program, _SCRATCH, 8, register, offset)
@@ -322,55 +334,3 @@ def _emit(program: Program, output: int) -> None:
     program.label("end")
     program.set(R0, 0)
     program.exit()
-
-
-def _offset_of_pids() -> int | None:
-    """Where `pid` and `tgid` are in struct task_struct, in bytes; None where that cannot be found.
-
-    They are beside each other, and their offset differs from kernel to kernel. A program copies the task of
-    this thread, and both are looked for in it. That takes a millisecond; to read BTF takes fifty.
-
-    The numbers are those of the initial pid namespace, so in another they are of no use.
-    """
-    if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
-        return None
-    with contextlib.ExitStack() as ends:
-
-        def own(fd: int) -> int:
-            ends.callback(os.close, fd)
-            return fd
-
-        size = 8 + _TASK_BYTES
-        copy = own(bpf.create_map(MapKind.ARRAY, size, 1))
-        bpf.run_once(own(bpf.load(_copy_of_task(copy), "shmfs_task")))
-        content = bpf.lookup(copy, 0, size)
-    task = content[8:]
-    first = task.find(content[:8])
-    return first if first >= 0 and task.find(content[:8], first + 1) < 0 else None
-
-
-def _copy_of_task(to: int) -> Program:
-    """Copy what bpf_get_current_pid_tgid returns, and the task behind it, into the entry of a map."""
-    program = Program()
-    program.store(FRAME, -8, 0)
-    program.set(R2, FRAME)
-    program.arithmetic("+", R2, -8)
-    program.map(R1, to)
-    program.call(Helper.MAP_LOOKUP_ELEM)
-    program.jump("==", R0, 0, "end")
-    program.set(R7, R0)
-    program.call(Helper.GET_CURRENT_PID_TGID)
-    program.store(R7, 0, R0)
-    program.call(Helper.GET_CURRENT_TASK)
-    program.set(R8, R0)
-    for offset in range(0, _TASK_BYTES, _READ):
-        program.set(R1, R7)
-        program.arithmetic("+", R1, 8 + offset)
-        program.set(R2, _READ)
-        program.set(R3, R8)
-        program.arithmetic("+", R3, offset)
-        program.call(Helper.PROBE_READ_KERNEL)
-    program.label("end")
-    program.set(R0, 0)
-    program.exit()
-    return program

@@ -208,7 +208,10 @@ class Signal(NamedTuple):
 
 
 class FailedCall(NamedTuple):
-    """A system call that failed with one of `probe.FAILURES`, of any process of the machine."""
+    """A system call that failed with one of `probe.FAILURES`, of any process of the machine.
+
+    With one of `probe.POPULATE_FAILURES` it is mlock(2), mlock2(2), or madvise(2) that populates.
+    """
 
     time: int
     pid: int
@@ -221,6 +224,8 @@ class FailedCall(NamedTuple):
     """The errno."""
     file: Written | None = None
     """What the call was to write to; None where not known."""
+    memlock: int = 0
+    """RLIMIT_MEMLOCK of the process then, in bytes, RLIM_INFINITY with CAP_IPC_LOCK; 0 where not known."""
 
 
 Change = Mmap | Fork | Exec | Exit | Mremap
@@ -386,7 +391,9 @@ def _signals(rows: NDArray[np.void], found: Decoded) -> None:
         time, pid, tid, call = (int(row[name]) for name in ("time", "pid", "tid", "call"))
         arguments = tuple(row["arguments"].tolist())
         if number == 0:
-            found.failed_calls.append(FailedCall(time, pid, tid, call, arguments, -code, _written(row)))
+            written = _written(row)
+            limit = 0 if written else int(row["limit"])
+            found.failed_calls.append(FailedCall(time, pid, tid, call, arguments, -code, written, limit))
             continue
         sender = pid if code <= 0 and code not in _BY_TIMERS else 0
         if row["target_tid"]:
@@ -398,7 +405,7 @@ def _signals(rows: NDArray[np.void], found: Decoded) -> None:
 
 
 def _written(row: np.void) -> Written | None:
-    inode, device, limit = (int(row[name]) for name in ("inode", "device", "file_size_limit"))
+    inode, device, limit = (int(row[name]) for name in ("inode", "device", "limit"))
     return Written((device >> 20, device & 0xF_FFFF), inode, limit) if inode else None
 
 

@@ -6,11 +6,11 @@ are called in the recorder's thread.
 """
 
 import os
-import platform
 
 import numpy as np
 
-from shmfs.system.probe import SIGBUS, SIGXFSZ
+from shmfs.system.families import WRITERS
+from shmfs.system.probe import SIGBUS, SIGXFSZ, UNLIMITED
 from shmfs.trace.attribution import Attribution
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import FailedCall, Signal
@@ -23,24 +23,6 @@ _EFBIG, _EDQUOT = 27, 122
 _ERRNOS = {_EFBIG: "EFBIG", 28: "ENOSPC", _EDQUOT: "EDQUOT"}
 _LIMITS = {_EFBIG: "RLIMIT_FSIZE", _EDQUOT: "quota"}
 """What refused it; otherwise the size of the file system."""
-_FIRST, _SECOND, _THIRD = 0, 1, 2
-_CALLS: dict[int, tuple[str, int | None, int]] = {
-    "x86_64": {
-        1: ("write", _THIRD, _FIRST), 18: ("pwrite64", _THIRD, _FIRST), 20: ("writev", None, _FIRST),
-        40: ("sendfile", None, _FIRST), 77: ("ftruncate", _SECOND, _FIRST), 275: ("splice", None, _THIRD),
-        285: ("fallocate", None, _FIRST), 296: ("pwritev", None, _FIRST),
-        326: ("copy_file_range", None, _THIRD), 328: ("pwritev2", None, _FIRST),
-    },
-    "aarch64": {
-        46: ("ftruncate", _SECOND, _FIRST), 47: ("fallocate", None, _FIRST), 64: ("write", _THIRD, _FIRST),
-        66: ("writev", None, _FIRST), 68: ("pwrite64", _THIRD, _FIRST), 70: ("pwritev", None, _FIRST),
-        71: ("sendfile", None, _FIRST), 76: ("splice", None, _THIRD),
-        285: ("copy_file_range", None, _THIRD), 287: ("pwritev2", None, _FIRST),
-    },
-}.get(platform.machine(), {})  # fmt: skip
-"""System calls that write to a file: which argument is the amount in bytes, and which the descriptor."""
-_UNLIMITED = (1 << 64) - 1
-"""RLIM_INFINITY."""
 
 
 class Failures:
@@ -129,9 +111,9 @@ class Failures:
 
     def _refused(self, failed: Signal | FailedCall, error: int) -> None:
         """Report a call that was refused, if it was to write to a file of the mount."""
-        if self.deaths is None or failed.call not in _CALLS:
+        if self.deaths is None or failed.call not in WRITERS:
             return
-        call, amount, descriptor = _CALLS[failed.call]
+        call, amount, descriptor = WRITERS[failed.call]
         found = self._file(failed, failed.arguments[descriptor] & 0xFFFF_FFFF)
         if found is None:
             return
@@ -188,7 +170,7 @@ def _sender(signal: Signal) -> str:
 def _file_size_limit(failed: Signal | FailedCall) -> int:
     """Return the soft RLIMIT_FSIZE of the process in bytes; 0 is not known."""
     if failed.file is not None and failed.file.size_limit:
-        return failed.file.size_limit if failed.file.size_limit != _UNLIMITED else 0
+        return failed.file.size_limit if failed.file.size_limit != UNLIMITED else 0
     try:
         lines = read_file(f"/proc/{failed.pid}/limits").splitlines()
         line = next(one for one in lines if one.startswith(b"Max file size"))

@@ -204,7 +204,7 @@ class Reports:
                 short[call or "", record.pid] += 1
         reported: Counter[tuple[str, int]] = Counter()
         for one in refusals:
-            call = "write" if one["call"] == "pwrite64" else one["call"]
+            call = one["call"]
             key = call, one["pid"]
             about = f"refusal of {one['call']} by {one['pid']} on {one['path']} ({one['errno']})"
             if call in CALLS.values():

@@ -18,14 +18,14 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.system import bpf, btf, probe
+from shmfs.system import bpf, btf, layout, probe
 from shmfs.trace import perf
 from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, Written, decode
 from shmfs.trace.perf import Perf
 
 needs_bpf = pytest.mark.skipif(bool(probe.why_not()), reason=probe.why_not() or "permitted")
 needs_pids = pytest.mark.skipif(
-    os.stat("/proc/self/ns/pid").st_ino != probe._INITIAL_PID_NAMESPACE,
+    os.stat("/proc/self/ns/pid").st_ino != layout.INITIAL_PID_NAMESPACE,
     reason="needs the initial pid namespace, to know the targets of signals that were sent",
 )
 WRITE, FTRUNCATE = {"x86_64": (1, 77), "aarch64": (64, 46)}.get(platform.machine(), (0, 0))
