@@ -107,7 +107,7 @@ class Deaths:
         self._over: dict[tuple[int, int], tuple[Death, int]] = {}
         """Those of processes that have ended, and when: some of their faults may be settled later."""
         self._ended: list[tuple[float, Touched, int | None]] = []
-        self._calls = RefusedCalls(self._look, self._report, write)
+        self._calls = RefusedCalls(self.look, self._report, write)
         self._matched: set[int] = set()
         """By id(): the refusals of `_refused` that explain a death."""
         self._done: dict[int, float] = {}
@@ -133,9 +133,12 @@ class Deaths:
         else:
             self._report(refusal)
 
-    def refused(self, refusal: Refusal) -> None:
-        """Take in a call that failed; its process may get its name until the next `settle`."""
-        self._calls.take(refusal)
+    def refused(self, refusal: Refusal, survey: Survey | None = None) -> None:
+        """Take in a call that failed; its process may get its name until the next `settle`.
+
+        `survey` is of the moment after it; without one, the file system is surveyed now.
+        """
+        self._calls.take(refusal, survey)
 
     def _report(self, refusal: Refusal) -> None:
         if len(self.refusals) < MOST:
@@ -147,7 +150,7 @@ class Deaths:
         if pid not in self._surveys and not any(pid == known for known, _ in self._known):
             if len(self._surveys) >= MOST:
                 self._surveys.clear()
-            self._surveys[pid] = self._look()
+            self._surveys[pid] = self.look()
 
     def failed(self, fault: Touched) -> None:
         """Take in a SIGBUS; the file system is surveyed at once, as its files may soon be gone."""
@@ -165,7 +168,7 @@ class Deaths:
         else:
             survey = self._surveys.pop(fault.pid, None)
             if survey is None and not self._refusal(fault):
-                survey = self._look()
+                survey = self.look()
             self._failed.append(_Failed(time.monotonic(), fault, survey or Survey(None, 0)))
 
     def _of_the_ended(self, fault: Touched) -> Death | None:
@@ -173,7 +176,8 @@ class Deaths:
         death, ended = self._over.get((fault.pid, fault.inode), (None, 0))
         return death if fault.time <= ended else None
 
-    def _look(self) -> Survey:
+    def look(self) -> Survey:
+        """Survey the file system now."""
         return Survey(self._ask(), time.time_ns())
 
     def _remember(self, fault: Touched) -> None:

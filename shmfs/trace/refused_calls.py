@@ -52,10 +52,11 @@ class RefusedCalls:
         if refusal.call == "mmap":
             self._mapped.add(refusal.pid)
 
-    def take(self, refusal: Refusal) -> None:
+    def take(self, refusal: Refusal, survey: Survey | None = None) -> None:
         """Take in a call that failed; unless the daemon reports it too, the kernel refused it by itself.
 
-        Space is surveyed at once; the name of the process may be filled in until the next `settle`.
+        Without a `survey` of that moment, space is surveyed at once. The name of the process may be filled in
+        until the next `settle`.
         """
         call = refusal.pid, refusal.inode, refusal.call
         if call in self._served:
@@ -68,7 +69,9 @@ class RefusedCalls:
             return
         self._known[call, refusal.errno] = refusal
         self._unreported.append((time.monotonic(), refusal))
-        survey = self._look() if refusal.limit_name == "size" or not refusal.path else Survey(None, 0)
+        if survey is None:
+            wanted = refusal.limit_name == "size" or not refusal.path
+            survey = self._look() if wanted else Survey(None, 0)
         seen = survey.statistics
         if seen is None:
             return

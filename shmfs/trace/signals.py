@@ -15,6 +15,7 @@ from shmfs.trace.attribution import Attribution
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import FailedCall, Signal
 from shmfs.trace.last_faults import LastFault
+from shmfs.trace.populates import ERRNOS, Populates
 from shmfs.trace.processes import Processes, read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
@@ -45,6 +46,7 @@ class Failures:
         self._offset = offset
         self._recorded = recorded
         self._processes = Processes()
+        self._populates = Populates(known, attribution, offset)
         self._waiting: list[Signal] = []
         self._unnamed: list[tuple[int, Refusal]] = []
         """Refusals with their times (ns of CLOCK_MONOTONIC), whose processes may not be known yet."""
@@ -60,8 +62,10 @@ class Failures:
                 self._waiting.append(signal)
             elif signal.number == SIGXFSZ:
                 self._refused(signal, _EFBIG)
+        if populates := [call for call in calls if call.error in ERRNOS]:
+            self._populates.take(populates, self.deaths)
         for call in calls:
-            if call.error != _EFBIG:  # SIGXFSZ came with that
+            if call.error in _ERRNOS and call.error != _EFBIG:  # SIGXFSZ came with that
                 self._refused(call, call.error)
 
     def work(self, horizon: int | None) -> None:
@@ -70,6 +74,8 @@ class Failures:
         self._waiting = [one for one in self._waiting if one not in due]
         for signal in sorted(due, key=lambda one: one.time):
             self._explain(signal)
+        if self.deaths is not None:
+            self._populates.work(horizon, self.deaths)
         unnamed, self._unnamed = self._unnamed, []
         for time, refusal in unnamed:
             if horizon is None or time < horizon:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shmfs.system import probe
+from shmfs.system import families, probe
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import Cli
 
@@ -94,3 +94,73 @@ def test_each_way_to_write_is_a_write(cli: Cli, pages: str, tmp_path: Path, call
     found = Reported(cli, pages, tmp_path, f"fd = new('f', 1); fill(); tried(lambda: {call})")
     assert found.printed == ["ENOSPC"]
     assert found.kinds() == [("ENOSPC", "write", "/f")]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "name"),
+    [
+        ("libc.mlock, address, LIMIT * PAGE", "ENOMEM", "mlock"),
+        ("libc.syscall, MLOCK2, ctypes.c_void_p(address), ctypes.c_long(LIMIT * PAGE), 0", "ENOMEM", "mlock"),
+        ("libc.madvise, address, LIMIT * PAGE, 22", "EFAULT", "madvise"),
+        ("libc.madvise, address, LIMIT * PAGE, 23", "EFAULT", "madvise"),
+    ],
+    ids=["mlock", "mlock2", "populate read", "populate write"],
+)
+def test_pages_that_could_not_be_brought_in(
+    cli: Cli, pages: str, tmp_path: Path, call: str, error: str, name: str
+) -> None:
+    """Three times, which is one refusal; the error is what the program gets."""
+    mlock2 = next((number for number, known in families.NAMES.items() if known == "mlock2"), 0)
+    program = f"""
+MLOCK2 = {mlock2}
+fd = new('f', LIMIT)
+address = mapped(fd, LIMIT)
+fill(LIMIT // 2)
+for attempt in range(3): tried({call})
+"""
+    found = Reported(cli, pages, tmp_path, program, "--fail-on", "refused")
+    assert found.printed == [error] * 3
+    assert found.kinds() == [(error, name, "/f")]
+    [refusal] = found.refusals
+    assert (refusal["limit_name"], refusal["limit"]) == ("size", LIMIT * PAGE)
+    assert {one["path"] for one in refusal["holders"]} == {"/f", "/filler"}
+    assert found.status == 1
+    assert "--fail-on refused:" in found.errors
+    if pages == "native":
+        assert (refusal["asked"], refusal["count"]) == (LIMIT * PAGE, 3)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "address = mapped(new('f', 1), 2); tried(libc.madvise, address, 2 * PAGE, 23)",  # behind the end
+        "new('f', 1); fill(); tried(libc.madvise, PAGE, PAGE, 23)",  # not mapped
+        "fd = new('f', 1); os.write(fd, bytes(PAGE)); fill(LIMIT - 1); address = mapped(fd, 2)\n"
+        "tried(libc.madvise, address, 2 * PAGE, 23)",  # full, but the file lacks no page
+    ],
+)
+def test_a_failure_that_is_not_about_space(cli: Cli, pages: str, tmp_path: Path, program: str) -> None:
+    found = Reported(cli, pages, tmp_path, program, "--fail-on", "refused")
+    assert found.printed in (["EFAULT"], ["ENOMEM"])
+    assert found.refusals == []
+    assert found.status == 0, found.errors
+
+
+def test_memory_that_a_process_may_not_lock(cli: Cli, pages: str, tmp_path: Path) -> None:
+    """The mount is full, but RLIMIT_MEMLOCK refuses first."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root, to become somebody else")
+    program = """
+address = mapped(new('f', LIMIT), LIMIT)
+fill(LIMIT // 2)
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 * PAGE, 8 * PAGE))
+os.setresuid(65534, 65534, 65534)
+tried(libc.mlock, address, 16 * PAGE)
+"""
+    found = Reported(cli, pages, tmp_path, program)
+    assert found.printed == ["ENOMEM"]
+    if pages == "managed":
+        assert found.refusals == []
+        return
+    assert found.kinds() == [("ENOMEM", "mlock", "/f")]
+    assert (found.refusals[0]["limit_name"], found.refusals[0]["limit"]) == ("RLIMIT_MEMLOCK", 8 * PAGE)

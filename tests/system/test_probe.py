@@ -18,7 +18,7 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.system import bpf, btf, layout, probe
+from shmfs.system import bpf, btf, families, layout, probe
 from shmfs.trace import perf
 from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, Written, decode
 from shmfs.trace.perf import Perf
@@ -381,6 +381,56 @@ except OSError: pass
     assert [one.arguments[2] for one in found[:3]] == [100, 101, 102]
     assert found[3].arguments[1] == 12345678
     assert [one.file for one in found] == written(place, resource.RLIM_INFINITY, 3) + written(place, PAGE, 1)
+
+
+BEYOND = """
+for name in ("mlock", "madvise"):
+    getattr(libc, name).argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * (name == "madvise")
+base = segment(1, 4)
+print(base, flush=True)
+"""
+"""Pages behind the end of a file."""
+LOCKED = "assert libc.mlock(base, 4 * PAGE) == -1"
+
+
+@needs_bpf
+def test_calls_that_could_not_bring_pages_in(watch: MakeWatch, place: Path) -> None:
+    watching = watch(calls=True)
+    program = f"""
+{BEYOND}
+{LOCKED}
+assert libc.madvise(base, 4 * PAGE, 22) == libc.madvise(base, 4 * PAGE, 23) == -1
+assert libc.madvise(base, 4 * PAGE, 99) == libc.madvise(PAGE, PAGE, 3) == -1  # other advice
+libc.mlock(base, PAGE)
+try: os.write(fd, (ctypes.c_char * PAGE).from_address(base + 2 * PAGE))  # EFAULT of another call
+except OSError: pass
+"""
+    pid, status, [[base]] = run(program, place)
+    assert status == 0
+    found = [(families.NAMES[one.call], one.error, one.arguments) for one in watching.failed_calls_of(pid)]
+    assert found[0] == ("mlock", 12, (base, 4 * PAGE, found[0][2][2]))
+    assert found[1:] == [("madvise", 14, (base, 4 * PAGE, advice)) for advice in (22, 23)]
+
+
+@needs_bpf
+@pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="the kernel does not describe its types")
+@pytest.mark.parametrize(
+    ("before", "limit"),
+    [
+        ("", probe.UNLIMITED),
+        ("os.setresuid(65534, 65534, 65534)", 8 * PAGE),
+        ("assert libc.unshare(0x10000000) == 0", 8 * PAGE),  # its capabilities are of no use here
+    ],
+    ids=["root", "nobody", "user namespace"],
+)
+def test_the_memory_that_a_process_may_lock(watch: MakeWatch, place: Path, before: str, limit: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("takes root, to become somebody else")
+    watching = watch(calls=True)
+    change = f"resource.setrlimit(resource.RLIMIT_MEMLOCK, ({8 * PAGE},) * 2); {before}"
+    pid, status, _ = run(f"{BEYOND}\n{change}\n{LOCKED}", place)
+    assert status == 0
+    assert [one.memlock for one in watching.failed_calls_of(pid)] == [limit]
 
 
 @needs_bpf
