@@ -80,7 +80,8 @@ class RefusedCalls:
         if refusal.limit_name == "size":
             refusal.limit = seen.size_limit
             refusal.holders, refusal.more_holders = surveys.holders(seen)
-            refusal.enough = surveys.enough(seen, refusal.asked)
+            # A call that populates asks for pages of files, which count in full already.
+            refusal.enough = surveys.enough(seen, refusal.asked if refusal.errno == "ENOSPC" else 0)
             refusal.held_after = max(0, survey.time - refusal.time)
 
     def settle(self, overdue: float, *, last: bool) -> None:

@@ -1,15 +1,21 @@
 """Which of the calls that could not bring pages in are refusals: what is proven, and by what."""
 
 import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shmfs.fuse import mounts, namespaces
 from shmfs.system import families, probe
-from shmfs.trace import populates
+from shmfs.trace import populates, tmpfs
 from shmfs.trace.attribution import Area, Attribution, Space
 from shmfs.trace.decode import FailedCall
 from shmfs.trace.populates import Populates
+from shmfs.trace.recording import Recording, Subject
 from shmfs.trace.records import Refusal, Segment, Statistics
 from shmfs.trace.surveys import Survey
 
@@ -144,3 +150,45 @@ def test_one_survey_for_all() -> None:
     attribution = Attribution(lambda mapped: -1, None, lambda pid: 0, lambda change, areas: None)
     Populates(known, attribution, 0).take([call(time=time) for time in range(100)], explained)
     assert explained.surveys == 1
+
+
+PROGRAM = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+for name in ("mlock", "madvise"):
+    getattr(libc, name).argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * (name == "madvise")
+fd = os.open(sys.argv[1] + "/f", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 300 * 4096)
+address = libc.mmap(None, 300 * 4096, 3, 1, fd, 0)
+os.close(fd)
+libc.madvise(address, 300 * 4096, 23), libc.mlock(address, 300 * 4096)
+"""
+
+
+@pytest.mark.skipif(bool(probe.why_not()), reason=probe.why_not() or "permitted")
+def test_a_program_on_a_kernel_tmpfs_that_ends_at_once(tmp_path: Path) -> None:
+    place = tmp_path / "mount"
+    place.mkdir()
+    namespaces.mount("tmpfs", str(place), "tmpfs", 0, f"size={256 * PAGE}")
+    try:
+        mount = mounts.find(str(place))
+        assert mount is not None
+        subject = Subject(str(place), mount.device, "tmpfs", mount.options, 256 * PAGE)
+        survey = partial(tmpfs.survey, str(place), mount.device)
+        recording = Recording(str(tmp_path / "trace"), subject, ask=survey)
+        try:
+            recording.start()
+            subprocess.run([sys.executable, "-S", "-c", PROGRAM, str(place)], check=True, timeout=60)
+            recording.catch_up()
+        finally:
+            recording.stop()
+        found = recording.explained.calls
+    finally:
+        namespaces.umount(str(place))
+    assert [(one.errno, one.call, one.path, one.asked) for one in found] == [
+        ("EFAULT", "madvise", "/f", 300 * PAGE),
+        ("ENOMEM", "mlock", "/f", 300 * PAGE),
+    ]
+    assert {(one.limit_name, one.limit, one.enough) for one in found} == {("size", 256 * PAGE, "2m")}
