@@ -37,7 +37,8 @@ _CALLS = {
     Opcode.COPY_FILE_RANGE: "copy_file_range",
 }
 FAULT = "page fault"
-POPULATING = {"mmap", "mremap", "mlock", "mlockall"}  # madvise(2) returns EFAULT
+POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall"}
+"""Calls that bring pages in, and nothing else with them."""
 _READING = {"read", "sendfile", "splice", "copy_file_range"}
 
 _Key = tuple[str, str, str, str, int, int, int]
@@ -176,7 +177,7 @@ def _page_in(call: str) -> tuple[str, str]:
     """
     if call in (FAULT, ""):
         return call, "SIGBUS"
-    return call, "ENOMEM" if call in POPULATING else "ENOSPC" if call in _READING else "EFAULT"
+    return call, "ENOMEM" if call in POPULATING - {"madvise"} else "ENOSPC" if call in _READING else "EFAULT"
 
 
 def blocked_in(tid: int) -> str:
