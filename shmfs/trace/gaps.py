@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from shmfs.trace.attribution import Area, Attribution
-from shmfs.trace.decode import Change, Exec, Exit, Mmap, Unfollow
+from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Unfollow
+from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.perf import Perf
 from shmfs.trace.processes import everybody, read_file
 from shmfs.trace.registry import Registry
@@ -48,6 +49,7 @@ class Gaps:
         look_at: Callable[[int], None],
         *,
         everybody: bool,
+        last_faults: LastFaults | None = None,
     ) -> None:
         """`look_at` adds what /proc says that a process has mapped.
 
@@ -58,12 +60,15 @@ class Gaps:
         self._known = known
         self._look_at = look_at
         self._everybody = everybody
+        self._last_faults = last_faults
         self.processes: list[str] = []
         """The first of those that were not followed for some time, as "COMMAND (pid N)"."""
         self._executed: set[int] = set()
         """Processes that have mapped nothing since their exec: the program itself is mapped first."""
         self._again: dict[tuple[int, int], Gap] = {}
         """By time and pid of an Unfollow, until it is its turn."""
+        self._late: dict[int, int] = {}
+        """Threads that began while others were followed again, and when they were seen (CLOCK_MONOTONIC)."""
         self._lost_at = self._looked = 0
         """When records were lost whose effects were not looked for yet (0: none), and when that was done."""
         self._strangers: set[int] = set()
@@ -81,6 +86,8 @@ class Gaps:
                 self._executed.add(change.pid)
             elif isinstance(change, Mmap):
                 self._executed.discard(change.pid)
+            elif isinstance(change, Fork):
+                self._late.pop(change.tid, None)
             elif isinstance(change, Exit) and change.tid == change.pid and change.pid in self._executed:
                 self._executed.discard(change.pid)
                 if self._everybody:
@@ -93,13 +100,28 @@ class Gaps:
 
     def _follow(self, pid: int) -> Gap:
         reason, until = "", None
+        tids = tids_of(pid)
+        if self._last_faults:
+            self._last_faults.follow(tids)
         try:
             if self._perf:
-                self._perf.follow(tids_of(pid))
-                until = time.monotonic_ns()
+                self._perf.follow(tids)
+            until = time.monotonic_ns()
+            self._late |= dict.fromkeys(set(tids_of(pid)).difference(tids), until)
         except OSError as failure:
             reason = failure.strerror or str(failure)
         return Gap(until, reason, self._known.look(pid, time.time_ns()) or [])
+
+    def _follow_late(self, horizon: int) -> None:
+        """Follow those that have no record of their beginning, once all records of that time were read."""
+        late = [tid for tid, seen in self._late.items() if seen < horizon]
+        for tid in late:
+            del self._late[tid]
+        with contextlib.suppress(OSError):  # they have ended
+            if late and self._perf:
+                self._perf.follow(late)
+        for tid in late:
+            self._look_at(tid)
 
     def take(self, change: Unfollow, offset: int) -> None:
         """Write the gap down, and what the process maps after it; `offset` leads to the epoch (ns)."""
@@ -126,6 +148,7 @@ class Gaps:
         Returns the ends that are found. Processes that have begun since may have a record, so they wait for
         the next time.
         """
+        self._follow_late(horizon)
         now = time.monotonic_ns()
         ended: list[Change] = []
         if self._lost_at and self._lost_at < horizon and now - self._looked > _RECHECK:

@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from shmfs.system import ring
@@ -17,6 +18,8 @@ from shmfs.trace import perf
 
 _MOST_PAGES, _LEAST_PAGES = 128, 4
 """Pages of a ring that are tried: 16,000 faults, or fewer where RLIMIT_MEMLOCK permits no more."""
+_SPARE = 1024
+"""Descriptors for what is followed again; they are closed at the end, and of more processes nothing is known."""
 _PAUSE_OUTPUT = 0x40042409
 _SAMPLE = 9
 _RECORD = struct.Struct("<IHHIIQQ")  # type, misc, size; pid, tid, time, address
@@ -39,8 +42,10 @@ class LastFaults:
         self._load, _ = ring.access()
         self._ends = contextlib.ExitStack()
         self._rings: list[tuple[int, mmap.mmap]] = []
+        self._processors = perf.online()
+        self._spare = _SPARE
         try:
-            for processor in perf.online():
+            for processor in self._processors:
                 fd = perf.open_faults(pid, processor, _WRITE_BACKWARD)
                 self._ends.callback(os.close, fd)
                 pages = _mapped(fd)
@@ -49,6 +54,16 @@ class LastFaults:
         except BaseException:
             self.close()
             raise
+
+    def follow(self, tids: Iterable[int]) -> None:
+        """Follow threads and what they start, whose events the kernel has removed, as far as it permits."""
+        for tid in tids:
+            for processor, (ring_fd, _) in zip(self._processors, self._rings, strict=True):
+                if self._spare == 0:
+                    return
+                with contextlib.suppress(OSError):
+                    self._ends.callback(os.close, perf.open_faults(tid, processor, _WRITE_BACKWARD, ring_fd))
+                    self._spare -= 1
 
     def of(self, pid: int) -> list[LastFault]:
         """Return those of a process, the newest first."""

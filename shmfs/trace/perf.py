@@ -414,13 +414,18 @@ def _perf_event_open(
     return fd
 
 
-def open_faults(pid: int, processor: int, flags: int) -> int:
+def open_faults(pid: int, processor: int, flags: int, ring: int | None = None) -> int:
     """Open faults of user mode, of a process and what it starts from its next exec on; raises OSError.
 
+    With the `ring` of another event they are written there, from now on, and `pid` may be a thread.
     A sample is pid, tid, time and address. No right is needed for one's own processes.
     """
-    flags |= _DISABLED | _INHERIT | _ENABLE_ON_EXEC | _EXCLUDE_KERNEL | _USE_CLOCKID
-    return _perf_event_open(_SOFTWARE, _PAGE_FAULTS, TID | TIME | ADDR, flags, pid, processor)
+    flags |= _INHERIT | _EXCLUDE_KERNEL | _USE_CLOCKID
+    flags |= _DISABLED | _ENABLE_ON_EXEC if ring is None else 0
+    fd = _perf_event_open(_SOFTWARE, _PAGE_FAULTS, TID | TIME | ADDR, flags, pid, processor)
+    if ring is not None:
+        fcntl.ioctl(fd, _IOC_SET_OUTPUT, ring)
+    return fd
 
 
 def _refused(failure: OSError) -> str:

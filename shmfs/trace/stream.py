@@ -55,7 +55,7 @@ Every event has "event", "time" (ns since the epoch) and "source" ("perf", "fuse
                 shared (bool)
     sample      segment, process, pages (present), pss (bytes), uss (bytes): sampled
     shared      segment, pages (most that two or more processes had at once in this sample): sampled
-    lost        of ("perf", "fuse" or "mm"), count (at least); with process: perf did not follow it from then on
+    lost        of ("perf", "fuse" or "mm"), count (at least). With process: perf did not follow it from then
                 until `until` (ns since the epoch, or null: to its end, for `reason`), see `gaps`
     stale       observer, figures (names of events, or of fields of `records`), reason: an observer failed, so
                 that these figures are not brought up to date from then on

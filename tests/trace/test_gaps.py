@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmfs.trace import recording, stream
+from shmfs.trace import gaps, perf, recording, stream
 from shmfs.trace.analysis import analyse
 from shmfs.trace.decode import Exec, Exit, Fork, Mmap
 from shmfs.trace.outcomes import UNKNOWN
@@ -228,3 +228,26 @@ def test_no_descriptor_stays_open(directory: Path, tmp_path: Path, monkeypatch: 
     before = len(os.listdir("/proc/self/fd"))
     Run(directory, tmp_path / "trace", "touch", monkeypatch, at_once=True, faults=True)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_that_begin_meanwhile(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have a record of their beginning are followed already."""
+    found = [[GONE], [GONE, GONE + 1, GONE + 2]]
+    monkeypatch.setattr(gaps, "tids_of", lambda pid: found.pop(0))
+    one = session()
+    one.lives[GONE] = Life(0, frozenset({GONE}))
+    one.round(*CUT)
+    one.round(Fork(time.monotonic_ns() - one.start, GONE, GONE, GONE + 1))
+    one.round()
+    one.round()
+    assert one.perf.followed == [[GONE], [GONE + 2]]
+
+
+def test_the_page_is_known_without_signals(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the last fault of the process, see `last_faults`."""
+    monkeypatch.setattr(perf.Perf, "_open_signals", lambda watch, *, calls: None)
+    run = Run(directory, tmp_path / "trace", "die", monkeypatch, at_once=True, faults=False)
+    assert run.status == -7
+    assert [(one.pid, one.page, Path(one.path).name) for one in run.explained.faults] == [(run.pid, 5, "s")]
