@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Mremap, Samples, Unfollow, grouped
+from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap, Mremap, Unfollow
+from shmfs.trace.decode import Samples, grouped
 from shmfs.trace.tasks import Tasks
 
 PAGE_SHIFT = 12

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shmfs.trace.decode import Change, Fork
+from shmfs.trace.changes import Change, Fork
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
 _NLMSG_DONE, _LISTEN, _EXEC, _EXIT = 3, 1, 2, 0x80000000

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from shmfs.trace.attribution import Area, Attribution
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, Unfollow
+from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap, Unfollow
 from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.perf import Perf
 from shmfs.trace.processes import everybody, read_file

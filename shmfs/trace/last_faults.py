@@ -13,13 +13,13 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shmfs.system import ring
+from shmfs.system import processors, ring
 from shmfs.trace import perf
 
 _MOST_PAGES, _LEAST_PAGES = 128, 4
 """Pages of a ring that are tried: 16,000 faults, or fewer where RLIMIT_MEMLOCK permits no more."""
 _SPARE = 1024
-"""Descriptors for what is followed again; they are closed at the end, and of more processes nothing is known."""
+"""Descriptors for what is followed again; closed at the end; of further processes nothing is known."""
 _PAUSE_OUTPUT = 0x40042409
 _SAMPLE = 9
 _RECORD = struct.Struct("<IHHIIQQ")  # type, misc, size; pid, tid, time, address
@@ -42,7 +42,7 @@ class LastFaults:
         self._load, _ = ring.access()
         self._ends = contextlib.ExitStack()
         self._rings: list[tuple[int, mmap.mmap]] = []
-        self._processors = perf.online()
+        self._processors = processors.online()
         self._spare = _SPARE
         try:
             for processor in self._processors:

@@ -16,13 +16,13 @@ import struct
 import sys
 from collections.abc import Iterable
 from enum import IntEnum
-from pathlib import Path
 
 from shmfs.errors import ShmfsError
 from shmfs.system import calls as numbers
 from shmfs.system import ring, tracefs
 from shmfs.system.bpf import BpfRefusedError
 from shmfs.system.probe import Probe
+from shmfs.system.processors import online
 from shmfs.system.ring import Ring
 
 _SOFTWARE, _TRACEPOINT = 1, 2
@@ -276,7 +276,7 @@ class Perf:
         leader = self._open(_SOFTWARE, _DUMMY, processor, leader=True)
         self._opened.append(leader)
         self._ends.callback(os.close, leader)
-        size = _power_of_two((_RINGS if self.faults else _SMALL_RINGS) // processors)
+        size = 1 << ((_RINGS if self.faults else _SMALL_RINGS) // processors).bit_length() - 1
         while True:
             try:
                 buffer = Ring(leader, size)
@@ -435,17 +435,6 @@ def _refused(failure: OSError) -> str:
 def _identifier(fd: int) -> int:
     """Return what stands for an event in the samples of a ring."""
     return int.from_bytes(fcntl.ioctl(fd, _IOC_ID, bytes(8)), sys.byteorder)
-
-
-def online() -> list[int]:
-    """The processors that are online, by number ("0-3,6")."""
-    parts = Path("/sys/devices/system/cpu/online").read_text().strip().split(",")
-    ranges = [part.split("-") for part in parts]
-    return [cpu for one in ranges for cpu in range(int(one[0]), int(one[-1]) + 1)]
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size.bit_length() - 1)
 
 
 def _why_not(failure: OSError, pid: int) -> str:

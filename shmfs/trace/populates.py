@@ -14,8 +14,8 @@ from shmfs.system.families import LOCKING, NAMES, family
 from shmfs.system.probe import UNLIMITED
 from shmfs.trace import surveys
 from shmfs.trace.attribution import Attribution
+from shmfs.trace.changes import FailedCall
 from shmfs.trace.deaths import Deaths
-from shmfs.trace.decode import FailedCall
 from shmfs.trace.processes import read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry

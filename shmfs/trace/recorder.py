@@ -18,19 +18,9 @@ from numpy.typing import NDArray
 
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
+from shmfs.trace.changes import Change, Exec, Exit, Fork, Unfollow
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import (
-    Change,
-    Decoded,
-    Exec,
-    Exit,
-    Fork,
-    Samples,
-    Unfollow,
-    decode,
-    faults_of,
-    in_order,
-)
+from shmfs.trace.decode import Decoded, Samples, decode, faults_of, in_order
 from shmfs.trace.exits import Execs, Exits, Statuses
 from shmfs.trace.format import FAULT, KINDS, Faults
 from shmfs.trace.gaps import Gaps, may_be_unfollowed

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from shmfs.trace.attribution import ELSEWHERE, Area
-from shmfs.trace.decode import Mmap
+from shmfs.trace.changes import Mmap
 from shmfs.trace.format import Faults
 from shmfs.trace.names import printable
 from shmfs.trace.processes import Processes, read_file

@@ -12,8 +12,8 @@ import numpy as np
 from shmfs.system.families import WRITERS
 from shmfs.system.probe import SIGBUS, SIGXFSZ, UNLIMITED
 from shmfs.trace.attribution import Attribution
+from shmfs.trace.changes import FailedCall, Signal
 from shmfs.trace.deaths import Deaths, Touched
-from shmfs.trace.decode import FailedCall, Signal
 from shmfs.trace.last_faults import LastFault
 from shmfs.trace.populates import ERRNOS, Populates
 from shmfs.trace.processes import Processes, read_file

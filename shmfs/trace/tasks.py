@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shmfs.trace.decode import Exit, Unfollow
+from shmfs.trace.changes import Exit, Unfollow
 from shmfs.trace.processes import read_file
 
 _MOMENT = 200_000_000

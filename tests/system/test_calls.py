@@ -11,7 +11,9 @@ from shmfs.errors import ShmfsError
 from shmfs.ipc import attaches
 from shmfs.system import calls, mounts
 from shmfs.trace.perf import Perf
-from shmfs.trace.recording import _perf
+from shmfs.trace.recording import Subject, _perf
+
+SUBJECT = Subject("/mnt", "0:1", "managed")
 
 NAMES = (*calls._NAMES, *calls._SHARED)
 
@@ -63,9 +65,11 @@ def test_calls_since_5_1_have_one_number_on_all_machines(vax, monkeypatch):
 def test_no_recording_on_an_unknown_machine(vax):
     with pytest.raises(ShmfsError, match=r"perf_event_open.* on vax"):
         Perf(os.getpid())
-    assert _perf(os.getpid(), "0:1")[1].startswith("perf_event_open(2) cannot be called")
+    assert _perf(os.getpid(), SUBJECT, faults=True, calls=False)[1].startswith(
+        "perf_event_open(2) cannot be called"
+    )
     with pytest.raises(ShmfsError, match="on vax"):
-        _perf(-1, "0:1")
+        _perf(-1, SUBJECT, faults=True, calls=False)
 
 
 def test_processes_that_cannot_be_compared_count_each(vax):

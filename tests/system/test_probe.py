@@ -18,9 +18,10 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import namespaces
-from shmfs.system import bpf, btf, families, layout, probe
+from shmfs.system import bpf, btf, families, layout, probe, processors
 from shmfs.trace import perf
-from shmfs.trace.decode import Decoded, Exec, FailedCall, Fork, Mmap, Signal, Written, decode
+from shmfs.trace.changes import Exec, FailedCall, Fork, Mmap, Signal, Written
+from shmfs.trace.decode import Decoded, decode
 from shmfs.trace.perf import Perf
 
 needs_bpf = pytest.mark.skipif(bool(probe.why_not()), reason=probe.why_not() or "permitted")
@@ -452,7 +453,7 @@ def test_alone_and_detached() -> None:
         probing = probe.Probe()
         ends.callback(probing.close)
         rings, events = [], {}
-        for cpu in perf.online():
+        for cpu in processors.online():
             flags = perf._SAMPLE_ID_ALL | perf._USE_CLOCKID
             sample = perf.IDENTIFIER | perf.TID | perf.TIME | perf.RAW
             fd = perf._perf_event_open(perf._SOFTWARE, perf._BPF_OUTPUT, sample, flags, -1, cpu, wakeup=1)

@@ -14,7 +14,9 @@ from shmfs.errors import ShmfsError
 from shmfs.system import ring
 from shmfs.system.ring import DATA, HEAD, TAIL, Ring
 from shmfs.trace.perf import Perf
-from shmfs.trace.recording import _perf
+from shmfs.trace.recording import Subject, _perf
+
+SUBJECT = Subject("/mnt", "0:1", "managed")
 
 SIZE = 4096
 
@@ -163,7 +165,7 @@ def test_without_the_extension_only_x86_records(without_extension, monkeypatch):
         ring.access()
     with pytest.raises(ShmfsError, match=why):
         Perf()
-    assert "reinstall shmfs" in _perf(os.getpid(), "0:1")[1]
+    assert "reinstall shmfs" in _perf(os.getpid(), SUBJECT, faults=True, calls=False)[1]
 
 
 def test_big_endian_machines_do_not_record(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 
 from shmfs.trace import gaps, perf, recording, stream
 from shmfs.trace.analysis import analyse
-from shmfs.trace.decode import Exec, Exit, Fork, Mmap
+from shmfs.trace.changes import Exec, Exit, Fork, Mmap
 from shmfs.trace.outcomes import UNKNOWN
 from shmfs.trace.recording import Recording, Subject
 from shmfs.trace.tasks import Life

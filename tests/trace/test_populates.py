@@ -13,7 +13,7 @@ from shmfs.fuse import mounts, namespaces
 from shmfs.system import families, probe
 from shmfs.trace import populates, tmpfs
 from shmfs.trace.attribution import Area, Attribution, Space
-from shmfs.trace.decode import FailedCall
+from shmfs.trace.changes import FailedCall
 from shmfs.trace.populates import Populates
 from shmfs.trace.recording import Recording, Subject
 from shmfs.trace.records import Refusal, Segment, Statistics

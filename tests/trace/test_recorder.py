@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from shmfs.trace import pending, recorder, signals, stream
+from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap, Signal
 from shmfs.trace.deaths import Touched
-from shmfs.trace.decode import Change, Decoded, Exec, Exit, Fork, Mmap, Signal
+from shmfs.trace.decode import Decoded
 from shmfs.trace.format import Meta
 from shmfs.trace.outcomes import FAILED, MAJOR, MINOR, UNKNOWN
 from shmfs.trace.perf import Event

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from shmfs.errors import ShmfsError
 from shmfs.fuse import launch
+from shmfs.system import processors
 from shmfs.testing.plugin import why_absent
 from shmfs.trace import perf, stream
 from shmfs.trace.attribution import Area, Space
@@ -350,7 +351,7 @@ def test_what_does_not_fit_into_the_ring_is_counted(directory: Path, monkeypatch
         watch.close()
     # The kernel tells of what was lost with the next record that fits.
     assert sum(part.rows for one in decoded for part in one.samples) < 9000
-    assert len(decoded) == len(perf.online())
+    assert len(decoded) == len(processors.online())
 
 
 def test_a_kernel_that_permits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
+from shmfs.system import families
 from shmfs.system.probe import SI_KERNEL, SIGBUS, SIGXFSZ
-from shmfs.trace import signals
 from shmfs.trace.attribution import Area, Attribution
+from shmfs.trace.changes import FailedCall, Mmap, Signal, Written
 from shmfs.trace.deaths import Touched
-from shmfs.trace.decode import FailedCall, Mmap, Signal, Written
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 from shmfs.trace.signals import Failures
 
-pytestmark = pytest.mark.skipif(not signals._CALLS, reason="system calls of this architecture are not known")
+pytestmark = pytest.mark.skipif(not families.NAMES, reason="system calls of this architecture are not known")
 
 GONE = (1 << 22) + 7
 """No pid."""
 DEVICE = 0, 57
 BASE = 0x7000_0000
 OFFSET = 10**18
-NUMBERS = {name: number for number, (name, _, _) in signals._CALLS.items()}
+NUMBERS = {name: number for number, name in families.NAMES.items()}
 
 
 class Explained:
@@ -139,7 +139,8 @@ def test_a_fault_waits_for_the_mappings_before_it_but_the_survey_does_not() -> N
 )  # fmt: skip
 def test_a_call_without_space(call: str, arguments: tuple[int, ...], asked: int) -> None:
     [refusal] = Session().take(failed(call, *arguments)).calls
-    assert (refusal.errno, refusal.call, refusal.limit_name, refusal.limit) == ("ENOSPC", call, "size", 0)
+    name = families.WRITERS[NUMBERS[call]].name
+    assert (refusal.errno, refusal.call, refusal.limit_name, refusal.limit) == ("ENOSPC", name, "size", 0)
     assert (refusal.pid, refusal.process, refusal.path, refusal.inode) == (GONE, "x", "/a", 5)
     assert (refusal.asked, refusal.time, refusal.page) == (asked, OFFSET + 1000, None)
 

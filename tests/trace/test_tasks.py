@@ -6,7 +6,8 @@ import sys
 import time
 
 from shmfs.trace.attribution import Area, Attribution, Space
-from shmfs.trace.decode import Change, Exec, Exit, Fork, Mmap, in_order
+from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap
+from shmfs.trace.decode import in_order
 from shmfs.trace.tasks import Life, Tasks, children, life
 
 LATER = 10**9

@@ -307,7 +307,7 @@ def test_threads_that_were_there_before(
 def test_how_grandchildren_ended_without_the_process_connector(
     traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "_exits", lambda: None)
+    monkeypatch.setattr(recording, "_connected", lambda kind: None)
     trace, told = traced("""
 import resource, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
