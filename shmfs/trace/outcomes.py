@@ -23,6 +23,10 @@ unknown. If the next fault of the thread is a system call's at the same page, th
 copies with page faults disabled at first, and faults the page in where that fails
 (mm/filemap.c:generic_perform_write).
 
+An exit of the process kills threads in faults. The kernel may generate a SIGBUS then, because the page is
+behind the end of the file or because the wait was killed (mm/filemap.c:filemap_fault). The process does not
+take it, and the fault is not written.
+
 What remains with ends:
 
 - Without tracepoints, or where records were lost, an aborted fault that is not repeated has the kind unknown.
@@ -52,7 +56,7 @@ UNKNOWN, MINOR, MAJOR, FAILED = range(4)
 UNFINISHED = 253
 """It has no end: it is repeated, failed with proof, or stays unknown."""
 REPEATED = 254
-"""The same fault follows again: this one is not written."""
+"""The same fault follows again, or its process exits: this one is not written."""
 PENDING = 255
 
 Key = tuple[int, int]
@@ -234,7 +238,7 @@ class Outcomes:
                 if len(thread.faults) > _MOST:
                     oldest = thread.faults.pop(0)
                     settle(oldest, self._without_end(oldest))
-            elif event in (Event.MINOR, Event.MAJOR, Event.SIGBUS):
+            elif _OUTCOME[event]:
                 if running:
                     settle(thread.faults.pop(), int(_OUTCOME[event]))
             elif event == Event.DELIVER:
@@ -284,4 +288,4 @@ def _fault(samples: Samples, row: int) -> _Fault:
 
 
 _OUTCOME = np.zeros(len(Event), np.uint8)
-_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS]] = MINOR, MAJOR, FAILED
+_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS, Event.IGNORED]] = MINOR, MAJOR, FAILED, REPEATED

@@ -73,6 +73,8 @@ class Event(IntEnum):
     """A thread took a signal: signal:signal_deliver."""
     RETURN = 8
     """A thread returns from a handler: syscalls:sys_enter_rt_sigreturn."""
+    IGNORED = 9
+    """SIGBUS was generated for a process that is exiting and does not take it: a killed wait fails, too."""
 
 
 _MARK = {Event.MINOR: WEIGHT, Event.FAULT: PERIOD, Event.MAJOR: DATA_SRC}
@@ -262,7 +264,8 @@ class Perf:
             (_TRACEPOINT, number("exceptions/page_fault_kernel"), Event.FAULT, ""),
             (_SOFTWARE, _PAGE_FAULTS_MAJ, Event.MAJOR, ""),
             (_SOFTWARE, _PAGE_FAULTS_MIN, Event.MINOR, _OF_KERNEL),
-            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, _BY_FAULT),
+            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, f"{_BY_FAULT}&&result!=1"),
+            (_TRACEPOINT, number("signal/signal_generate"), Event.IGNORED, f"{_BY_FAULT}&&result==1"),
             (_TRACEPOINT, number("signal/signal_deliver"), Event.DELIVER, ""),
         ]
         with contextlib.suppress(FileNotFoundError):  # without CONFIG_FTRACE_SYSCALLS
@@ -380,7 +383,7 @@ _OF_KERNEL = "kernel"
 """In place of a filter: the faults of system calls alone. No signal reports those that fail."""
 _BY_FAULT = "sig==7&&code>0&&code!=5"
 """The signal of a fault goes to the thread that took it. kill(2) has codes up to 0, and BUS_MCEERR_AO, of a
-broken page that nobody has touched, goes to another thread."""
+broken page that nobody has touched, goes to another thread. Result 1 is TRACE_SIGNAL_IGNORED."""
 Plan = tuple[int, int, Event, str]
 
 
