@@ -8,8 +8,7 @@ With ends, a fault that found its page is followed by PAGE_FAULTS_MIN or _MAJ in
 (mm/memory.c:mm_account_fault). One without an end was aborted, failed, or its thread died. The software
 events are recorded this way, and the tracepoints on mounts whose faults wait: those with managed pages, and
 file systems that are no tmpfs. Where each SIGBUS is seen, too, a fault of user mode has no end and no
-SIGBUS only if it was aborted, or got SIGSEGV, which says nothing about the store. `pending` decides the
-others by proofs and by later faults at the same page.
+SIGBUS only if it was aborted. `pending` decides the others by proofs and by later faults at the same page.
 
 Without ends, one record of a tracepoint stands for a fault, and only major ends, SIGBUS, and the ends of
 faults that a system call took have records of their own. The end of every fault takes 10 % more CPU time of
@@ -25,7 +24,7 @@ copies with page faults disabled at first, and faults the page in where that fai
 
 An exit of the process kills threads in faults. The kernel may generate a SIGBUS then, because the page is
 behind the end of the file or because the wait was killed (mm/filemap.c:filemap_fault). The process does not
-take it, and the fault is not written.
+take it, and the fault is not written. Nor is one that ends in SIGSEGV, where tracepoints are recorded.
 
 What remains with ends:
 
@@ -56,7 +55,7 @@ UNKNOWN, MINOR, MAJOR, FAILED = range(4)
 UNFINISHED = 253
 """It has no end: it is repeated, failed with proof, or stays unknown."""
 REPEATED = 254
-"""The same fault follows again, or its process exits: this one is not written."""
+"""The same fault follows again, or the kernel does not count it: this one is not written."""
 PENDING = 255
 
 Key = tuple[int, int]
@@ -288,4 +287,4 @@ def _fault(samples: Samples, row: int) -> _Fault:
 
 
 _OUTCOME = np.zeros(len(Event), np.uint8)
-_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS, Event.IGNORED]] = MINOR, MAJOR, FAILED, REPEATED
+_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS, Event.UNCOUNTED]] = MINOR, MAJOR, FAILED, REPEATED
