@@ -399,11 +399,7 @@ def _with_ends(plan: list[Plan]) -> list[Plan]:
 
 
 _CLOCK_MONOTONIC = 1
-_BY_SOFTWARE = (
-    (_PAGE_FAULTS, Event.FAULT),
-    (_PAGE_FAULTS_MIN, Event.MINOR),
-    (_PAGE_FAULTS_MAJ, Event.MAJOR),
-)
+_BY_SOFTWARE = (_PAGE_FAULTS, Event.FAULT), (_PAGE_FAULTS_MIN, Event.MINOR), (_PAGE_FAULTS_MAJ, Event.MAJOR)
 
 
 def _perf_event_open(
