@@ -8,8 +8,7 @@ With ends, a fault that found its page is followed by PAGE_FAULTS_MIN or _MAJ in
 (mm/memory.c:mm_account_fault). One without an end was aborted, failed, or its thread died. The software
 events are recorded this way, and the tracepoints on mounts whose faults wait: those with managed pages, and
 file systems that are no tmpfs. Where each SIGBUS is seen, too, a fault of user mode has no end and no
-SIGBUS only if it was aborted, or got SIGSEGV, which says nothing about the store. `pending` decides the
-others by proofs and by later faults at the same page.
+SIGBUS only if it was aborted. `pending` decides the others by proofs and by later faults at the same page.
 
 Without ends, one record of a tracepoint stands for a fault, and only major ends, SIGBUS, and the ends of
 faults that a system call took have records of their own. The end of every fault takes 10 % more CPU time of
@@ -22,6 +21,10 @@ A fault of a system call without an end has failed: the call got EFAULT, and nob
 unknown. If the next fault of the thread is a system call's at the same page, the two are one: write(2)
 copies with page faults disabled at first, and faults the page in where that fails
 (mm/filemap.c:generic_perform_write).
+
+An exit of the process kills threads in faults. The kernel may generate a SIGBUS then, because the page is
+behind the end of the file or because the wait was killed (mm/filemap.c:filemap_fault). The process does not
+take it, and the fault is not written. Nor is one that ends in SIGSEGV, where tracepoints are recorded.
 
 What remains with ends:
 
@@ -52,7 +55,7 @@ UNKNOWN, MINOR, MAJOR, FAILED = range(4)
 UNFINISHED = 253
 """It has no end: it is repeated, failed with proof, or stays unknown."""
 REPEATED = 254
-"""The same fault follows again: this one is not written."""
+"""The same fault follows again, or the kernel does not count it: this one is not written."""
 PENDING = 255
 
 Key = tuple[int, int]
@@ -234,7 +237,7 @@ class Outcomes:
                 if len(thread.faults) > _MOST:
                     oldest = thread.faults.pop(0)
                     settle(oldest, self._without_end(oldest))
-            elif event in (Event.MINOR, Event.MAJOR, Event.SIGBUS):
+            elif _OUTCOME[event]:
                 if running:
                     settle(thread.faults.pop(), int(_OUTCOME[event]))
             elif event == Event.DELIVER:
@@ -284,4 +287,4 @@ def _fault(samples: Samples, row: int) -> _Fault:
 
 
 _OUTCOME = np.zeros(len(Event), np.uint8)
-_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS]] = MINOR, MAJOR, FAILED
+_OUTCOME[[Event.MINOR, Event.MAJOR, Event.SIGBUS, Event.UNCOUNTED]] = MINOR, MAJOR, FAILED, REPEATED

@@ -73,6 +73,8 @@ class Event(IntEnum):
     """A thread took a signal: signal:signal_deliver."""
     RETURN = 8
     """A thread returns from a handler: syscalls:sys_enter_rt_sigreturn."""
+    UNCOUNTED = 9
+    """A fault ended in SIGSEGV, or in a SIGBUS that its process does not take because it is exiting."""
 
 
 _MARK = {Event.MINOR: WEIGHT, Event.FAULT: PERIOD, Event.MAJOR: DATA_SRC}
@@ -262,7 +264,8 @@ class Perf:
             (_TRACEPOINT, number("exceptions/page_fault_kernel"), Event.FAULT, ""),
             (_SOFTWARE, _PAGE_FAULTS_MAJ, Event.MAJOR, ""),
             (_SOFTWARE, _PAGE_FAULTS_MIN, Event.MINOR, _OF_KERNEL),
-            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, _BY_FAULT),
+            (_TRACEPOINT, number("signal/signal_generate"), Event.SIGBUS, f"{_BY_FAULT}&&result!=1"),
+            (_TRACEPOINT, number("signal/signal_generate"), Event.UNCOUNTED, _NO_FAILURE),
             (_TRACEPOINT, number("signal/signal_deliver"), Event.DELIVER, ""),
         ]
         with contextlib.suppress(FileNotFoundError):  # without CONFIG_FTRACE_SYSCALLS
@@ -380,7 +383,9 @@ _OF_KERNEL = "kernel"
 """In place of a filter: the faults of system calls alone. No signal reports those that fail."""
 _BY_FAULT = "sig==7&&code>0&&code!=5"
 """The signal of a fault goes to the thread that took it. kill(2) has codes up to 0, and BUS_MCEERR_AO, of a
-broken page that nobody has touched, goes to another thread."""
+broken page that nobody has touched, goes to another thread. Result 1 is TRACE_SIGNAL_IGNORED."""
+_NO_FAILURE = f"({_BY_FAULT}&&result==1)||(sig==11&&(code==1||code==2||code==4))"
+"""SEGV_MAPERR, SEGV_ACCERR and SEGV_PKUERR are of faults that no store was asked about."""
 Plan = tuple[int, int, Event, str]
 
 
@@ -394,11 +399,7 @@ def _with_ends(plan: list[Plan]) -> list[Plan]:
 
 
 _CLOCK_MONOTONIC = 1
-_BY_SOFTWARE = (
-    (_PAGE_FAULTS, Event.FAULT),
-    (_PAGE_FAULTS_MIN, Event.MINOR),
-    (_PAGE_FAULTS_MAJ, Event.MAJOR),
-)
+_BY_SOFTWARE = (_PAGE_FAULTS, Event.FAULT), (_PAGE_FAULTS_MIN, Event.MINOR), (_PAGE_FAULTS_MAJ, Event.MAJOR)
 
 
 def _perf_event_open(

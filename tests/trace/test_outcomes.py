@@ -154,6 +154,8 @@ def test_threads_do_not_repeat_each_others_faults() -> None:
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 1), (RETURN,), (FAULT, 7, 9)], [FAILED, MINOR]),
         ([(FAULT, 7, 9), (SIGBUS,), (DELIVER, 0)], [FAILED]),
         ([(FAULT, 7, 9), (DELIVER, 0)], [MINOR]),  # killed
+        ([(FAULT, 7, 9), (Event.UNCOUNTED,)], [REPEATED]),  # SIGSEGV, or SIGBUS in an exit
+        ([(FAULT, 6, 9), (DELIVER, 1), (RETURN,), (FAULT, 7, 9), (Event.UNCOUNTED,)], [MINOR, REPEATED]),
     ],
 )
 def test_signals_beside_the_tracepoints(events: list[tuple[Any, ...]], expected: list[int]) -> None:

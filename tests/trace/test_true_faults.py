@@ -17,7 +17,7 @@ from shmfs.testing.plugin import why_absent
 from shmfs.trace import perf, recording, stream
 from shmfs.trace.deaths import Touched
 from shmfs.trace.exits import Statuses
-from shmfs.trace.outcomes import FAILED
+from shmfs.trace.outcomes import FAILED, UNKNOWN
 from shmfs.trace.recording import Recording, Subject
 from tests.trace.conftest import SHM, Child, Traced, refuse, seen
 from tests.trace.test_recorder import Explained
@@ -236,7 +236,9 @@ tell(*(("a", page) for page in range(4)))
     assert not seen(trace, FAILED)
 
 
-def test_a_page_that_is_protected_does_not_fail_by_the_store(traced: Traced) -> None:
+def test_a_page_that_is_protected_does_not_fail_by_the_store(
+    traced: Traced, request: pytest.FixtureRequest
+) -> None:
     """SIGSEGV: the fault has no end, and the page is no reason."""
     trace, _ = traced("""
 import resource
@@ -250,6 +252,8 @@ if os.fork() == 0:
 assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGSEGV
 """)
     assert not seen(trace, FAILED)
+    kinds = {fault["page"]: fault["kind"] for fault in trace.fault_array()}
+    assert kinds == ({0: 1} if "tracepoints" in request.node.name else {0: 1, 3: UNKNOWN})
 
 
 def test_a_leader_that_exits_and_a_thread_that_execs(traced: Traced) -> None:
