@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shmfs.errors import ShmfsError
@@ -27,6 +28,8 @@ class Followed(NamedTuple):
     """What could not be seen: a sentence."""
     said: list[str]
     """Why something failed: a sentence each."""
+    unfollowed: Sequence[str] = ()
+    """Processes that were not followed for some time; each counts as a lost record."""
 
 
 class Follower:
@@ -107,7 +110,8 @@ def main() -> None:
         return
     counts = recording.counts()
     result = Followed(
-        counts.minor, counts.major, counts.failed, counts.lost, counts.seen, note or counts.note, said
+        *(counts.minor, counts.major, counts.failed, counts.lost, counts.seen, note or counts.note, said),
+        unfollowed=counts.unfollowed,
     )
     print(json.dumps(result._asdict()), flush=True)
 

@@ -22,7 +22,7 @@ from shmfs.trace.processes import everybody, read_file
 from shmfs.trace.registry import Registry
 from shmfs.trace.tasks import children
 
-_MOST_NAMES = 16
+_MOST_NAMES = 1000
 _RECHECK = 1_000_000_000
 """Nanoseconds between two looks for the effects of lost records, at least."""
 
@@ -44,12 +44,12 @@ class Gaps:
     def __init__(
         self,
         perf: Perf | None,
+        last_faults: LastFaults | None,
         attribution: Attribution,
         known: Registry,
         look_at: Callable[[int], None],
         *,
         everybody: bool,
-        last_faults: LastFaults | None = None,
     ) -> None:
         """`look_at` adds what /proc says that a process has mapped.
 

@@ -112,9 +112,8 @@ class Recorder:
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0
-        self.gaps = Gaps(
-            perf, self._attribution, self._known, self._look_at, everybody=everybody, last_faults=last_faults
-        )
+        known = self._attribution, self._known, self._look_at
+        self.gaps = Gaps(perf, last_faults, *known, everybody=everybody)
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._ends: SimpleQueue[tuple[int, int]] = SimpleQueue()
         """Pids and exit statuses of processes that somebody else has waited for."""

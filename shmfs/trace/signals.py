@@ -95,9 +95,10 @@ class Failures:
         segments, pages = space.find(np.array([signal.address], np.uint64)) if space else ([-1], [0])
         segment = int(segments[0])
         if segment < 0:
-            why = f"it touched address {signal.address:#x}, where no file of this mount is mapped"
+            why = "where no file of this mount is mapped"
             if self._attribution.tasks.has_gap(signal.pid):
-                why += ", as far as is known: the kernel ended perf's monitoring of it at an exec"
+                why = "of an unknown file, because the kernel ended perf's monitoring of it at an exec"
+            why = f"it touched address {signal.address:#x}, {why}"
             self.deaths.stray(signal.pid, why, when)
         elif not self._recorded:
             inode, path = self._known.file(segment)

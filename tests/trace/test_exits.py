@@ -1,11 +1,14 @@
 """How a process ended, where nobody reports it: from the zombie, and from a pidfd."""
 
+import contextlib
 import os
+import select
 import subprocess
+import time
 
 import pytest
 
-from shmfs.trace.exits import Exits, Statuses
+from shmfs.trace.exits import Execs, Exits, Statuses
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,23 @@ def test_descriptors_are_bounded_and_given_back(statuses: Statuses, monkeypatch:
     for one in several:
         one.kill()
         one.wait()
+
+
+def test_an_exec_is_reported_at_once() -> None:
+    try:
+        exits, execs = Exits(), Execs()
+    except OSError:
+        pytest.skip("the process connector takes root")
+    with contextlib.closing(exits), contextlib.closing(execs):
+        process = subprocess.Popen(["sh", "-c", "exit 3"])
+        process.wait()
+        exits.read()
+        if not exits.works:
+            pytest.skip("the kernel does not answer from within a container")
+        found: list[int] = []
+        while select.select([execs], [], [], 10)[0] and process.pid not in found:
+            found += execs.read()
+        assert process.pid in found
+        ended = exits.time(process.pid)
+        assert ended is not None
+        assert 0 < time.monotonic_ns() - ended < 60 * 1_000_000_000

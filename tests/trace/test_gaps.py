@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import subprocess
 import sys
 import time
@@ -251,3 +252,54 @@ def test_the_page_is_known_without_signals(
     run = Run(directory, tmp_path / "trace", "die", monkeypatch, at_once=True, faults=False)
     assert run.status == -7
     assert [(one.pid, one.page, Path(one.path).name) for one in run.explained.faults] == [(run.pid, 5, "s")]
+
+
+def test_events_of_what_has_ended_are_closed() -> None:
+    """And the descriptor for poll(2) is not ready for ever."""
+    wait = "import os, sys; os.fork(); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        watch = perf.Perf(process.pid)
+        try:
+            before = len(os.listdir("/proc/self/fd"))
+            watch.follow(gaps.tids_of(process.pid))
+            watch.tidy()
+            assert len(os.listdir("/proc/self/fd")) > before
+            process.communicate(timeout=60)  # also until the child has closed its output
+            while len(os.listdir("/proc/self/fd")) > before - 2:
+                watch.tidy()
+            for ring in watch.rings:
+                ring.read()
+            assert not select.select([watch], [], [], 0)[0]
+            with pytest.raises(ProcessLookupError):
+                watch.follow([process.pid])
+        finally:
+            watch.close()
+
+
+def test_descriptors_are_left_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf.resource, "getrlimit", lambda which: (2, 2))
+    watch = perf.Perf(os.getpid())
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            watch.follow([os.getpid()])
+    finally:
+        watch.close()
+
+
+def test_which_processes_may_have_been_given_up() -> None:
+    """Those are looked at at once; all others are not, as any process of the machine may execute."""
+    assert not gaps.may_be_unfollowed([os.getpid(), GONE])
+    if os.geteuid() != 0:
+        pytest.skip("only root may change its user")
+    changed = "import os, sys; os.setresuid(65534, 0, 0); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", changed], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert gaps.may_be_unfollowed([os.getpid(), process.pid])
+        process.communicate(timeout=60)

@@ -11,7 +11,7 @@ import pytest
 from shmfs.system import families
 from shmfs.system.probe import SI_KERNEL, SIGBUS, SIGXFSZ
 from shmfs.trace.attribution import Area, Attribution
-from shmfs.trace.changes import FailedCall, Mmap, Signal, Written
+from shmfs.trace.changes import FailedCall, Mmap, Signal, Unfollow, Written
 from shmfs.trace.deaths import Touched
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
@@ -107,6 +107,13 @@ def test_what_is_not_mapped_from_the_mount_is_not_its_fault() -> None:
     [(pid, why, when)] = found.strays
     assert (found.faults, pid, when) == ([], GONE, OFFSET + 1000)
     assert why == "it touched address 0xdead000, where no file of this mount is mapped"
+
+
+def test_where_mappings_are_missing_nothing_is_claimed() -> None:
+    one = Session()
+    one.failures._attribution.tasks.unfollowed(Unfollow(0, GONE))
+    [(_, why, _)] = one.take(signal(address=0xDEAD000)).strays
+    assert why.startswith("it touched address 0xdead000, of an unknown file, because the kernel ended")
 
 
 @pytest.mark.parametrize(
