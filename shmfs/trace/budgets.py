@@ -285,6 +285,8 @@ def _source(budget: Budget, ended: Ended) -> str:
         return "mm, perf, exact"
     if budget.figure == "peak" and ended.statistics.store == "native":
         return f"{source}, sampled"
+    if budget.figure == "refused" and ended.statistics.store == "native":
+        source += ", perf"
     if not budget.recorded:
         return f"{source}, exact"
     faults = ended.faults

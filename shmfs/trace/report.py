@@ -30,6 +30,7 @@ from shmfs.trace.records import (
 )
 from shmfs.trace.sizing import parse
 from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
+from shmfs.trace.totals import refused
 from shmfs.trace.wording import advice, death_sentence, refusal_lines
 
 PAGE = 4096
@@ -130,7 +131,6 @@ def build(
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
     refusals = _refusals(statistics, deaths, calls)
-    refused = statistics.refused + sum(refusal.count for refusal in calls)
     limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
     recorded = sum(one.count for one in statistics.refusals)
     old = list(statistics.stale)
@@ -154,7 +154,7 @@ def build(
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
         enough=None if limited or unsure else option_size(statistics.peak),
-        refused=refused,
+        refused=refused(statistics, deaths, calls),
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
