@@ -190,3 +190,17 @@ def test_a_page_behind_the_end_is_no_refusal(cli: Cli, pages: str, tmp_path: Pat
     assert (found.report["refused"], found.status) == (0, 135)
     assert "touched page 1 of /f, but that is beyond the end" in found.errors
     assert "--fail-on" not in found.errors
+
+
+def test_an_anonymous_mapping_that_was_refused_is_no_segment(cli: Cli, pages: str, tmp_path: Path) -> None:
+    program = "import mmap; kept = mmap.mmap(-1, 8 * PAGE); tried(mmap.mmap, -1, LIMIT * PAGE)"
+    trace = tmp_path / "trace"
+    found = Reported(cli, pages, tmp_path, program, "--trace", trace)
+    assert found.printed == ["ENOMEM"]
+    assert found.kinds() == [("ENOMEM", "mmap", "/dev/zero")]
+    assert [(one["segment"]["path"], one["segment"]["size"]) for one in found.report["segments"]] == [
+        ("/dev/zero", 8 * PAGE)
+    ]
+    recorded = json.loads(cli("report", "--json", trace).stdout)
+    assert [(one["path"], one["size"]) for one in recorded["segments"]] == [("/dev/zero", 8 * PAGE)]
+    assert [one["call"] for one in recorded["refusals"]] == ["mmap"]
