@@ -88,7 +88,8 @@ def _sigbus(ended: Ended) -> int | None:
     explained = ended.explained.deaths if ended.explained else []
     deaths = sum(death.count for death in explained if not death.sent)
     failed = _faults("failed")(ended)
-    if deaths or ended.status == 128 + SIGBUS:
+    sent = any(death.sent for death in explained)  # which explains the status
+    if deaths or (ended.status == 128 + SIGBUS and not sent):
         return max(failed or 0, deaths, 1)
     return failed
 
@@ -285,6 +286,8 @@ def _source(budget: Budget, ended: Ended) -> str:
         return "mm, perf, exact"
     if budget.figure == "peak" and ended.statistics.store == "native":
         return f"{source}, sampled"
+    if budget.figure == "refused" and ended.statistics.store == "native":
+        source += ", perf"
     if not budget.recorded:
         return f"{source}, exact"
     faults = ended.faults

@@ -107,6 +107,10 @@ class _Live:
         several: Iterable[Process] = (openers,) if isinstance(openers, Process) else openers
         return list({(process.pid, process.start_time): process for process in several}.values())
 
+    def was_refused_whole(self) -> bool:
+        """Whether it is a shared anonymous mapping for which mmap(2) failed, so that nobody ever had it."""
+        return self.door[0] == "anon" and self.refused > 0 and self.size == self.peak == 0
+
     def segment(self, inode: int, path: str, evicted: bool) -> Segment:
         return Segment(
             inode=inode,
@@ -323,9 +327,9 @@ class History:
             live.size = size
 
     def evict(self, inode: int) -> None:
-        """End the segment."""
+        """End the segment. An anonymous mapping that was refused never was one; its refusal is kept."""
         live = self._live.pop(inode, None)
-        if live is not None:
+        if live is not None and not live.was_refused_whole():
             if len(self._ended) == MAX_ENDED:
                 self.segments_dropped += 1
                 self._forgotten_page_ins += self._ended[0][2].page_ins

@@ -398,7 +398,7 @@ class Lifecycle:
                 death.fatal = died.status == 128 + SIGBUS and death.time == last
         if self.statistics is not None:
             self._merge(self.statistics)
-        return [life.segment for life in self._lives]
+        return [life.segment for life in self._lives if not _was_refused(life.segment)]
 
     def _add_calls(self, life: _Life) -> None:
         for (second, pid), calls in life.calls.items():
@@ -436,3 +436,9 @@ class Lifecycle:
         several = self._by_pid.get(process.pid, [])
         found = [one for one in several if one.command == process.command] or several
         return Who(process.pid, process.command, found[-1].process if found else None)
+
+
+def _was_refused(segment: Segment) -> bool:
+    """Whether it is a shared anonymous mapping for which mmap(2) failed, so that nobody ever had it."""
+    never_mapped = segment.kind == "anon" and segment.end == "gone" and segment.segment is None
+    return never_mapped and segment.refused > 0 and not segment.size and not segment.peak_resident

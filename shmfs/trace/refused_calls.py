@@ -100,7 +100,8 @@ class RefusedCalls:
                 self._write_one(refusal)
 
     def _is_served(self, refusal: Refusal) -> bool:
-        if refusal.path == _ANONYMOUS and refusal.pid in self._mapped:
+        # A mapping that was refused is no segment, so that its path may not be known.
+        if refusal.path in (_ANONYMOUS, "") and refusal.call == "fallocate" and refusal.pid in self._mapped:
             return True
         return (refusal.pid, refusal.inode, refusal.call) in self._served
 

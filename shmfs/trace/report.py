@@ -30,6 +30,7 @@ from shmfs.trace.records import (
 )
 from shmfs.trace.sizing import parse
 from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
+from shmfs.trace.totals import refused
 from shmfs.trace.wording import advice, death_sentence, refusal_lines
 
 PAGE = 4096
@@ -85,8 +86,8 @@ class Report(Struct):
     inode_limit: int
     inodes_peak: int
     enough: str | None
-    """The `size=` that would have been enough, as in "37m"; None when a limit refused something, or may have:
-    with native pages nobody counts what the kernel refuses to a touch or a write."""
+    """The `size=` that would have been enough, as in "37m". None when a limit refused something or may have,
+    and with native pages, whose peak is sampled."""
     refused: int
     """What limits refused, each time: ENOSPC to a call, SIGBUS to a touch."""
     lost_records: int
@@ -104,7 +105,8 @@ class Report(Struct):
     refusals: list[Refusal]
     """What limits refused, once for each errno, call, limit, path and process; not what `deaths` explain."""
     needed: str | None
-    """Where something was refused, the largest `size=` that is known to be needed at least."""
+    """The largest `size=` that is known to be needed at least, where something was refused; with native pages
+    no less than the peak that was seen."""
     stale: list[Stale]
     """Figures that are not brought up to date since an observer failed."""
 
@@ -130,7 +132,6 @@ def build(
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
     refusals = _refusals(statistics, deaths, calls)
-    refused = statistics.refused + sum(refusal.count for refusal in calls)
     limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
     recorded = sum(one.count for one in statistics.refusals)
     old = list(statistics.stale)
@@ -139,6 +140,10 @@ def build(
     unsure = (
         _is_full(statistics) or statistics.refused > recorded or stale(old, "refused", "refusals", "deaths")
     )
+    needed = [one.enough for one in limited if one.enough]
+    native = statistics.store == "native"
+    if native:
+        needed.append(option_size(statistics.peak))
     return Report(
         command=list(command),
         status=status,
@@ -153,8 +158,8 @@ def build(
         peak=statistics.peak,
         inode_limit=statistics.inode_limit,
         inodes_peak=statistics.inodes_peak,
-        enough=None if limited or unsure else option_size(statistics.peak),
-        refused=refused,
+        enough=None if limited or unsure or native else option_size(statistics.peak),
+        refused=refused(statistics, deaths, calls),
         lost_records=statistics.lost_records,
         segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
@@ -164,7 +169,7 @@ def build(
         segments=rows,
         deaths=list(deaths),
         refusals=refusals,
-        needed=max((one.enough for one in limited if one.enough), key=parse, default=None),
+        needed=max(needed, key=parse, default=None),
         stale=old,
     )
 
@@ -179,10 +184,9 @@ def _refusals(statistics: Statistics, deaths: Sequence[Death], calls: Sequence[R
     ]
 
 
-def _is_full(statistics: Statistics) -> bool:
+def _is_full(about: "Statistics | Report") -> bool:
     """Whether native pages were all in use, so that more may have been refused."""
-    limit = statistics.size_limit
-    return statistics.store == "native" and 0 < limit <= statistics.peak
+    return about.store == "native" and 0 < about.size_limit <= about.peak
 
 
 def report_json(report: Report) -> bytes:
@@ -255,8 +259,12 @@ def _header(report: Report) -> list[Fact]:
         peak.append(" · ")
         peak.append(f"size={report.enough}", "bold green")
         peak.append(" would have been enough")
+    elif _is_sampled(report):
+        peak.append(" · at least ")
+        peak.append(f"size={report.needed}", "bold")
+        peak.append("; the peak of native pages is sampled")
     else:
-        known = bool(report.deaths or report.refusals or report.refused)
+        known = _was_refused(report)
         peak.append(" · ")
         peak.append("not enough" if known else "perhaps not enough", "bold red")
         peak.append(f": {advice('size', report.needed)}")
@@ -265,6 +273,16 @@ def _header(report: Report) -> list[Fact]:
     ended.append(f" after {report.duration:.2f} s · {plural(count, 'segment')} · ")
     ended.append(plural(report.processes, "process"))
     return [("shmfs", command), ("end", ended), ("peak", peak)]
+
+
+def _was_refused(report: Report) -> bool:
+    return bool(report.deaths or report.refusals or report.refused)
+
+
+def _is_sampled(report: Report) -> bool:
+    """Whether nothing speaks against the size but that the peak may have been higher between two looks."""
+    unsure = _is_full(report) or stale(report.stale, "refused", "refusals", "deaths")
+    return report.store == "native" and not unsure and not _was_refused(report)
 
 
 def _page_ins(segment: Segment) -> str:

@@ -295,7 +295,7 @@ class Report:
             return []
         texts = {
             "exact": "the most that was in use at once (fuse, mm, exact)",
-            "looked": "the most that was in use at once, as seen by looking (fuse, native store)",
+            "looked": "at least: the most that was seen in use at once; the peak of native pages is sampled",
             "partial": "the most that was in use at once, as far as it was recorded (fuse, mm, at least)",
             "least": "at least: something was refused, and what would have come after it is not known; to "
             "find the size, run again with `-o size=0` and read the peak",
@@ -308,7 +308,7 @@ class Report:
         if sizing.basis == "least" and sizing.declared and sizing.declared > (sizing.peak or 0):
             needed.append(f"; all pages of the segments there were come to {size(sizing.declared)}")
         docker = Text(f"docker run --shm-size={sizing.size}", "green")
-        if sizing.needed <= DOCKER and sizing.basis in ("exact", "looked"):
+        if sizing.needed <= DOCKER and sizing.basis == "exact":
             docker.append("  (what it gives by default, 64 MiB, is enough)", "dim")
         limit = f"emptyDir: {{medium: Memory, sizeLimit: {sizing.quantity}}}"
         kubernetes = Text(limit, "green").append(

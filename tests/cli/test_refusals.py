@@ -164,3 +164,43 @@ tried(libc.mlock, address, 16 * PAGE)
         return
     assert found.kinds() == [("ENOMEM", "mlock", "/f")]
     assert (found.refusals[0]["limit_name"], found.refusals[0]["limit"]) == ("RLIMIT_MEMLOCK", 8 * PAGE)
+
+
+def test_a_sigbus_of_a_full_mount_is_one_refusal(cli: Cli, pages: str, tmp_path: Path) -> None:
+    """Of three processes, one each."""
+    program = """
+address = mapped(new('f', 8), 8)
+fill()
+for page in range(3):
+    if os.fork() == 0:
+        ctypes.memset(address + page * PAGE, 1, 1)
+    assert os.wait()[1] & 127 == 7
+"""
+    budgets = "--fail-on", "refused", "--fail-on", "refused>3"
+    found = Reported(cli, pages, tmp_path, program, *budgets)
+    assert [death["count"] for death in found.report["deaths"]] == [1, 1, 1]
+    assert (found.report["refused"], found.status) == (3, 1)
+    assert "--fail-on refused: 3 allocations that a limit refused" in found.errors
+    assert "--fail-on refused>3" not in found.errors
+
+
+def test_a_page_behind_the_end_is_no_refusal(cli: Cli, pages: str, tmp_path: Path) -> None:
+    program = "ctypes.memset(mapped(new('f', 1), 2) + PAGE, 1, 1)"
+    found = Reported(cli, pages, tmp_path, program, "--fail-on", "refused")
+    assert (found.report["refused"], found.status) == (0, 135)
+    assert "touched page 1 of /f, but that is beyond the end" in found.errors
+    assert "--fail-on" not in found.errors
+
+
+def test_an_anonymous_mapping_that_was_refused_is_no_segment(cli: Cli, pages: str, tmp_path: Path) -> None:
+    program = "import mmap; kept = mmap.mmap(-1, 8 * PAGE); tried(mmap.mmap, -1, LIMIT * PAGE)"
+    trace = tmp_path / "trace"
+    found = Reported(cli, pages, tmp_path, program, "--trace", trace)
+    assert found.printed == ["ENOMEM"]
+    assert found.kinds() == [("ENOMEM", "mmap", "/dev/zero")]
+    assert [(one["segment"]["path"], one["segment"]["size"]) for one in found.report["segments"]] == [
+        ("/dev/zero", 8 * PAGE)
+    ]
+    recorded = json.loads(cli("report", "--json", trace).stdout)
+    assert [(one["path"], one["size"]) for one in recorded["segments"]] == [("/dev/zero", 8 * PAGE)]
+    assert [one["call"] for one in recorded["refusals"]] == ["mmap"]

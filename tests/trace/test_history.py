@@ -187,6 +187,21 @@ def test_ended_segments_are_capped_and_counted(monkeypatch):
     assert history.segments_dropped == 2
 
 
+def test_an_anonymous_mapping_that_was_refused_is_no_segment(history):
+    for inode, pages in ((5, 0), (6, 3)):
+        history.create(inode, "", FILE, 0)
+        history.door(inode, "anon", 0, 0)
+        if pages:  # it was there, and was refused more later
+            history.resize(inode, 0, pages * 4096, 0)
+        history.refuse(inode, 0, 8, "size")
+        history.evict(inode)
+    history.create(7, "/empty", FILE, 0)
+    history.refuse(7, 0, 8, "size")
+    history.evict(7)
+    assert [(one.inode, one.refused) for one in history.segments()] == [(6, 1), (7, 1)]
+    assert (history.refused, history.segments_dropped) == (3, 0)
+
+
 def test_an_inode_number_that_comes_again_is_another_segment(history):
     history.create(5, "/x", FILE, 0)
     history.create(5, "/y", FILE, 0)

@@ -126,7 +126,23 @@ def test_of_a_full_native_store_no_size_is_promised():
     report = make(segment(), store="native", peak=64 * MIB)
     assert (report.enough, report.refused) == (None, 0)
     assert "peak 64 MiB of 64 MiB (100 %) · perhaps not enough" in flat(show(report))
-    assert make(segment(), store="native", peak=64 * MIB - 4096).enough == "64m"
+
+
+def test_of_native_pages_the_peak_is_a_lower_bound():
+    report = make(segment(), store="native", peak=48 * MIB - 4096)
+    assert (report.enough, report.needed) == (None, "48m")
+    text = flat(show(report))
+    assert "peak 48.0 MiB of 64 MiB (75 %) · at least size=48m; the peak of native pages is sampled" in text
+    assert "enough" not in text
+
+
+def test_of_native_pages_what_was_refused_is_not_below_the_peak():
+    one = refusal(enough="40m")
+    report = make(segment(), store="native", peak=48 * MIB, refused=1, refusals=[one])
+    assert (report.enough, report.needed) == (None, "48m")
+    assert "not enough: at least size=48m is needed" in flat(show(report))
+    one = refusal(enough="80m")
+    assert make(segment(), store="native", peak=48 * MIB, refused=1, refusals=[one]).needed == "80m"
 
 
 def test_what_was_left_behind():
