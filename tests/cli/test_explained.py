@@ -482,7 +482,10 @@ def test_record_on_a_tmpfs(cli: Cli, programs: Path, tmp_path: Path) -> None:
     ]
     for death in found["deaths"]:
         assert {one["path"]: one["bytes"] >> 20 for one in death["holders"]} == {"/f1": 6, "/f2": 6, "/f3": 4}
-        assert (death["limit"], death["enough"]) == (16 << 20, "24m")
+        assert death["limit"] == 16 << 20
+    # The files are looked at after the first death: /f4 may be there already.
+    assert found["deaths"][0]["enough"] in ("18m", "24m")
+    assert found["deaths"][1]["enough"] == "24m"
     [refusal] = found["refusals"]
     assert (refusal["path"], refusal["pid"], refusal["call"], refusal["asked"]) == (
         "/x",
