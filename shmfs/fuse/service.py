@@ -50,9 +50,9 @@ def start_in_background(mountpoint: str, options: str) -> launch.Server:
 def serve(mountpoint: str, options: str, ready: Callable[[launch.Server], object]) -> None:
     """Serve a mount until it is unmounted, or SIGINT, SIGTERM or SIGHUP asks for the end.
 
-    `ready` is called when the mount can be used. Must be called in the main thread. Raises ShmfsError with
-    the reason why it cannot, or when the daemon did not end as it should; KeyboardInterrupt when the end was
-    asked for before.
+    `ready` is called when the mount can be used; signals wait until it has returned. Must be called in the
+    main thread. Raises ShmfsError with the reason why it cannot, or when the daemon did not end as it should;
+    KeyboardInterrupt when the end was asked for before.
     """
     with _asked_to_end() as asked:
         try:
@@ -61,7 +61,12 @@ def serve(mountpoint: str, options: str, ready: Callable[[launch.Server], object
             raise KeyboardInterrupt from None
         status = 0
         try:
-            ready(server)
+            # A signal that raises amid a write to a buffered stream has what was written come again at exit.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+            try:
+                ready(server)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             status = server.wait()
         except _EndError:
             pass

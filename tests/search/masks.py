@@ -61,6 +61,11 @@ MASKS: dict[str, Mask] = {
         "a write that was cut short counts as a refusal, or not",
         "the kernel asks page by page or once, and a write that got something is no error",
     ),
+    "early names": Mask(
+        RECORD,
+        "the name 'exe' passes, which execve(2) of /proc/self/exe gives",
+        "the program names itself later, and what follows may not have been read when the process has ended",
+    ),
     "pages that a call maps": Mask(
         ALL,
         "pages mapped around a fault may come in mlock(2), and in mmap(2) and mremap(2) that populate",

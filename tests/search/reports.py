@@ -234,7 +234,7 @@ class Reports:
             for record in self.outcome.log
             if record.name in ("write", "fallocate") and record.pid == one["pid"]
         }
-        if asked and not PAGE <= one["asked"] <= max(asked):
+        if asked and not 0 < one["asked"] <= max(asked):  # in bytes, or in the pages that they take
             self._differs(f"{about}: asked for {one['asked']}, at most {max(asked)}")
         held = sum(holder["bytes"] for holder in one["holders"])
         if held > self.limit:
