@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shmfs.trace.surveys import UNSURE
+from shmfs.trace.tmpfs import DELETED
 from tests.search.masks import MASKS
 from tests.search.program import PAGE, Record
 from tests.search.truth import NEVER, Touch, Truth
@@ -152,7 +153,7 @@ class Reports:
             self._differs(f"{about}: nobody holds the space")
         if limit and (not death["enough"] or size_in_bytes(death["enough"]) < limit + PAGE):
             self._differs(f"{about}: enough is {death['enough']}")
-        names = {name for names in self.truth.names.values() for name in names} | {""}
+        names = {name for names in self.truth.names.values() for name in names} | {"", DELETED}
         for holder in death["holders"]:
             if holder["path"] not in names and not self.truth.renamed:
                 self._differs(f"{about}: no file is named {holder['path']}")
