@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _ORDER = struct.Struct("<QII")
 """Inode number, number of ranges, length of the path, which is empty if there is none."""
 _RANGE = struct.Struct("<QQ")
@@ -165,11 +166,10 @@ def _rewrite(mountpoint: str, ino: int, ranges: Sequence[Range], path: str) -> N
 
 def _open(mountpoint: str, ino: int) -> int:
     """The inode, opened by handle: no descriptor of the mount stays open, which would keep it busy."""
-    libc = ctypes.CDLL(None, use_errno=True)
     handle = _HANDLE.pack(12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFFFFFF, 0)
     root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        descriptor: int = libc.open_by_handle_at(root, handle, os.O_RDWR | os.O_CLOEXEC)
+        descriptor: int = _libc.open_by_handle_at(root, handle, os.O_RDWR | os.O_CLOEXEC)
     finally:
         os.close(root)
     if descriptor < 0:
@@ -207,11 +207,10 @@ def _rewrite_slice(descriptor: int, offset: int, length: int) -> None:
 
 def _cached(mapping: mmap.mmap) -> list[Range]:
     """The runs of bytes whose pages are in the cache and complete (mincore(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
     pages = -(-len(mapping) // mmap.PAGESIZE)
     vector = (ctypes.c_ubyte * pages)()
     start = ctypes.c_char.from_buffer(mapping)
-    failed = libc.mincore(ctypes.byref(start), ctypes.c_size_t(len(mapping)), vector)
+    failed = _libc.mincore(ctypes.byref(start), ctypes.c_size_t(len(mapping)), vector)
     del start  # or the mapping could not be closed
     if failed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

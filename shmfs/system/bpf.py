@@ -26,7 +26,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
-from shmfs.system import calls
+from shmfs.system.syscalls import syscall
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN = 0, 1, 2, 5, 10, 17
 _RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
@@ -36,9 +36,6 @@ _LICENCE = ctypes.create_string_buffer(
 _LOG_BYTES = 1 << 18
 _LOG_LINES = 6
 """Lines of the verifier's log that an error ends with; the reason is among the last ones."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 class Register(IntEnum):
@@ -263,15 +260,11 @@ def _asked(what: str, command: int, attributes: bytes) -> int:
 
 
 def _bpf(command: int, attributes: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
     try:
-        number = calls.number("bpf")
+        return syscall("bpf", command, buffer, len(attributes))
     except ShmfsError as unknown:
         raise BpfRefusedError(str(unknown)) from None
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    result: int = _libc.syscall(ctypes.c_long(number), ctypes.c_long(command), buffer, len(attributes))
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
 
 
 def _why_not(what: str, error: OSError) -> str:

@@ -6,7 +6,6 @@ it was a read or a write (exceptions:page_fault_user), what became of mappings t
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -18,12 +17,12 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 from shmfs.errors import ShmfsError
-from shmfs.system import calls as numbers
 from shmfs.system import ring, tracefs
 from shmfs.system.bpf import BpfRefusedError
 from shmfs.system.probe import Probe
 from shmfs.system.processors import online
 from shmfs.system.ring import Ring
+from shmfs.system.syscalls import syscall
 
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6, 9, 10
@@ -50,8 +49,6 @@ _RINGS = 16 << 20
 """Bytes of all rings together that are tried; RLIMIT_MEMLOCK and perf_event_mlock_kb may permit less."""
 _SMALL_RINGS = 1 << 22
 """The same where no faults are recorded: a mapping takes 150 bytes. `LastFaults` needs some of the rest."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(IntEnum):
@@ -409,10 +406,7 @@ def _perf_event_open(
         *(kind, _ATTR.size, config, 1, sample, 0, flags, wakeup),
         *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
     )
-    fd: int = _libc.syscall(numbers.number("perf_event_open"), attr, pid, processor, -1, _CLOEXEC)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
+    return syscall("perf_event_open", attr, pid, processor, -1, _CLOEXEC)
 
 
 def open_faults(pid: int, processor: int, flags: int, ring: int | None = None) -> int:
