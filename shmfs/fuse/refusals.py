@@ -183,7 +183,8 @@ def _page_in(call: str) -> tuple[str, str]:
 def blocked_in(tid: int) -> str:
     """Return the system call in which a thread waits for us, FAULT if it is none, "" where it cannot be seen.
 
-    /proc/TID/syscall takes no lock that a page fault holds. Yama and other users' processes hide it.
+    /proc/TID/syscall takes no lock that a page fault holds; "-1" is a fault, and "running" a thread that does
+    not wait (lib/syscall.c). Yama and other users' processes hide it.
     """
     try:
         first = read_file(f"/proc/{tid}/syscall").split(None, 1)[0]

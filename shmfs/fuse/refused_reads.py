@@ -5,9 +5,9 @@ FAULT_FLAG_TRIED and then delivers SIGBUS (mm/filemap.c:filemap_fault). mlock, M
 never set that flag (mm/gup.c:populate_vma_page_range): they repeat the READ until something else ends them.
 """
 
-import os
 from typing import NamedTuple
 
+from shmfs.fuse.refusals import FAULT, blocked_in
 from shmfs.mm import PAGE_SIZE
 
 _IN_SYSTEM_CALL = 8
@@ -88,20 +88,10 @@ class RefusedReads:
 def in_system_call(tid: int) -> bool | None:
     """Whether a thread that waits in the kernel entered it by a system call, not by a fault of user mode.
 
-    From /proc/TID/syscall, which takes no mmap_lock; "-1" is a fault (lib/syscall.c). None where it may not
-    be read (Yama, another user namespace), or the thread does not wait yet.
+    None where that is not visible (Yama, another user namespace), or the thread does not wait yet.
     """
-    try:
-        descriptor = os.open(f"/proc/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        text = os.read(descriptor, 32)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return None if not text or text.startswith(b"running") else not text.startswith(b"-1 ")
+    call = blocked_in(tid)
+    return call != FAULT if call else None
 
 
 def _bound(threads: dict[int, _Row] | dict[int, set[tuple[int, int, int]]]) -> None:
