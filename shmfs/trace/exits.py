@@ -14,10 +14,11 @@ import socket
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from shmfs.trace.changes import Change, Fork
+from shmfs.trace.processes import read_file, stat_fields
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
 _NLMSG_DONE, _LISTEN, _EXEC, _EXIT = 3, 1, 2, 0x80000000
@@ -43,6 +44,18 @@ class _Ended(NamedTuple):
     """When that was, in nanoseconds of CLOCK_MONOTONIC; 0 is not known."""
 
 
+class _Event(NamedTuple):
+    """The part of a struct proc_event that an exec and an exit have in common."""
+
+    what: int
+    processor: int
+    time: int
+    """Nanoseconds of CLOCK_MONOTONIC."""
+    thread: int
+    process: int
+    code: int
+
+
 class Exits:
     """The newest of them, by pid."""
 
@@ -60,21 +73,10 @@ class Exits:
 
     def read(self) -> None:
         """Take in what the kernel has told since; what did not fit into the buffer stays unknown."""
-        while True:
-            try:
-                data = self._socket.recv(1 << 12)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    continue
-                return
+        for event in _events(self._socket):
             self.works = True
-            if len(data) < _HEADER.size + _MESSAGE.size + _EVENT.size:
-                continue
-            what, _, time, thread, process, code = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
-            if what == _EXIT:
-                self.take(thread, process, code, time)
+            if event and event.what == _EXIT:
+                self.take(event.thread, event.process, event.code, event.time)
 
     def take(self, thread: int, process: int, code: int, time: int = 0) -> None:
         """Take the exit code of a thread: that of the leader is the process's.
@@ -124,25 +126,27 @@ class Execs:
         return self._socket.fileno()
 
     def read(self) -> list[int]:
-        """Return the pids of those that have done so since."""
-        pids: list[int] = []
-        while True:
-            try:
-                data = self._socket.recv(1 << 12)
-            except BlockingIOError:
-                return pids
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:  # they are found later
-                    continue
-                return pids
-            if len(data) >= _HEADER.size + _MESSAGE.size + _EVENT.size:
-                what, _, _, _, process, _ = _EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)
-                if what == _EXEC:
-                    pids.append(process)
+        """Return the pids of those that have done so; what did not fit into the buffer is found later."""
+        return [event.process for event in _events(self._socket) if event and event.what == _EXEC]
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+
+
+def _events(connector: socket.socket) -> Iterator[_Event | None]:
+    """The new messages, None for one that is no event; what did not fit into the buffer is missing."""
+    while True:
+        try:
+            data = connector.recv(1 << 12)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                continue
+            return
+        whole = len(data) >= _HEADER.size + _MESSAGE.size + _EVENT.size
+        yield _Event(*_EVENT.unpack_from(data, _HEADER.size + _MESSAGE.size)) if whole else None
 
 
 def _listen(size: int, *, only: int | None = None) -> socket.socket:
@@ -247,12 +251,10 @@ def _status(code: int) -> int:
 def _of_zombie(pid: int) -> int | None:
     """Return the exit code of a process that nobody has waited for; see fs/proc/array.c:do_task_stat."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = stat_fields(pid)
         if fields[0] != b"Z" or len(os.listdir(f"/proc/{pid}/task")) > 1:
             return None
-        with open(f"/proc/{pid}/io", "rb", buffering=0) as file:
-            file.read()  # EACCES for who would also read 0 for an exit code
+        read_file(f"/proc/{pid}/io")  # EACCES for who would also read 0 for an exit code
         return int(fields[49])
     except (OSError, IndexError):
         return None

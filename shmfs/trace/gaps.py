@@ -18,7 +18,7 @@ from shmfs.trace.attribution import Area, Attribution
 from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap, Unfollow
 from shmfs.trace.last_faults import LastFaults
 from shmfs.trace.perf import Perf
-from shmfs.trace.processes import everybody, read_file
+from shmfs.trace.processes import everybody, line_of, read_file
 from shmfs.trace.registry import Registry
 from shmfs.trace.tasks import children
 
@@ -189,8 +189,8 @@ def may_be_unfollowed(pids: Iterable[int]) -> bool:
             status = read_file(f"/proc/{pid}/status")
         except OSError:
             continue
-        for name in (b"\nUid:", b"\nGid:"):
-            real, effective = (int(one) for one in status.split(name, 1)[1].split(None, 2)[:2])
-            if real != effective or (name == b"\nUid:" and owner != effective):
+        for name in (b"Uid:", b"Gid:"):
+            real, effective = (int(one) for one in line_of(status, name)[:2])
+            if real != effective or (name == b"Uid:" and owner != effective):
                 return True
     return False

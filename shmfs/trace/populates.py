@@ -16,7 +16,7 @@ from shmfs.trace import surveys
 from shmfs.trace.attribution import Attribution
 from shmfs.trace.changes import FailedCall
 from shmfs.trace.deaths import Deaths
-from shmfs.trace.processes import read_file
+from shmfs.trace.processes import line_of, read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 from shmfs.trace.surveys import Survey
@@ -123,7 +123,6 @@ def _limit(call: FailedCall) -> str:
 def _locked(pid: int) -> int | None:
     """Bytes that a process has locked; None where that is not known."""
     try:
-        lines = read_file(f"/proc/{pid}/status").splitlines()
-        return int(next(line for line in lines if line.startswith(b"VmLck:")).split()[1]) << 10
-    except (OSError, StopIteration, ValueError, IndexError):
+        return int(line_of(read_file(f"/proc/{pid}/status"), b"VmLck:")[0]) << 10
+    except (OSError, ValueError, IndexError):
         return None

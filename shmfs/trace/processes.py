@@ -23,11 +23,23 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
+def line_of(text: bytes, name: bytes) -> list[bytes]:
+    """The words after the name of a line of /proc/PID/status or limits; raises IndexError without it."""
+    return text.split(b"\n" + name, 1)[1].split(b"\n", 1)[0].split()
+
+
+def stat_fields(pid: int) -> list[bytes]:
+    """Fields of /proc/PID/stat from the state on, the third in proc(5); raises OSError.
+
+    The command before them is in parentheses and may contain some itself.
+    """
+    return read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
 def groups(pid: int) -> list[int]:
     """Supplementary groups; none of a process that is gone."""
     try:
-        status = read_file(f"/proc/{pid}/status")
-        return [int(group) for group in status.split(b"\nGroups:", 1)[1].split(b"\n", 1)[0].split()]
+        return [int(group) for group in line_of(read_file(f"/proc/{pid}/status"), b"Groups:")]
     except (OSError, IndexError):
         return []
 
@@ -60,7 +72,7 @@ class Processes:
     def _read(self, pid: int) -> Process | None:
         try:
             status = read_file(f"{self._proc}/{pid}/status")
-            group = int(status[status.index(b"\nTgid:") + 6 :].split(None, 1)[0])
+            group = int(line_of(status, b"Tgid:")[0])
             return _parse_stat(read_file(f"{self._proc}/{group}/stat"))
         except (OSError, ValueError, IndexError):
             return None

@@ -16,7 +16,7 @@ from shmfs.trace.changes import FailedCall, Signal
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.last_faults import LastFault
 from shmfs.trace.populates import ERRNOS, Populates
-from shmfs.trace.processes import Processes, read_file
+from shmfs.trace.processes import Processes, line_of, read_file
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 
@@ -70,10 +70,12 @@ class Failures:
 
     def work(self, horizon: int | None) -> None:
         """Match those before `horizon` (ns of CLOCK_MONOTONIC; None: all) with what was mapped."""
-        due = [one for one in self._waiting if horizon is None or one.time < horizon]
-        self._waiting = [one for one in self._waiting if one not in due]
-        for signal in sorted(due, key=lambda one: one.time):
-            self._explain(signal)
+        waiting, self._waiting = self._waiting, []
+        for signal in sorted(waiting, key=lambda one: one.time):
+            if horizon is None or signal.time < horizon:
+                self._explain(signal)
+            else:
+                self._waiting.append(signal)
         if self.deaths is not None:
             self._populates.work(horizon, self.deaths)
         unnamed, self._unnamed = self._unnamed, []
@@ -181,8 +183,6 @@ def _file_size_limit(failed: Signal | FailedCall) -> int:
     if failed.file is not None and failed.file.size_limit:
         return failed.file.size_limit if failed.file.size_limit != UNLIMITED else 0
     try:
-        lines = read_file(f"/proc/{failed.pid}/limits").splitlines()
-        line = next(one for one in lines if one.startswith(b"Max file size"))
-        return int(line.split()[3])
-    except (OSError, StopIteration, ValueError, IndexError):
+        return int(line_of(read_file(f"/proc/{failed.pid}/limits"), b"Max file size")[0])
+    except (OSError, ValueError, IndexError):
         return 0

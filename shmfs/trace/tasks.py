@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shmfs.trace.changes import Exit, Unfollow
-from shmfs.trace.processes import read_file
+from shmfs.trace.processes import everybody, stat_fields
 
 _MOMENT = 200_000_000
 """Nanoseconds for which /proc may still show threads whose EXIT was recorded."""
@@ -29,7 +29,7 @@ def life(pid: int) -> Life | None:
     A leader that has ended stays as a zombie while other threads live.
     """
     try:
-        fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        fields = stat_fields(pid)
         threads = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
     except OSError:
         return None
@@ -47,12 +47,11 @@ def monotonic(ticks: int) -> int:
 def children(pids: set[int]) -> list[int]:
     """Return the processes whose parents are among `pids`, theirs, and so on."""
     parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                parents[int(name)] = int(read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
-            except OSError:
-                continue
+    for pid in everybody():
+        try:
+            parents[pid] = int(stat_fields(pid)[1])
+        except OSError:
+            continue
     found: set[int] = set()
     while more := {pid for pid, parent in parents.items() if parent in pids | found} - found:
         found |= more
