@@ -327,12 +327,12 @@ os.wait()
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="tracepoints take root")
-@pytest.mark.parametrize("pages", ["managed", "native"])
-def test_pages_mapped_around_a_fault_are_in_the_trace(cli: Cli, tmp_path: Path, pages: str) -> None:
-    """By source filemap, once each, as /proc/PID/pagemap has them."""
+def faults_of_the_child(
+    cli: Cli, tmp_path: Path, pages: str, program: str
+) -> tuple[Any, list[int], list[str]]:
+    """Run a program that prints a pid and which pages it has; returns its faults, these pages, all paths."""
     path = tmp_path / "trace"
-    result = cli("run", "-q", "-o", f"pages={pages}", "--trace", path, "--", sys.executable, "-c", AROUND)
+    result = cli("run", "-q", "-o", f"pages={pages}", "--trace", path, "--", sys.executable, "-c", program)
     if "cannot be had" in result.stderr:
         pytest.skip(result.stderr)
     with shmfs.trace.open(path) as trace:
@@ -340,8 +340,16 @@ def test_pages_mapped_around_a_fault_are_in_the_trace(cli: Cli, tmp_path: Path, 
             pytest.skip("the kernel permits no tracepoints here")
         faults = trace.fault_array()
         pids = [one["pid"] for one in trace.processes]
+        paths = [one["path"] for one in trace.segments]
     pid, present = json.loads(result.stdout)
-    faults = faults[[pids[process] == pid for process in faults["process"]]]
+    return faults[[pids[process] == pid for process in faults["process"]]], present, paths
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="tracepoints take root")
+@pytest.mark.parametrize("pages", ["managed", "native"])
+def test_pages_mapped_around_a_fault_are_in_the_trace(cli: Cli, tmp_path: Path, pages: str) -> None:
+    """By source filemap, once each, as /proc/PID/pagemap has them."""
+    faults, present, _ = faults_of_the_child(cli, tmp_path, pages, AROUND)
     own, around = (faults["page"][faults["source"] == source].tolist() for source in (0, 1))
     assert sorted(own + around) == present
     assert {5, 60} <= set(own) <= {5, 20, 60}
@@ -376,18 +384,7 @@ os.wait()
 @pytest.mark.parametrize("pages", ["managed", "native"])
 def test_pages_that_a_call_maps_are_not_those_of_another_file(cli: Cli, tmp_path: Path, pages: str) -> None:
     """MAP_POPULATE maps pages of b; the last fault of the thread was on a, at an index among them."""
-    path = tmp_path / "trace"
-    result = cli("run", "-q", "-o", f"pages={pages}", "--trace", path, "--", sys.executable, "-c", POPULATE)
-    if "cannot be had" in result.stderr:
-        pytest.skip(result.stderr)
-    with shmfs.trace.open(path) as trace:
-        if not any(source.source == "filemap" for source in trace.meta.sources):
-            pytest.skip("the kernel permits no tracepoints here")
-        faults = trace.fault_array()
-        pids = [one["pid"] for one in trace.processes]
-        paths = [one["path"] for one in trace.segments]
-    pid, present = json.loads(result.stdout)
+    faults, present, paths = faults_of_the_child(cli, tmp_path, pages, POPULATE)
     assert len(present) > 1
-    faults = faults[[pids[process] == pid for process in faults["process"]]]
     assert {paths[segment] for segment in faults["segment"]} == {"/a"}
     assert sorted(faults["page"].tolist()) == [3, *present]

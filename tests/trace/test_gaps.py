@@ -6,6 +6,8 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -254,14 +256,21 @@ def test_the_page_is_known_without_signals(
     assert [(one.pid, one.page, Path(one.path).name) for one in run.explained.faults] == [(run.pid, 5, "s")]
 
 
-def test_events_of_what_has_ended_are_closed() -> None:
-    """And the descriptor for poll(2) is not ready for ever."""
-    wait = "import os, sys; os.fork(); print(flush=True); sys.stdin.read()"
+@contextmanager
+def waiting(program: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that has printed an empty line and reads its input."""
     with subprocess.Popen(
-        [sys.executable, "-S", "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
+        yield process
+
+
+def test_events_of_what_has_ended_are_closed() -> None:
+    """And the descriptor for poll(2) is not ready for ever."""
+    wait = "import os, sys; os.fork(); print(flush=True); sys.stdin.read()"
+    with waiting(wait) as process:
         watch = perf.Perf(process.pid)
         try:
             before = len(os.listdir("/proc/self/fd"))
@@ -296,10 +305,6 @@ def test_which_processes_may_have_been_given_up() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may change its user")
     changed = "import os, sys; os.setresuid(65534, 0, 0); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-S", "-c", changed], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"\n"
+    with waiting(changed) as process:
         assert gaps.may_be_unfollowed([os.getpid(), process.pid])
         process.communicate(timeout=60)
