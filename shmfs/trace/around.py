@@ -177,14 +177,14 @@ class Around:
         second = order >= len(known)
         before = np.maximum.accumulate(np.where(second, -1, np.arange(len(order))))
         at = np.flatnonzero(second & (before >= 0))
-        fault, told = known[order[before[at]]], order[at] - len(known)
-        start, last = ranges.unpacked(around.address[told])
-        fits = fault["tid"] == around.tid[told]
+        fault, reported = known[order[before[at]]], order[at] - len(known)
+        start, last = ranges.unpacked(around.address[reported])
+        fits = fault["tid"] == around.tid[reported]
         fits &= (start <= fault["page"]) & (fault["page"] <= last)
         fits &= fault["access"] != WRITE  # mm/memory.c:do_read_fault alone maps around
         fits &= last - start < np.uint64(1 << 16)
         fault, start, last, began, inodes = (
-            column[fits] for column in (fault, start, last, began[told], around.ip[told])
+            column[fits] for column in (fault, start, last, began[reported], around.ip[reported])
         )
         if len(fault) and not (same := self._files.match(fault["segment"], inodes)).all():
             fault, start, last, began = fault[same], start[same], last[same], began[same]

@@ -260,7 +260,7 @@ def _deaths(ended: Ended) -> list[str]:
 
 
 def _refusals(ended: Ended) -> list[str]:
-    """The refusals, each once; a page fault that a death explains is told by what was touched."""
+    """The refusals, each once; a page fault that a death explains is named by what was touched."""
     from shmfs.trace.wording import death_brief, limit_text, refusal_brief
 
     explained = ended.explained

@@ -17,9 +17,9 @@ import msgspec
 from shmfs.trace import surveys
 from shmfs.trace.amounts import size as human
 from shmfs.trace.names import printable
-from shmfs.trace.records import Death, Refusal, Statistics
+from shmfs.trace.records import PAGE, Death, Refusal, Statistics
 from shmfs.trace.refused_calls import RefusedCalls
-from shmfs.trace.surveys import PAGE, Survey
+from shmfs.trace.surveys import Survey
 from shmfs.trace.wording import death_sentence, refusal_sentence
 
 SIGBUS = 7
@@ -341,7 +341,7 @@ def _is_about(refusal: Refusal, fault: Touched) -> bool:
         return False
     if fault.page is None or refusal.page is None:
         return True
-    return refusal.page <= fault.page < refusal.page + max(1, refusal.asked // surveys.PAGE)
+    return refusal.page <= fault.page < refusal.page + max(1, refusal.asked // PAGE)
 
 
 def _touched(refusal: Refusal) -> Touched:

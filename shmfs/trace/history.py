@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from shmfs.trace.amounts import option_size, plural
 from shmfs.trace.names import Names, printable
 from shmfs.trace.processes import Processes
-from shmfs.trace.records import Holder, Process, Segment
+from shmfs.trace.records import PAGE, Holder, Process, Segment
 
 MAX_ENDED = 10_000
 """Ended segments that are kept."""
@@ -27,7 +27,6 @@ MAX_ENDED = 10_000
 HOLDERS = 20
 """Files that are named where a limit refused something."""
 
-PAGE = 4096
 
 MAX_OPENERS = 1000
 """Processes that are kept in `Segment.opened_by`."""

@@ -17,13 +17,12 @@ from shmfs.trace.attribution import Attribution
 from shmfs.trace.changes import FailedCall
 from shmfs.trace.deaths import Deaths
 from shmfs.trace.processes import line_of, read_file
-from shmfs.trace.records import Refusal
+from shmfs.trace.records import PAGE, Refusal
 from shmfs.trace.registry import Registry
 from shmfs.trace.surveys import Survey
 
 ERRNOS = {12: "ENOMEM", 14: "EFAULT"}
 _MEMLOCK = "RLIMIT_MEMLOCK"
-_PAGE = surveys.PAGE
 
 
 class _Waiting(NamedTuple):
@@ -42,7 +41,7 @@ class _Waiting(NamedTuple):
         file = surveys.segment(seen, inode)
         if seen is None or file is None:
             return False
-        return surveys.fullness(seen, inode)[1] and file.resident * _PAGE < file.size
+        return surveys.fullness(seen, inode)[1] and file.resident * PAGE < file.size
 
 
 class Populates:
@@ -106,8 +105,8 @@ def _limit(call: FailedCall) -> str:
     """
     if call.call not in LOCKING or call.memlock == UNLIMITED:
         return "size"
-    start, end = call.arguments[0] // _PAGE, -(-(call.arguments[0] + call.arguments[1]) // _PAGE)
-    asked, limit = (end - start) * _PAGE, call.memlock // _PAGE * _PAGE
+    start, end = call.arguments[0] // PAGE, -(-(call.arguments[0] + call.arguments[1]) // PAGE)
+    asked, limit = (end - start) * PAGE, call.memlock // PAGE * PAGE
     if not call.memlock:
         return ""
     if asked > limit:

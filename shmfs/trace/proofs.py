@@ -6,7 +6,8 @@ With the software events a fault that failed and one that was aborted look alike
 import os
 from typing import Any
 
-PAGE = 4096
+from shmfs.trace.records import PAGE
+
 _REPEATED = 1_000_000_000
 """Nanoseconds: a fault may repeat one that was refused and aborted, and fail without another refusal."""
 _MOST = 4096

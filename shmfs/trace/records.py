@@ -11,6 +11,9 @@ from msgspec import Struct, field
 
 from shmfs.trace.amounts import clock
 
+PAGE = 4096
+"""Bytes of a page of the interface."""
+
 
 class Process(Struct, frozen=True):
     """A process, told from a later one with the same pid by its start time."""

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from shmfs.trace.amounts import option_size
 from shmfs.trace.records import (
+    PAGE,
     Death,
     Mapped,
     Observations,
@@ -32,8 +33,6 @@ from shmfs.trace.sizing import parse
 from shmfs.trace.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
 from shmfs.trace.totals import refused
 from shmfs.trace.wording import advice, death_sentence, refusal_lines
-
-PAGE = 4096
 
 ROWS = 20
 """Segments that are shown; the others are counted."""

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from shmfs.trace.amounts import option_size
 from shmfs.trace.amounts import size as human
-from shmfs.trace.records import Holder, Segment, Statistics
+from shmfs.trace.records import PAGE, Holder, Segment, Statistics
 
-PAGE = 4096
 FULL = "the mount is full"
 UNSURE = "the page lay beyond the end of the file, or the mount was full"
 """Where the file or the lack of space is gone when somebody looks."""

@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator
 
 from shmfs.trace.names import printable
-from shmfs.trace.records import Segment, Statistics
+from shmfs.trace.records import PAGE, Segment, Statistics
 
-PAGE = 4096
 DELETED = "deleted files, still open or mapped"
 
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shmfs.trace.amounts import plural, size
-from shmfs.trace.records import Death, Refusal
+from shmfs.trace.records import PAGE, Death, Refusal
 
-PAGE = 4096
 NAMED = 3
 """Holders that a sentence names."""
 
