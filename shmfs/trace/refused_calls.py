@@ -16,7 +16,6 @@ from shmfs.trace.surveys import Survey
 MOST = 1000
 """Refusals that are kept; further kinds are not recorded."""
 
-_ANONYMOUS = "/dev/zero"
 _Call = tuple[int, int, str]
 """Pid, inode and call."""
 
@@ -38,8 +37,6 @@ class RefusedCalls:
         self._written: dict[int, int] = {}
         """How often each of them had been refused when it was written, by id()."""
         self._served: set[_Call] = set()
-        self._mapped: set[int] = set()
-        """Processes whose anonymous mappings were refused: the preloaded library's fallocate(2) failed."""
 
     @property
     def refusals(self) -> list[Refusal]:
@@ -50,7 +47,8 @@ class RefusedCalls:
         """Take in what the daemon has refused: it counts the others of its kind."""
         self._served.add((refusal.pid, refusal.inode, refusal.call))
         if refusal.call == "mmap":
-            self._mapped.add(refusal.pid)
+            # Of an anonymous mapping the kernel reports the fallocate(2) of the preloaded library.
+            self._served.add((refusal.pid, refusal.inode, "fallocate"))
 
     def take(self, refusal: Refusal, survey: Survey | None = None) -> None:
         """Take in a call that failed; unless the daemon reports it too, the kernel refused it by itself.
@@ -90,20 +88,14 @@ class RefusedCalls:
         for when, refusal in waiting:
             if when > overdue:
                 self._unreported.append((when, refusal))
-            elif self._is_served(refusal):
-                self._known.pop(((refusal.pid, refusal.inode, refusal.call), refusal.errno), None)
+            elif (call := (refusal.pid, refusal.inode, refusal.call)) in self._served:
+                self._known.pop((call, refusal.errno), None)
             else:
                 self._write_one(refusal)
                 self._report(refusal)
         for refusal in self._known.values() if last else ():
             if refusal.count > self._written.get(id(refusal), refusal.count):
                 self._write_one(refusal)
-
-    def _is_served(self, refusal: Refusal) -> bool:
-        # A mapping that was refused is no segment, so that its path may not be known.
-        if refusal.path in (_ANONYMOUS, "") and refusal.call == "fallocate" and refusal.pid in self._mapped:
-            return True
-        return (refusal.pid, refusal.inode, refusal.call) in self._served
 
     def _write_one(self, refusal: Refusal) -> None:
         self._written[id(refusal)] = refusal.count

@@ -366,12 +366,16 @@ def test_a_call_that_the_kernel_refused_is_counted(told: Callable[..., Told]) ->
     assert [event["refusal"]["count"] for event in one.written] == [3, 4]
 
 
+@pytest.mark.parametrize("call", [("ENOSPC", "fallocate"), ("ENOMEM", "mmap")])
+@pytest.mark.parametrize("path", ["", "/dev/zero", "/.shmfs/#3"])
 @pytest.mark.parametrize("first", ["daemon", "kernel"])
-def test_a_call_that_the_daemon_serves_is_reported_by_it_alone(told: Callable[..., Told], first: str) -> None:
+def test_a_call_that_the_daemon_serves_is_reported_by_it_alone(
+    told: Callable[..., Told], first: str, path: str, call: tuple[str, str]
+) -> None:
     one = told()
     both = [
-        lambda: one.refuse(refusal(errno="ENOSPC", call="fallocate")),
-        lambda: one.deaths.refused(write(call="fallocate")),
+        lambda: one.refuse(refusal(errno=call[0], call=call[1])),
+        lambda: one.deaths.refused(write(call="fallocate", path=path)),
     ]
     for happen in both if first == "daemon" else reversed(both):
         happen()
