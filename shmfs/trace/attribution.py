@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.changes import Change, Exec, Exit, Fork, Mmap, Mremap, Unfollow
+from shmfs.trace.changes import Change, Exec, Exit, Failure, Fork, Mapped, Mmap, Mremap, Unfollow
 from shmfs.trace.decode import Samples, grouped
 from shmfs.trace.tasks import Tasks
 
@@ -164,8 +164,9 @@ class Attribution:
 
         `process` gives the id of the process that has a pid as of the last change that was told.
 
-        `tell` is called with each change of a process, and what it has mapped of segments after it; with an
-        Exit only when the process has ended, which `tasks` finds out of those whose pid is `written` down.
+        `tell` is called with each change of a process, and what it has mapped of segments after it; with a
+        Failure while `spaces` has what was mapped then; with an Exit only when the process has ended, which
+        `tasks` finds out of those whose pid is `written` down.
         """
         self._segment = segment
         self._look = look
@@ -189,6 +190,9 @@ class Attribution:
         pids = samples.pid[order[firsts]].tolist()
         self._pending = dict(zip(pids, zip(which, times, strict=True), strict=True)) if pids else {}
         for change in changes:
+            if isinstance(change, Failure):
+                self._tell(change, [])
+                continue
             segment = self._segment(change) if isinstance(change, Mmap) else ELSEWHERE
             if isinstance(change, Mmap) and segment == ELSEWHERE and not self._matters(change):
                 continue
@@ -242,7 +246,7 @@ class Attribution:
         self.add(pid, areas or ())
         return areas is not None
 
-    def _apply(self, change: Change, segment: int) -> None:
+    def _apply(self, change: Mapped, segment: int) -> None:
         space = self.spaces.get(change.pid)
         if isinstance(change, Mmap):
             if space is None:

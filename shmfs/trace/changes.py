@@ -116,4 +116,9 @@ class FailedCall(NamedTuple):
     """RLIMIT_MEMLOCK of the process then, in bytes, RLIM_INFINITY with CAP_IPC_LOCK; 0 where not known."""
 
 
-Change = Mmap | Fork | Exec | Exit | Unfollow | Mremap
+Failure = Signal | FailedCall
+"""What is explained by the mappings of its moment."""
+Mapped = Mmap | Fork | Exec | Exit | Unfollow | Mremap
+"""What changes mappings, or whose they are."""
+Change = Mapped | Failure
+"""What is handled in the order of its time."""

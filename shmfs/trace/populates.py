@@ -52,22 +52,19 @@ class Populates:
         self._known = known
         self._attribution = attribution
         self._offset = offset
-        self._waiting: list[_Waiting] = []
+        self._waiting: dict[FailedCall, _Waiting] = {}
 
     def take(self, calls: list[FailedCall], deaths: Deaths) -> None:
         """Take what is new; the file system is surveyed once for all of them."""
         limits = [(call, _limit(call)) for call in calls]
         survey = deaths.look() if any(limit == "size" for _, limit in limits) else Survey(None, 0)
-        self._waiting += [_Waiting(call, limit, survey) for call, limit in limits if limit]
+        self._waiting |= {call: _Waiting(call, limit, survey) for call, limit in limits if limit}
 
-    def work(self, horizon: int | None, deaths: Deaths) -> None:
-        """Report those before `horizon` (ns of CLOCK_MONOTONIC; None: all), whose mappings are known."""
-        waiting, self._waiting = self._waiting, []
-        for one in sorted(waiting, key=lambda one: one.call.time):
-            if horizon is not None and one.call.time >= horizon:
-                self._waiting.append(one)
-            elif (file := self._file(one.call)) and one.is_proven(file[0]):
-                deaths.refused(self._refusal(one, *file), one.survey)
+    def explain(self, call: FailedCall, deaths: Deaths) -> None:
+        """Report a call that was taken, if the mount refused it; by what its process has mapped now."""
+        one = self._waiting.pop(call, None)
+        if one and (file := self._file(call)) and one.is_proven(file[0]):
+            deaths.refused(self._refusal(one, *file), one.survey)
 
     def _file(self, call: FailedCall) -> tuple[int, str] | None:
         """Inode and path of the first segment that the range of a call overlaps."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shmfs.trace.around import Around
 from shmfs.trace.attribution import ELSEWHERE, Area, Attribution, Found
-from shmfs.trace.changes import Change, Exec, Exit, Fork, Unfollow
+from shmfs.trace.changes import Change, Exec, Exit, Failure, Fork, Unfollow
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.decode import Decoded, Samples, decode, faults_of, in_order
 from shmfs.trace.exits import Execs, Exits, Statuses
@@ -231,7 +231,7 @@ class Recorder:
                     self.event(event="lost", source="perf", of="perf", count=decoded.lost)
         self._statuses.follow_forked(() if self._everybody else new.changes)
         self._changes += self.gaps.find(new.changes)
-        self._failures.take(new.signals, new.failed_calls)
+        self._changes += self._failures.take(new.signals, new.failed_calls)
         if self._perf and not self._perf.tracepoints:  # which have them among the samples
             self._samples += faults_of(new.signals)
         self._statuses.read()
@@ -239,7 +239,6 @@ class Recorder:
         samples, changes = self._until(None if everything else horizon)
         if samples.rows or changes:
             self._work(samples, changes)
-        self._failures.work(None if everything else horizon)
         self._attribution.end(time.monotonic_ns(), everything=everything)
         self._changes += self.gaps.check(horizon)
         if last and self._input is not None:
@@ -366,6 +365,9 @@ class Recorder:
 
     def _tell(self, change: Change, areas: list[Area]) -> None:
         """Write down what became of a process."""
+        if isinstance(change, Failure):
+            self._failures.explain(change)
+            return
         when = change.time + self._offset
         pid = change.pid
         if isinstance(change, Fork):

@@ -1,8 +1,8 @@
 """Failures that the kernel reports by itself: SIGBUS with its address, and calls that a limit refused.
 
-They come for every process of the machine, also for those that are not followed. A SIGBUS is matched with a
-mapping when all mappings before it are known, a round later; the file system is surveyed at once. All methods
-are called in the recorder's thread.
+They come for every process of the machine, also for those that are not followed. The file system is surveyed
+at once. Which file is mapped at an address is looked up a round later, in what was mapped at the time of the
+signal. All methods are called in the recorder's thread.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from shmfs.system.families import WRITERS
 from shmfs.system.probe import SIGBUS, SIGXFSZ, UNLIMITED
 from shmfs.trace.attribution import Attribution
-from shmfs.trace.changes import FailedCall, Signal
+from shmfs.trace.changes import FailedCall, Failure, Signal
 from shmfs.trace.deaths import Deaths, Touched
 from shmfs.trace.last_faults import LastFault
 from shmfs.trace.populates import ERRNOS, Populates
@@ -47,19 +47,16 @@ class Failures:
         self._recorded = recorded
         self._processes = Processes()
         self._populates = Populates(known, attribution, offset)
-        self._waiting: list[Signal] = []
-        self._unnamed: list[tuple[int, Refusal]] = []
-        """Refusals with their times (ns of CLOCK_MONOTONIC), whose processes may not be known yet."""
+        self._unnamed: dict[Failure, Refusal] = {}
+        """Refusals whose processes may not be known yet."""
 
-    def take(self, signals: list[Signal], calls: list[FailedCall]) -> None:
-        """Take what is new. Who is followed is not known yet: changes before it wait for the next round."""
+    def take(self, signals: list[Signal], calls: list[FailedCall]) -> list[Failure]:
+        """Take what is new; returns what is to be explained when the changes before it have been handled."""
         if self.deaths is None:
-            return
+            return []
         for signal in signals:
-            if signal.number == SIGBUS:
-                if signal.code > 0:
-                    self.deaths.survey(signal.pid)
-                self._waiting.append(signal)
+            if signal.number == SIGBUS and signal.code > 0:
+                self.deaths.survey(signal.pid)
             elif signal.number == SIGXFSZ:
                 self._refused(signal, _EFBIG)
         if populates := [call for call in calls if call.error in ERRNOS]:
@@ -67,31 +64,26 @@ class Failures:
         for call in calls:
             if call.error in _ERRNOS and call.error != _EFBIG:  # SIGXFSZ came with that
                 self._refused(call, call.error)
+        return [*signals, *calls]
 
-    def work(self, horizon: int | None) -> None:
-        """Match those before `horizon` (ns of CLOCK_MONOTONIC; None: all) with what was mapped."""
-        waiting, self._waiting = self._waiting, []
-        for signal in sorted(waiting, key=lambda one: one.time):
-            if horizon is None or signal.time < horizon:
-                self._explain(signal)
-            else:
-                self._waiting.append(signal)
-        if self.deaths is not None:
-            self._populates.work(horizon, self.deaths)
-        unnamed, self._unnamed = self._unnamed, []
-        for time, refusal in unnamed:
-            if horizon is None or time < horizon:
-                refusal.process = self._known.name(refusal.pid) or refusal.process
-            else:
-                self._unnamed.append((time, refusal))
+    def explain(self, failure: Failure) -> None:
+        """Explain what failed by what its process has mapped now."""
+        if self.deaths is None:
+            return
+        if refusal := self._unnamed.pop(failure, None):
+            refusal.process = self._known.name(refusal.pid) or refusal.process
+        elif isinstance(failure, FailedCall):
+            self._populates.explain(failure, self.deaths)
+        elif failure.number == SIGBUS:
+            self._explain(failure, self.deaths)
 
-    def _explain(self, signal: Signal) -> None:
+    def _explain(self, signal: Signal, deaths: Deaths) -> None:
         process = self._known.find(signal.pid)
-        if self.deaths is None or process is None:
+        if process is None:
             return
         when = signal.time + self._offset
         if signal.code <= 0:
-            self.deaths.stray(signal.pid, f"{_sender(signal)} sent it", when, sent=True)
+            deaths.stray(signal.pid, f"{_sender(signal)} sent it", when, sent=True)
             return
         space = self._attribution.spaces.get(signal.pid)
         segments, pages = space.find(np.array([signal.address], np.uint64)) if space else ([-1], [0])
@@ -101,11 +93,11 @@ class Failures:
             if self._attribution.tasks.has_gap(signal.pid):
                 why = "of an unknown file, because the kernel ended perf's monitoring of it at an exec"
             why = f"it touched address {signal.address:#x}, {why}"
-            self.deaths.stray(signal.pid, why, when)
+            deaths.stray(signal.pid, why, when)
         elif not self._recorded:
             inode, path = self._known.file(segment)
             who = process, signal.pid, signal.tid, self._known.command(process)
-            self.deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when))
+            deaths.failed(Touched(*who, segment, inode, path, int(pages[0]), when))
 
     def died(self, pid: int, faults: list[LastFault]) -> None:
         """A process has died of signal 7, by the newest of its faults that was on a segment."""
@@ -146,7 +138,7 @@ class Failures:
             holders=[],
             enough=None,
         )
-        self._unnamed.append((failed.time, refusal))
+        self._unnamed[failed] = refusal
         self.deaths.refused(refusal)
 
     def _file(self, failed: Signal | FailedCall, descriptor: int) -> tuple[int, str] | None:

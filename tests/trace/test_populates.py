@@ -85,10 +85,10 @@ def report(failed: FailedCall, statistics: Statistics | None) -> list[tuple[str,
     known: Any = Known()
     tried = Populates(known, attribution, 0)
     tried.take([failed], explained)
-    tried.work(5, explained)
-    assert explained.refusals == []  # it happened at the horizon
-    tried.work(6, explained)
-    tried.work(None, explained)
+    assert explained.refusals == []
+    for _ in range(2):
+        tried.explain(failed, explained)
+    assert tried._waiting == {}
     return [(one.errno, one.call, one.limit_name, one.inode) for one in explained.refusals]
 
 

@@ -11,8 +11,9 @@ import pytest
 from shmfs.system import families
 from shmfs.system.probe import SI_KERNEL, SIGBUS, SIGXFSZ
 from shmfs.trace.attribution import Area, Attribution
-from shmfs.trace.changes import FailedCall, Mmap, Signal, Unfollow, Written
+from shmfs.trace.changes import Change, FailedCall, Failure, Mmap, Signal, Unfollow, Written
 from shmfs.trace.deaths import Touched
+from shmfs.trace.decode import in_order
 from shmfs.trace.records import Refusal
 from shmfs.trace.registry import Registry
 from shmfs.trace.signals import Failures
@@ -58,7 +59,7 @@ class Session:
     def __init__(self, device: tuple[int, int] = DEVICE, *, recorded: bool = False) -> None:
         self.known = Registry(Sink(), device, "/dev/shm", OFFSET)
         attribution = Attribution(
-            self.known.segment, None, lambda pid: self.known.process(pid, 0), lambda *told: None,
+            self.known.segment, None, lambda pid: self.known.process(pid, 0), self._change,
             written=self.known.is_written,
         )  # fmt: skip
         self.known.begin(GONE, 0, command="x")
@@ -68,12 +69,21 @@ class Session:
         self.deaths = Explained()
         self.failures.deaths = self.deaths  # type: ignore[assignment]
 
-    def take(self, *happened: Signal | FailedCall, horizon: int | None = None) -> Explained:
-        self.failures.take(
+    def _change(self, change: Change, areas: list[Area]) -> None:
+        if isinstance(change, Failure):
+            self.failures.explain(change)
+
+    def take(self, *happened: Signal | FailedCall) -> Explained:
+        return self.feed(*self.read(*happened))
+
+    def read(self, *happened: Signal | FailedCall) -> list[Failure]:
+        return self.failures.take(
             [one for one in happened if isinstance(one, Signal)],
             [one for one in happened if isinstance(one, FailedCall)],
         )
-        self.failures.work(horizon)
+
+    def feed(self, *changes: Change) -> Explained:
+        self.failures._attribution.feed(in_order([]), sorted(changes, key=lambda one: one.time))
         return self.deaths
 
 
@@ -132,10 +142,18 @@ def test_processes_that_are_not_followed() -> None:
 
 def test_a_fault_waits_for_the_mappings_before_it_but_the_survey_does_not() -> None:
     one = Session()
-    found = one.take(signal(time=2000), signal(time=1000), horizon=500)
-    assert (found.faults, found.surveyed) == ([], [GONE, GONE])
-    assert [fault.time - OFFSET for fault in one.take(horizon=3000).faults] == [1000, 2000]
-    assert len(one.take().faults) == 2
+    waiting = one.read(signal(time=2000), signal(time=1000))
+    assert (one.deaths.faults, one.deaths.surveyed) == ([], [GONE, GONE])
+    assert [fault.time - OFFSET for fault in one.feed(*waiting).faults] == [1000, 2000]
+
+
+def test_a_handler_that_maps_over_the_page_does_not_hide_why_it_was_called() -> None:
+    one = Session()
+    waiting = one.read(signal(time=1000), signal(time=3000))
+    over = Mmap(2000, GONE, BASE, 8 * 4096, 0, (0, 1), 9, 3, 0x32, b"//anon")
+    found = one.feed(over, *waiting)
+    assert [fault.time - OFFSET for fault in found.faults] == [1000]
+    assert [when - OFFSET for _, _, when in found.strays] == [3000]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +216,11 @@ def test_a_file_that_nobody_has_mapped_has_no_path() -> None:
 def test_the_name_of_a_process_whose_exec_was_not_read_yet() -> None:
     one = Session()
     one.known.begin(GONE + 1, 0, command="sh")
-    [refusal] = one.take(failed("write", 3, 0, 1, pid=GONE + 1), horizon=500).calls
+    waiting = one.read(failed("write", 3, 0, 1, pid=GONE + 1))
+    [refusal] = one.deaths.calls
     assert refusal.process == ""
     one.known.execute(GONE + 1, 0, "dd")
-    one.take(horizon=2000)
+    one.feed(*waiting)
     assert refusal.process == "dd"
 
 
@@ -253,8 +272,8 @@ def test_a_descriptor_that_is_of_another_file_by_now(mine: Any) -> None:
 def test_without_deaths_nothing_is_kept() -> None:
     one = Session()
     one.failures.deaths = None
-    one.take(signal(), failed("write", 3, 0, 1))
-    assert (one.failures._waiting, one.failures._unnamed) == ([], [])
+    assert one.read(signal(), failed("write", 3, 0, 1)) == []
+    assert (one.failures._unnamed, one.failures._populates._waiting) == ({}, {})
 
 
 def test_numbers_of_this_machine() -> None:
