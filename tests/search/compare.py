@@ -354,4 +354,9 @@ def _at(touches: list[Touch], when: int, inode: int, page: int) -> Touch | None:
 
 def compare(outcomes: list[Outcome]) -> list[Comparison]:
     """Compare the programs of one trace each, or of one trace."""
-    return [Comparison(outcome).run() for outcome in outcomes]
+    comparisons = [Comparison(outcome) for outcome in outcomes]
+    for comparison in comparisons:
+        if not comparison.outcome.alone:
+            comparison.reports.named.update(*(other.reports.named for other in comparisons))
+            comparison.truth.renamed = any(other.truth.renamed for other in comparisons)
+    return [comparison.run() for comparison in comparisons]

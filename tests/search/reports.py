@@ -44,6 +44,9 @@ class Reports:
         self.tolerated = tolerated
         self.limit = self.outcome.program.size
         self.sizes = _sizes(self.outcome.log)
+        self.named = {name for names in truth.names.values() for name in names}
+        """What files are named, also those of the programs that are recorded with it: a survey of the file
+        system may come late."""
 
     def _differs(self, sentence: str) -> None:
         self.differences.append(sentence)
@@ -153,7 +156,7 @@ class Reports:
             self._differs(f"{about}: nobody holds the space")
         if limit and (not death["enough"] or size_in_bytes(death["enough"]) < limit + PAGE):
             self._differs(f"{about}: enough is {death['enough']}")
-        names = {name for names in self.truth.names.values() for name in names} | {"", DELETED}
+        names = self.named | {"", DELETED}
         for holder in death["holders"]:
             if holder["path"] not in names and not self.truth.renamed:
                 self._differs(f"{about}: no file is named {holder['path']}")
