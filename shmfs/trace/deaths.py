@@ -270,8 +270,9 @@ class Deaths:
         waiting, self._failed = self._failed, []
         for one in waiting:
             refusal = self._refusal(one.fault)
+            fault = one.fault
             known = refusal is not None or surveys.is_beyond(
-                one.fault.inode, one.fault.page, one.survey.statistics
+                fault.inode, fault.page, one.survey.statistics, fault.time
             )
             if one.when <= overdue or known:
                 death = self._explain(one.fault, one.survey, refusal)
@@ -303,13 +304,13 @@ class Deaths:
             death.holders, death.more_holders = refusal.holders, refusal.more_holders
             death.enough = refusal.enough
             self._matched.add(id(refusal))
-        elif seen is not None and surveys.is_beyond(fault.inode, fault.page, seen):
+        elif seen is not None and surveys.is_beyond(fault.inode, fault.page, seen, fault.time):
             known = surveys.segment(seen, fault.inode)
             death.reason = (
                 f"that is beyond the end of the file, whose size is {human(known.size if known else 0)}"
             )
         elif seen is not None:
-            death.reason, full = surveys.fullness(seen, fault.inode)
+            death.reason, full = surveys.fullness(seen, fault.inode, fault.time)
             if full:
                 death.limit, death.enough = seen.size_limit, surveys.enough(seen)
                 death.holders, death.more_holders = surveys.holders(seen)

@@ -74,6 +74,7 @@ class _Live:
         "peak",
         "refused",
         "resident",
+        "resized",
         "size",
     )
 
@@ -81,7 +82,7 @@ class _Live:
         self.created = time.time_ns()
         self.created_by = created_by
         self.nlink = nlink
-        self.size = self.resident = self.peak = self.page_ins = self.refused = 0
+        self.size = self.resident = self.peak = self.page_ins = self.refused = self.resized = 0
         self.open_handles = self.opens_dropped = 0
         self.door: tuple[str, int | None, int | None] = _NAMED
         self.openers: Process | dict[Process, None] | None = None  # mostly one: a dict would cost 200 bytes
@@ -126,6 +127,7 @@ class _Live:
             evicted=evicted,
             refused=self.refused,
             opens_dropped=self.opens_dropped,
+            resized=self.resized,
             kind=self.door[0],
             key=self.door[1],
             id=self.door[2],
@@ -258,7 +260,7 @@ class History:
         """Take over what is charged, where it was not told page by page."""
         live = self._live.get(inode)
         if live is not None:
-            live.size = size
+            live.size, live.resized = size, time.time_ns()
             live.resident = pages
             live.peak = max(live.peak, pages)
 
@@ -323,7 +325,7 @@ class History:
         """Follow the size."""
         live = self._live.get(inode)
         if live is not None:
-            live.size = size
+            live.size, live.resized = size, time.time_ns()
 
     def evict(self, inode: int) -> None:
         """End the segment. An anonymous mapping that was refused never was one; its refusal is kept."""

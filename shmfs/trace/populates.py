@@ -41,7 +41,7 @@ class _Waiting(NamedTuple):
         file = surveys.segment(seen, inode)
         if seen is None or file is None:
             return False
-        return surveys.fullness(seen, inode)[1] and file.resident * PAGE < file.size
+        return surveys.is_full(seen) and file.resident * PAGE < file.size
 
 
 class Populates:

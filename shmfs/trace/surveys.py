@@ -28,23 +28,34 @@ def segment(statistics: Statistics | None, inode: int) -> Segment | None:
     return found[-1] if found else None
 
 
-def is_beyond(inode: int, page: int | None, survey: Statistics | None) -> bool:
-    """Whether the page lies behind the end of its file."""
+def is_beyond(inode: int, page: int | None, survey: Statistics | None, since: int) -> bool:
+    """Whether the page lies behind the end of its file, and did at `since`, in ns since the epoch."""
     known = segment(survey, inode)
-    return known is not None and page is not None and page * PAGE >= known.size
+    if known is None or page is None:
+        return False
+    return known.resized <= since and page * PAGE >= known.size
 
 
 def _live(survey: Statistics) -> Iterator[Segment]:
     return (one for one in survey.segments if not one.evicted)
 
 
-def fullness(survey: Statistics, inode: int) -> tuple[str, bool]:
-    """What the survey says of the limit, a moment after a fault on a file; and whether it was reached."""
+def is_full(survey: Statistics) -> bool:
+    """Whether the mount has a limit, and there is no room for a page."""
+    return bool(survey.size_limit) and survey.used + PAGE > survey.size_limit
+
+
+def fullness(survey: Statistics, inode: int, since: int) -> tuple[str, bool]:
+    """What the survey says of the limit, after a fault at `since` on a file; and whether it was reached."""
     if not survey.size_limit:
         return "there was no memory for it, although the mount has no limit", False
-    if survey.used + PAGE > survey.size_limit:
-        known = segment(survey, inode) is not None
-        return FULL if known else f"{UNSURE}, which it is now; the file is gone", True
+    if is_full(survey):
+        known = segment(survey, inode)
+        if known is None:
+            return f"{UNSURE}, which it is now; the file is gone", True
+        if known.resized > since:
+            return f"{UNSURE}, which it is now; the file was resized after the fault", True
+        return FULL, True
     return (
         f"{UNSURE}; a moment later neither was so ({human(survey.used)} of {human(survey.size_limit)} in use)"
     ), False

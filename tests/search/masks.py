@@ -52,9 +52,9 @@ MASKS: dict[str, Mask] = {
         "the kernel tries to copy more than once, and no signal says which attempt failed",
     ),
     "the file is gone": Mask(
-        ("record-tmpfs",),
+        ("record-tmpfs", *NATIVE),
         "a death that is said to be behind the end of its file, or for lack of space, may be either",
-        "nobody serves a kernel tmpfs: the file system is surveyed when the signal was generated",
+        "the kernel serves these faults by itself: the file system is surveyed a moment after the signal",
     ),
     "short writes": Mask(
         RUN,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from shmfs.trace.surveys import UNSURE
 from shmfs.trace.tmpfs import DELETED
-from tests.search.masks import MASKS
+from tests.search.masks import MASKS, masked
 from tests.search.program import PAGE, Record
 from tests.search.truth import NEVER, Touch, Truth
 
@@ -142,7 +142,7 @@ class Reports:
     def _compare_reason(self, death: dict[str, Any], touches: list[Touch], about: str) -> None:
         reasons = {self._reason(touch) for touch in touches[:1]}
         limit = death["limit"]
-        if UNSURE in death["reason"] and self.outcome.target == "record-tmpfs":
+        if UNSURE in death["reason"] and masked("the file is gone", self.outcome.target):
             self._tolerate("the file is gone")
             reasons = set()
         if reasons == {"end"} and limit:

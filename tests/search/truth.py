@@ -121,7 +121,7 @@ class Truth:
             if how == FORKED:
                 process.mapped |= self.processes[parent].mapped if parent in self.processes else set()
         if how == EXECUTED:
-            process.executed_at = record.begin
+            process.executed_at = min(process.executed_at, record.begin)
         if how in (START, EXECUTED):
             self._moved = {key: moved for key, moved in self._moved.items() if key[0] != record.pid}
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shmfs.trace import deaths, refused_calls
+from shmfs.trace import deaths, refused_calls, surveys
 from shmfs.trace.deaths import UNKNOWN_PAGE, Deaths, Touched
 from shmfs.trace.records import Holder, Process, Refusal, Segment, Statistics
 from shmfs.trace.surveys import HOLDERS
@@ -183,6 +183,26 @@ def test_without_a_refusal_the_file_system_is_surveyed_at_the_signal(told: Calla
     assert death.held_after > 0
     assert [holder.path for holder in death.holders] == ["/a"]
     assert one.asked == 1
+
+
+@pytest.mark.parametrize("used", [10, 2048])
+@pytest.mark.parametrize(("size", "resized"), [(MIB, 999), (MIB, 1001), (32 * MIB, 1001)])
+def test_a_file_that_was_resized_after_the_fault_explains_nothing(
+    told: Callable[..., Told], used: int, size: int, resized: int
+) -> None:
+    file = segment(INODE, "/a", size, used)
+    file.resized = resized
+    one = told(statistics(file))
+    one.deaths.failed(touched())
+    one.wait()
+    [death] = one.deaths.deaths
+    if resized < 1000:
+        assert death.reason == "that is beyond the end of the file, whose size is 1 MiB"
+    elif used == 2048:
+        assert death.reason == f"{surveys.UNSURE}, which it is now; the file was resized after the fault"
+    else:
+        assert death.reason.startswith(f"{surveys.UNSURE}; a moment later neither was so")
+    assert (death.limit > 0) == (resized > 1000 and used == 2048)
 
 
 def test_a_survey_is_of_one_signal(told: Callable[..., Told]) -> None:
