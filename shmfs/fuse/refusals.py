@@ -57,9 +57,9 @@ class Refusals:
         self._snapshot = Full()
         self._reusable_until = 0.0
         self.repeated = 0
-        """Refusals that are not counted: the kernel asks twice for the page of one fault."""
-        self._asked: tuple[int, int, int] | None = None
-        """Thread, inode and page of the newest refused page fault, until it is asked for again."""
+        """Refusals that are not counted: the kernel asks twice for a page."""
+        self._asked: dict[int, tuple[int, int]] = {}
+        """By thread: inode and page of its newest refused READ, until the kernel repeats it."""
 
     def records(self) -> list[Refusal]:
         """Return all of them, in the order of the first of each kind."""
@@ -70,7 +70,7 @@ class Refusals:
         instruments = self._superblock.instruments
         process = self._history.process(instruments.caller) or Process(0, "", 0)
         call, errno = self._circumstances(inode, limit)
-        if call == FAULT and self._is_repeated((instruments.caller, inode, page)):
+        if instruments.request == Opcode.READ and self._is_repeated(instruments.caller, (inode, page)):
             return
         path = self._history.path(inode) or self._path(inode)
         touched = inode if errno == "SIGBUS" else 0  # each file that was touched explains a SIGBUS
@@ -106,12 +106,18 @@ class Refusals:
         )
         instruments.call("refusal", inode, path, refusal)
 
-    def _is_repeated(self, fault: tuple[int, int, int]) -> bool:
-        """Whether it is the second READ of a fault: one for read-ahead, one for the page (filemap_fault)."""
-        repeated = fault == self._asked
-        self._asked = None if repeated else fault
-        self.repeated += repeated
-        return repeated
+    def _is_repeated(self, tid: int, page: tuple[int, int]) -> bool:
+        """Whether it is the second READ of a page, for one fault or call.
+
+        One is for read-ahead, one for the page (filemap_fault, filemap_get_pages).
+        """
+        if self._asked.pop(tid, None) == page:
+            self.repeated += 1
+            return True
+        if len(self._asked) >= MOST:
+            self._asked.clear()
+        self._asked[tid] = page
+        return False
 
     def _path(self, inode: int) -> str:
         """The path of what the history does not follow: directories and the like."""

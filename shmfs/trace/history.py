@@ -66,6 +66,7 @@ class _Live:
         "created",
         "created_by",
         "door",
+        "grown",
         "nlink",
         "open_handles",
         "openers",
@@ -74,7 +75,7 @@ class _Live:
         "peak",
         "refused",
         "resident",
-        "resized",
+        "shrunk",
         "size",
     )
 
@@ -82,7 +83,7 @@ class _Live:
         self.created = time.time_ns()
         self.created_by = created_by
         self.nlink = nlink
-        self.size = self.resident = self.peak = self.page_ins = self.refused = self.resized = 0
+        self.size = self.resident = self.peak = self.page_ins = self.refused = self.shrunk = self.grown = 0
         self.open_handles = self.opens_dropped = 0
         self.door: tuple[str, int | None, int | None] = _NAMED
         self.openers: Process | dict[Process, None] | None = None  # mostly one: a dict would cost 200 bytes
@@ -127,7 +128,8 @@ class _Live:
             evicted=evicted,
             refused=self.refused,
             opens_dropped=self.opens_dropped,
-            resized=self.resized,
+            shrunk=self.shrunk,
+            grown=self.grown,
             kind=self.door[0],
             key=self.door[1],
             id=self.door[2],
@@ -260,7 +262,7 @@ class History:
         """Take over what is charged, where it was not told page by page."""
         live = self._live.get(inode)
         if live is not None:
-            live.size, live.resized = size, time.time_ns()
+            live.size = size
             live.resident = pages
             live.peak = max(live.peak, pages)
 
@@ -325,7 +327,11 @@ class History:
         """Follow the size."""
         live = self._live.get(inode)
         if live is not None:
-            live.size, live.resized = size, time.time_ns()
+            live.size = size
+            if size < old_size:
+                live.shrunk = time.time_ns()
+            else:
+                live.grown = time.time_ns()
 
     def evict(self, inode: int) -> None:
         """End the segment. An anonymous mapping that was refused never was one; its refusal is kept."""

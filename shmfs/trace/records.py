@@ -55,8 +55,10 @@ class Segment(Struct):
     """Of System V; None for other kinds."""
     opens_dropped: int = 0
     """Opens by further processes than `opened_by` has room for."""
-    resized: int = 0
-    """When truncate(2) or fallocate(2) last changed its size, ns since the epoch; 0: never, or not known."""
+    shrunk: int = 0
+    """When its size last decreased, ns since the epoch; 0: never, or not known."""
+    grown: int = 0
+    """When its size last increased, likewise; with native pages, when the daemon noticed it."""
 
 
 class Holder(Struct, frozen=True):

@@ -33,7 +33,7 @@ def is_beyond(inode: int, page: int | None, survey: Statistics | None, since: in
     known = segment(survey, inode)
     if known is None or page is None:
         return False
-    return known.resized <= since and page * PAGE >= known.size
+    return known.shrunk <= since and page * PAGE >= known.size
 
 
 def _live(survey: Statistics) -> Iterator[Segment]:
@@ -53,8 +53,10 @@ def fullness(survey: Statistics, inode: int, since: int) -> tuple[str, bool]:
         known = segment(survey, inode)
         if known is None:
             return f"{UNSURE}, which it is now; the file is gone", True
-        if known.resized > since:
-            return f"{UNSURE}, which it is now; the file was resized after the fault", True
+        if known.shrunk > since:
+            return f"{UNSURE}, which it is now; the file shrank after the fault", True
+        if survey.store == "managed" and known.grown > since:  # and the daemon did not refuse the page
+            return "that was beyond the end of the file, which has grown since", False
         return FULL, True
     return (
         f"{UNSURE}; a moment later neither was so ({human(survey.used)} of {human(survey.size_limit)} in use)"

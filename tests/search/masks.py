@@ -52,14 +52,19 @@ MASKS: dict[str, Mask] = {
         "the kernel tries to copy more than once, and no signal says which attempt failed",
     ),
     "the file is gone": Mask(
-        ("record-tmpfs", *NATIVE),
+        ALL,
         "a death that is said to be behind the end of its file, or for lack of space, may be either",
-        "the kernel serves these faults by itself: the file system is surveyed a moment after the signal",
+        "the file system is surveyed a moment after the signal: the file may be gone, or resized, by then",
     ),
-    "short writes": Mask(
+    "short calls": Mask(
         RUN,
-        "a write that was cut short counts as a refusal, or not",
-        "the kernel asks page by page or once, and a write that got something is no error",
+        "a read or a write that was cut short, or that ended in EFAULT, counts as a refusal, or not",
+        "the kernel asks page by page or once; what got something is no error, and EFAULT has other causes",
+    ),
+    "killed in a call": Mask(
+        RUN,
+        "one refusal more than the program logged",
+        "a process that something else ends in a call does not log how the call ended",
     ),
     "early names": Mask(
         RECORD,

@@ -186,23 +186,36 @@ def test_without_a_refusal_the_file_system_is_surveyed_at_the_signal(told: Calla
 
 
 @pytest.mark.parametrize("used", [10, 2048])
-@pytest.mark.parametrize(("size", "resized"), [(MIB, 999), (MIB, 1001), (32 * MIB, 1001)])
-def test_a_file_that_was_resized_after_the_fault_explains_nothing(
-    told: Callable[..., Told], used: int, size: int, resized: int
-) -> None:
-    file = segment(INODE, "/a", size, used)
-    file.resized = resized
+@pytest.mark.parametrize("shrunk", [999, 1001])
+def test_a_file_that_shrank_after_the_fault(told: Callable[..., Told], used: int, shrunk: int) -> None:
+    file = segment(INODE, "/a", MIB, used)
+    file.shrunk = shrunk
     one = told(statistics(file))
     one.deaths.failed(touched())
     one.wait()
     [death] = one.deaths.deaths
-    if resized < 1000:
+    if shrunk < 1000:
         assert death.reason == "that is beyond the end of the file, whose size is 1 MiB"
     elif used == 2048:
-        assert death.reason == f"{surveys.UNSURE}, which it is now; the file was resized after the fault"
+        assert death.reason == f"{surveys.UNSURE}, which it is now; the file shrank after the fault"
     else:
         assert death.reason.startswith(f"{surveys.UNSURE}; a moment later neither was so")
-    assert (death.limit > 0) == (resized > 1000 and used == 2048)
+
+
+@pytest.mark.parametrize("store", ["managed", "native"])
+def test_a_file_that_grew_after_the_fault(told: Callable[..., Told], store: str) -> None:
+    """A managed page that the store did not refuse lay behind the end."""
+    file = segment(INODE, "/a", 32 * MIB, 2048)
+    file.grown = 1001
+    survey = statistics(file)
+    survey.store = store
+    one = told(survey)
+    one.deaths.failed(touched())
+    one.wait()
+    [death] = one.deaths.deaths
+    beyond = "that was beyond the end of the file, which has grown since"
+    assert death.reason == (beyond if store == "managed" else "the mount is full")
+    assert (death.limit > 0) == (store == "native")
 
 
 def test_a_survey_is_of_one_signal(told: Callable[..., Told]) -> None:
