@@ -262,6 +262,8 @@ class History:
         """Take over what is charged, where it was not told page by page."""
         live = self._live.get(inode)
         if live is not None:
+            if size > live.size:
+                live.grown = time.time_ns()
             live.size = size
             live.resident = pages
             live.peak = max(live.peak, pages)

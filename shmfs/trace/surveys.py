@@ -53,10 +53,10 @@ def fullness(survey: Statistics, inode: int, since: int) -> tuple[str, bool]:
         known = segment(survey, inode)
         if known is None:
             return f"{UNSURE}, which it is now; the file is gone", True
-        if known.shrunk > since:
-            return f"{UNSURE}, which it is now; the file shrank after the fault", True
         if survey.store == "managed" and known.grown > since:  # and the daemon did not refuse the page
             return "that was beyond the end of the file, which has grown since", False
+        if max(known.shrunk, known.grown) > since:
+            return f"{UNSURE}, which it is now; the size of the file has changed since", True
         return FULL, True
     return (
         f"{UNSURE}; a moment later neither was so ({human(survey.used)} of {human(survey.size_limit)} in use)"
