@@ -358,5 +358,6 @@ def compare(outcomes: list[Outcome]) -> list[Comparison]:
     for comparison in comparisons:
         if not comparison.outcome.alone:
             comparison.reports.named.update(*(other.reports.named for other in comparisons))
+            comparison.reports.pids.update(*(other.truth.processes for other in comparisons))
             comparison.truth.renamed = any(other.truth.renamed for other in comparisons)
     return [comparison.run() for comparison in comparisons]

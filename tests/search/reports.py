@@ -45,8 +45,9 @@ class Reports:
         self.limit = self.outcome.program.size
         self.sizes = _sizes(self.outcome.log)
         self.named = {name for names in truth.names.values() for name in names}
-        """What files are named, also those of the programs that are recorded with it: a survey of the file
-        system may come late."""
+        self.pids = set(truth.processes)
+        """What files are named, and who creates them. Those of the programs that are recorded with it are
+        added, because the survey of the file system may come late."""
 
     def _differs(self, sentence: str) -> None:
         self.differences.append(sentence)
@@ -160,7 +161,7 @@ class Reports:
         for holder in death["holders"]:
             if holder["path"] not in names and not self.truth.renamed:
                 self._differs(f"{about}: no file is named {holder['path']}")
-            if holder.get("pid") and holder["pid"] not in self.truth.processes:
+            if holder.get("pid") and holder["pid"] not in self.pids:
                 self._differs(f"{about}: {holder['path']} was not created by {holder['pid']}")
 
     def _reason(self, touch: Touch) -> str:

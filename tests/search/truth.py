@@ -98,7 +98,7 @@ class Truth:
         self.gate = 0
         gates = [record.end for record in outcome.log if record.name == "gate"]
         if outcome.target.startswith("record"):
-            self.gate = max(gates, default=NEVER)
+            self.gate = max(gates) if len(gates) == 2 else NEVER  # another thread ended it at the gate
         self._open: dict[int, list[Touch]] = defaultdict(list)
         self._moved: dict[tuple[int, int], bool] = {}
         for record in outcome.log:
