@@ -164,7 +164,7 @@ class Forgery:
 
 @pytest.fixture
 def forgery(outcome: Outcome) -> Forgery:
-    outcome.log.insert(0, outcome.log[0]._replace(name="gate", end=0, begin=0))
+    outcome.log[:0] = [outcome.log[0]._replace(name="gate", end=0, begin=0)] * 2
     return Forgery(outcome)
 
 
