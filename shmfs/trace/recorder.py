@@ -108,7 +108,11 @@ class Recorder:
             self._proofs, self._statuses.of, self._write_one, lambda: tracepoints and not self.lost
         )
         recorded = perf is not None and perf.faults  # each with its SIGBUS, see `_round`
-        self._failures = Failures(device, self._known, self._attribution, self._offset, recorded=recorded)
+        self._failures = Failures(
+            *(device, self._known, self._attribution, self._offset),
+            recorded=recorded,
+            served=events is not None,
+        )
         self._samples: list[Samples] = []
         self._changes: list[Change] = []
         self._horizon = 0

@@ -16,8 +16,8 @@ from shmfs.trace.surveys import Survey
 MOST = 1000
 """Refusals that are kept; further kinds are not recorded."""
 
-_Call = tuple[int, int, str]
-"""Pid, inode and call."""
+_Call = tuple[int, int | str, str]
+"""Pid, inode or path, and call."""
 
 
 class RefusedCalls:
@@ -46,9 +46,7 @@ class RefusedCalls:
     def serve(self, refusal: Refusal) -> None:
         """Take in what the daemon has refused: it counts the others of its kind."""
         self._served.add((refusal.pid, refusal.inode, refusal.call))
-        if refusal.call == "mmap":
-            # Of an anonymous mapping the kernel reports the fallocate(2) of the preloaded library.
-            self._served.add((refusal.pid, refusal.inode, "fallocate"))
+        self._served.add((refusal.pid, refusal.path, refusal.call))  # of which one inode is reported
 
     def take(self, refusal: Refusal, survey: Survey | None = None) -> None:
         """Take in a call that failed; unless the daemon reports it too, the kernel refused it by itself.
@@ -57,7 +55,7 @@ class RefusedCalls:
         until the next `settle`.
         """
         call = refusal.pid, refusal.inode, refusal.call
-        if call in self._served:
+        if self._is_served(refusal):
             return
         known = self._known.get((call, refusal.errno))
         if known is not None:
@@ -88,14 +86,18 @@ class RefusedCalls:
         for when, refusal in waiting:
             if when > overdue:
                 self._unreported.append((when, refusal))
-            elif (call := (refusal.pid, refusal.inode, refusal.call)) in self._served:
-                self._known.pop((call, refusal.errno), None)
+            elif self._is_served(refusal):
+                self._known.pop(((refusal.pid, refusal.inode, refusal.call), refusal.errno), None)
             else:
                 self._write_one(refusal)
                 self._report(refusal)
         for refusal in self._known.values() if last else ():
             if refusal.count > self._written.get(id(refusal), refusal.count):
                 self._write_one(refusal)
+
+    def _is_served(self, refusal: Refusal) -> bool:
+        files = {refusal.inode, refusal.path} - {""}
+        return any((refusal.pid, file, refusal.call) in self._served for file in files)
 
     def _write_one(self, refusal: Refusal) -> None:
         self._written[id(refusal)] = refusal.count

@@ -37,14 +37,19 @@ class Failures:
         offset: int,
         *,
         recorded: bool,
+        served: bool = False,
     ) -> None:
-        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns)."""
+        """`recorded` says that each SIGBUS is among the faults, too; `offset` leads to the epoch (ns).
+
+        `served` says that a daemon serves the mount and reports what it refuses.
+        """
         self.deaths: Deaths | None = None
         self._device = device
         self._known = known
         self._attribution = attribution
         self._offset = offset
         self._recorded = recorded
+        self._served = served
         self._processes = Processes()
         self._populates = Populates(known, attribution, offset)
         self._unnamed: dict[Failure, Refusal] = {}
@@ -117,6 +122,8 @@ class Failures:
         if self.deaths is None or failed.call not in WRITERS:
             return
         call, amount, descriptor = WRITERS[failed.call]
+        if self._served and call == "fallocate" and error != _EFBIG:
+            return  # the daemon reports it, and the mmap(2) that the preloaded library makes of one
         found = self._file(failed, failed.arguments[descriptor] & 0xFFFF_FFFF)
         if found is None:
             return

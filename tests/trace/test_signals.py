@@ -56,7 +56,9 @@ class Sink:
 
 
 class Session:
-    def __init__(self, device: tuple[int, int] = DEVICE, *, recorded: bool = False) -> None:
+    def __init__(
+        self, device: tuple[int, int] = DEVICE, *, recorded: bool = False, served: bool = False
+    ) -> None:
         self.known = Registry(Sink(), device, "/dev/shm", OFFSET)
         attribution = Attribution(
             self.known.segment, None, lambda pid: self.known.process(pid, 0), self._change,
@@ -65,7 +67,7 @@ class Session:
         self.known.begin(GONE, 0, command="x")
         segment = self.known.segment(Mmap(0, GONE, BASE, 4096, 0, device, 5, 3, 1, b"/dev/shm/a"))
         attribution.add(GONE, [Area(BASE, BASE + 8 * 4096, 100, segment)])
-        self.failures = Failures(device, self.known, attribution, OFFSET, recorded=recorded)
+        self.failures = Failures(device, self.known, attribution, OFFSET, recorded=recorded, served=served)
         self.deaths = Explained()
         self.failures.deaths = self.deaths  # type: ignore[assignment]
 
@@ -187,6 +189,13 @@ def test_a_file_that_may_not_be_so_large(call: str, arguments: tuple[int, ...], 
 
 def test_the_call_that_sigxfsz_came_with_is_reported_once() -> None:
     assert Session().take(failed("write", 3, 0, 1, error=27)).calls == []
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_fallocate_is_left_to_the_daemon(served: bool) -> None:
+    one = Session(served=served)
+    calls = [failed("fallocate", 3, 0, 0), failed("write", 3, 0, 1, time=2000)]
+    assert [refusal.call for refusal in one.take(*calls).calls] == ["fallocate"] * (not served) + ["write"]
 
 
 def test_a_quota() -> None:
