@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bench_data import DATA, PAGE, BenchError, Sizes, fresh
 
-from shmfs.fuse import mounts
-from shmfs.fuse.launch import start
+from shmfs.client.launch import start
+from shmfs.system import mounts
 
 RESIDENT_EXTRA = 60 * 10**6  # bytes that a daemon may hold beside the data that is stored in it
 ROUND_TRIP = 2e-6  # seconds of a daemon's CPU time that answering a request takes at the very least

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.fuse import mounts, namespaces
-from shmfs.testing.conformance.doors import PRIVATE_KEY, Doors, through
-from shmfs.testing.conformance.tools import PAGE, libc
+from shmfs.conformance.doors import PRIVATE_KEY, Doors, through
+from shmfs.conformance.tools import PAGE, libc
+from shmfs.system import mounts, namespaces
 
 LIFE = "shmget + shmat + shmdt + rm"
 

@@ -27,7 +27,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from shmfs.trace import stream
+from shmfs.tracefile import stream
 
 TOUCH = """
 import mmap, numpy, os, sys

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shmfs.testing import conformance
-from shmfs.testing.conformance import known, markdown, report
-from shmfs.testing.conformance.messages import Configuration, Outcome
-from shmfs.testing.conformance.runner import running
+from shmfs import conformance
+from shmfs.conformance import known, markdown, report
+from shmfs.conformance.messages import Configuration, Outcome
+from shmfs.conformance.runner import running
 
 
 def run(store: str) -> list[Outcome]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from shmfs.fuse import mounts, namespaces
+from shmfs.system import mounts, namespaces
 
 hypothesis.settings.register_profile(
     "shmfs",

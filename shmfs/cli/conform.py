@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from shmfs.testing.conformance.messages import Outcome
-    from shmfs.testing.conformance.report import Count, Report
+    from shmfs.conformance.messages import Outcome
+    from shmfs.conformance.report import Count, Report
 
 _EPILOG = """\b
 AGREE    both file systems gave the same answers
@@ -62,10 +62,10 @@ def conform(
     import signal
     import sys
 
+    from shmfs import conformance
+    from shmfs.conformance import report, runner
+    from shmfs.conformance.messages import Configuration
     from shmfs.fs.options import parse
-    from shmfs.testing import conformance
-    from shmfs.testing.conformance import report, runner
-    from shmfs.testing.conformance.messages import Configuration
 
     if against is not None and directory is None:
         raise click.UsageError("--against takes a DIR to compare with it")
@@ -129,7 +129,7 @@ def _print(found: "Report") -> None:
         if one.state == "differs":
             _print_difference(console, one, sides)
     _print_groups(console, found)
-    from shmfs.trace.text import plural
+    from shmfs.report.text import plural
 
     total = found.total
     run = plural(total.cases - total.not_run, "case")
@@ -155,7 +155,7 @@ def _print_difference(console: "Console", outcome: "Outcome", sides: tuple[str, 
     """The places of a case that differ, with both answers."""
     from rich.text import Text
 
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     output.emit(console, Text(f"\n{outcome.name}", "bold red"))
     if outcome.note:
@@ -175,7 +175,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
     """Why cases differ as is known, and why others were not run."""
     from rich.text import Text
 
-    from shmfs.testing.conformance import report
+    from shmfs.conformance import report
 
     gone = report.by_note(found.outcomes, "agrees") | report.by_note(found.outcomes, "known")
     groups = [

@@ -9,7 +9,7 @@ from shmfs.cli import output
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from shmfs.fuse.doctor import Finding, Findings
+    from shmfs.client.doctor import Finding, Findings
 
 WIDE = 80
 """Columns from which on the names have a column of their own."""
@@ -43,7 +43,7 @@ def doctor(as_json: bool) -> None:
     """
     import msgspec
 
-    from shmfs.fuse.doctor import examine
+    from shmfs.client.doctor import examine
 
     found = examine()
     if as_json:
@@ -83,7 +83,7 @@ def _wrapped(sentence: str, width: int, indent: int) -> "Text":
 
     from rich.text import Text
 
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     text = fill(clean(sentence), width, subsequent_indent=" " * indent, break_on_hyphens=False)
     return Text(text, no_wrap=True, overflow="ignore")

@@ -23,8 +23,8 @@ def env(doors: tuple[str, ...], as_json: bool, directory: str) -> None:
     """
     import shlex
 
-    from shmfs.fuse import mounts
     from shmfs.ipc import library
+    from shmfs.system import mounts
 
     variables = library.variables(mounts.served(directory).mountpoint, doors)
     if as_json:

@@ -8,7 +8,7 @@ from shmfs.cli import output
 from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
-    from shmfs.trace.stream import Trace
+    from shmfs.tracefile.stream import Trace
 
 BINARY = {"parquet": "Parquet", "perfetto": "A Perfetto trace"}
 
@@ -57,11 +57,11 @@ def export(form: str, out: str | None, file: str) -> None:
     import os
     import sys
 
-    from shmfs.trace import export as formats
-    from shmfs.trace import perfetto, stream
+    from shmfs.export import perfetto, tables
+    from shmfs.tracefile import stream
 
     if form == "parquet":
-        formats.import_arrow()
+        tables.import_arrow()
     elif form == "perfetto":
         perfetto.import_perfetto()
     with stream.open(file) as trace:
@@ -79,13 +79,12 @@ def export(form: str, out: str | None, file: str) -> None:
 
 
 def _write(trace: "Trace", form: str, file: IO[bytes], *, bar: bool = True) -> None:
-    from shmfs.trace import export as formats
-    from shmfs.trace import perfetto
+    from shmfs.export import perfetto, tables
 
     write = {
-        "jsonl": formats.jsonl,
-        "csv": formats.csv,
-        "parquet": formats.parquet,
+        "jsonl": tables.jsonl,
+        "csv": tables.csv,
+        "parquet": tables.parquet,
         "perfetto": perfetto.write,
     }[form]
     if bar and trace.count >= LONG:

@@ -7,7 +7,7 @@ import click
 from shmfs.cli import output
 
 if TYPE_CHECKING:
-    from shmfs.fuse.orphans import Collected
+    from shmfs.client.collect import Collected
 
 _EPILOG = """\b
 Examples:
@@ -26,9 +26,9 @@ def gc(dry_run: bool, as_json: bool, target: str) -> None:
     Those are files in its root directory and System V segments whose makers are dead and which nobody has
     open or mapped.
     """
-    from shmfs.fuse import orphans
+    from shmfs.client.collect import collect
 
-    found = orphans.collect(target, dry_run=dry_run)
+    found = collect(target, dry_run=dry_run)
     if as_json:
         output.print_json([{**_fields(one), "removed": one.inode in found.removed} for one in found.orphans])
     else:
@@ -49,7 +49,7 @@ def _print(found: "Collected", *, dry_run: bool) -> None:
 
     from rich.text import Text
 
-    from shmfs.trace.text import age, clean, plural, size
+    from shmfs.report.text import age, clean, plural, size
 
     def owner(uid: int) -> str:
         try:

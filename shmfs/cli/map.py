@@ -10,7 +10,7 @@ from shmfs.errors import ShmfsError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shmfs.trace.pagemap import Matrix
+    from shmfs.system.pagemap import Matrix
 
 FEW = 16
 """Pages that are listed one by one, with their frames, without being asked."""
@@ -44,10 +44,10 @@ def map_(every: bool, shmid: int | None, inode: int | None, as_json: bool, file:
     import os
     import stat
 
-    from shmfs.trace import pagemap
+    from shmfs.system import pagemap
 
     if shmid is not None or inode is not None:
-        from shmfs.fuse import inventory
+        from shmfs.client import inventory
 
         device, segment = inventory.segment(file, shmid=shmid, inode=inode)
         ino, size, name = segment.inode, segment.size, segment.path
@@ -67,7 +67,8 @@ def map_(every: bool, shmid: int | None, inode: int | None, as_json: bool, file:
 def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
     from rich.text import Text
 
-    from shmfs.trace import pagemap, text
+    from shmfs.report import text
+    from shmfs.system import pagemap
 
     console = output.console()
     shared = len(matrix.shared())
@@ -95,8 +96,8 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from shmfs.trace.picture import Kind, draw
-    from shmfs.trace.text import clean
+    from shmfs.report.picture import Kind, draw
+    from shmfs.report.text import clean
 
     ascii_only = console.options.ascii_only
     glyphs = dict(zip(Kind, ".c+#" if ascii_only else "·c▒█", strict=True))
@@ -136,8 +137,8 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
 def _print_ranges(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
-    from shmfs.trace.picture import Kind, ranges
-    from shmfs.trace.text import clean
+    from shmfs.report.picture import Kind, ranges
+    from shmfs.report.text import clean
 
     names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
     found = ranges(matrix)
@@ -157,7 +158,7 @@ def _print_ranges(console: "Console", matrix: "Matrix") -> None:
 def _print_pages(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
     rows = []

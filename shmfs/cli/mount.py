@@ -8,7 +8,7 @@ import click
 from shmfs.cli import output
 
 if TYPE_CHECKING:
-    from shmfs.fuse.launch import Server
+    from shmfs.client.launch import Server
 
 _EPILOG = f"""{output.MOUNT_OPTIONS}
 \b
@@ -36,8 +36,8 @@ def serve(
     directory: str, options: str, *, foreground: bool = False, as_json: bool = False, whole: bool = False
 ) -> None:
     """Mount or remount, and say so; `whole` is `service.remount`'s."""
+    from shmfs.client import service
     from shmfs.fs.options import parse
-    from shmfs.fuse import service
 
     if "remount" in parse(options).seen:
         mount = service.remount(directory, options, whole=whole)

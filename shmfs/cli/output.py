@@ -223,7 +223,7 @@ def name_standard_output() -> None:
 
 def complain(message: str) -> None:
     """Print a sentence on standard error."""
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     click.echo(f"shmfs: {clean(message)}", err=True)
 
@@ -232,7 +232,7 @@ def tell_hidden(count: int) -> None:
     """Say that processes could not be looked at, if any; what is shown may not be all then."""
     import os
 
-    from shmfs.trace.text import plural
+    from shmfs.report.text import plural
 
     if count:
         hint = "" if os.geteuid() == 0 else "; run it as root to see all that map"
@@ -262,7 +262,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 def emit(console: "Console", *what: "RenderableType") -> None:
     """Print, in ASCII where the terminal knows no more."""
-    from shmfs.trace.text import show
+    from shmfs.report.text import show
 
     show(console, *what)
 
@@ -271,6 +271,6 @@ def listing(
     console: "Console", headings: Sequence[str], rows: "Sequence[Sequence[Text]]", right: Sequence[str] = ()
 ) -> None:
     """Print one line a row; a paragraph a row if the console is too narrow. The first column is the name."""
-    from shmfs.trace.text import listing
+    from shmfs.report.text import listing
 
     emit(console, *listing(headings, rows, console.width, right))

@@ -10,8 +10,8 @@ from shmfs.errors import ShmfsError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from shmfs.fuse.inventory import Entry
-    from shmfs.trace.records import Observation, Process, Segment
+    from shmfs.client.inventory import Entry
+    from shmfs.events.records import Observation, Process, Segment
 
 NAMED = 3
 """Processes that are named; more of them are counted by command."""
@@ -33,7 +33,7 @@ def ps(ended: bool, as_json: bool, target: str | None) -> None:
 
     Mounts in sandboxes are listed too; they are named by their device number instead of DIR.
     """
-    from shmfs.fuse import inventory
+    from shmfs.client import inventory
 
     if target is None:
         found = inventory.entries()
@@ -80,7 +80,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
 def _print_mounts(entries: "list[Entry]") -> None:
     from rich.text import Text
 
-    from shmfs.trace.text import clean, size
+    from shmfs.report.text import clean, size
 
     console = output.console()
     if not entries:
@@ -114,7 +114,7 @@ def _print_stale(entry: "Entry") -> None:
 def _segments(entry: "Entry", *, ended: bool, as_json: bool) -> None:
     import msgspec
 
-    from shmfs.trace.sampler import observe
+    from shmfs.record.sampler import observe
 
     assert entry.statistics is not None  # noqa: S101
     seen = observe(entry.device)
@@ -140,7 +140,7 @@ def _print_segments(
 ) -> None:
     from rich.text import Text
 
-    from shmfs.trace.text import clean, plural, size
+    from shmfs.report.text import clean, plural, size
 
     console = output.console()
     known = entry.statistics
@@ -162,7 +162,7 @@ def _print_segments(
 def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
     from rich.text import Text
 
-    from shmfs.trace.text import clean, size
+    from shmfs.report.text import clean, size
 
     name = clean(segment.path) or f"(inode {segment.inode}, no name)"
     anonymous = segment.kind == "anon"
@@ -189,7 +189,7 @@ def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
 def _mappers(seen: "Observation") -> str:
     from collections import Counter
 
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     if len(seen.mapped_by) <= NAMED:
         return ", ".join(_who(one.process) for one in seen.mapped_by)
@@ -198,6 +198,6 @@ def _mappers(seen: "Observation") -> str:
 
 
 def _who(process: "Process | None") -> str:
-    from shmfs.trace.text import clean
+    from shmfs.report.text import clean
 
     return f"{clean(process.command) or 'pid'} {process.pid}" if process else "-"

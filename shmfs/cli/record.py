@@ -11,9 +11,9 @@ import click
 from shmfs.cli import output
 
 if TYPE_CHECKING:
-    from shmfs.fuse import mounts
-    from shmfs.trace.recording import Recording
-    from shmfs.trace.records import Statistics
+    from shmfs.events.records import Statistics
+    from shmfs.record.recording import Recording
+    from shmfs.system import mounts
 
 DEFAULT = "shmfs.shmtrace"
 
@@ -73,7 +73,7 @@ def record(
 
 
 def _tell(recording: "Recording", path: str, *, as_json: bool) -> None:
-    from shmfs.trace.text import plural
+    from shmfs.report.text import plural
 
     dropped, lost = recording.dropped, recording.recorder.lost
     faults = max(0, recording.recorder.faults - dropped)  # pages around faults are dropped with them
@@ -89,10 +89,11 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording":
+    from shmfs.client import control
     from shmfs.errors import ShmfsError
-    from shmfs.fuse import control, mounts
-    from shmfs.trace.recording import Recording, Subject
-    from shmfs.trace.records import Statistics
+    from shmfs.events.records import Statistics
+    from shmfs.record.recording import Recording, Subject
+    from shmfs.system import mounts
 
     mount = mounts.containing(os.path.realpath(directory))
     if mount is None or not os.path.isdir(directory):
@@ -131,7 +132,7 @@ def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording"
 
 def _survey(mount: "mounts.Mount") -> "Statistics | None":
     """What is on a tmpfs of the kernel, for the explanation of a death."""
-    from shmfs.trace import tmpfs
+    from shmfs.client import tmpfs
 
     if mount.fstype != "tmpfs":
         return None

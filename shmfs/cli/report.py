@@ -32,8 +32,8 @@ def report(as_json: bool, out: str | None, file: str) -> None:
             raise click.UsageError("--json and --html are two reports: ask for one")
         return _html(out, file)
     from shmfs import trace
-    from shmfs.trace.analysis import analyse
-    from shmfs.trace.trace_report import render
+    from shmfs.analysis.analysis import analyse
+    from shmfs.report.trace_report import render
 
     with trace.open(file) as opened:
         found = analyse(opened)
@@ -49,9 +49,9 @@ def _html(out: str, file: str) -> None:
 
     from shmfs import trace
     from shmfs.errors import ShmfsError
-    from shmfs.trace.html.extract import extract
-    from shmfs.trace.html.render import render, write
-    from shmfs.trace.text import clean
+    from shmfs.report.html.extract import extract
+    from shmfs.report.html.render import render, write
+    from shmfs.report.text import clean
 
     if out != "-" and os.path.exists(out) and os.path.exists(file) and os.path.samefile(out, file):
         raise ShmfsError(f"{out} is the trace itself: name another file with --html", 2)

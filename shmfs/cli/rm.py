@@ -31,7 +31,7 @@ def rm(
 
     Who has a segment mapped keeps it: it is gone with its last mapping.
     """
-    from shmfs.fuse import removal
+    from shmfs.client import removal
 
     if not (ids or keys or paths):
         raise click.UsageError("name a FILE, or give -m ID or -M KEY")

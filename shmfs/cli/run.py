@@ -8,8 +8,8 @@ from shmfs.cli import output
 from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
-    from shmfs.trace.budgets import Budget
-    from shmfs.trace.report import Report
+    from shmfs.analysis.budgets import Budget
+    from shmfs.report.run_report import Report
 
 FAILED = 125
 """As env(1), timeout(1) and docker(1): the tool itself failed, not the command."""
@@ -49,7 +49,7 @@ class Run(output.OwnUsageStatus):
 def _budgets(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> "list[Budget]":
     if not given:
         return []
-    from shmfs.trace.budgets import parse
+    from shmfs.analysis.budgets import parse
 
     try:
         return [parse(text) for text in given]
@@ -142,7 +142,7 @@ def run(
 def _print(report: "Report", file: IO[str] | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from shmfs.trace.report import render, report_json
+    from shmfs.report.run_report import render, report_json
 
     try:
         if as_json:

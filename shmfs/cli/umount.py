@@ -19,7 +19,7 @@ def umount(as_json: bool, directory: str) -> None:
     A dead mount, whose daemon was killed, is cleared away. Where another mount
     namespace has a copy (`unshare -m`, a container), it says who is in it.
     """
-    from shmfs.fuse import launch
+    from shmfs.client import launch
 
     ended = launch.umount(directory)
     if ended.kept:

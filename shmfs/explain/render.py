@@ -10,7 +10,7 @@ from shmfs.explain.draw import picture
 from shmfs.explain.records import Chapter, Claim, Page, Step, Telling, Touch, View
 from shmfs.explain.stage import PAGES
 from shmfs.explain.story import NAMES_OF, TERMS
-from shmfs.trace.text import clean, labelled, plural
+from shmfs.report.text import clean, labelled, plural
 
 PLACE = "A and B are two processes on a private mount of {} pages, whose pages {}."
 HOLDERS = {

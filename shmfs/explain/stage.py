@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
+from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
 from shmfs.explain import actors, kernel
 from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, SHM, Actor, Failed, Process
 from shmfs.explain.records import Cache, Claim, Step, Touch, View
-from shmfs.fuse import control, launch
 from shmfs.system import calls
 
 PAGE = kernel.PAGE

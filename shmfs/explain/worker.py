@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from shmfs.fuse import namespaces
+from shmfs.system import namespaces
 
 _PR_SET_DUMPABLE = 4
 _NOBODY = 65534

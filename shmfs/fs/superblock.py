@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from shmfs.events.hooks import Instruments
 from shmfs.fs.directory import Directory
 from shmfs.fs.flags import FS_IMMUTABLE_FL
 from shmfs.fs.inode import Inode, RegularFile, Symlink
@@ -15,7 +16,6 @@ from shmfs.fs.native import NativeBlocks, NativeFile
 from shmfs.fs.options import SYSV_LIMITS, MountOptions
 from shmfs.mm import PAGE_SIZE, AddressSpace, ManagedStore, Reservation
 from shmfs.mm.native import NativePages, NativeStore
-from shmfs.trace.instruments import Instruments
 
 ROOT_INO = 1
 INODE_SIZE = 1024

@@ -7,9 +7,9 @@ from shmfs.fs import attributes, file
 from shmfs.fs.inode import RegularFile
 from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.fuse.populate import PopulateEnd
-from shmfs.fuse.refusals import POPULATING, blocked_in
 from shmfs.fuse.refused_reads import RefusedReads
 from shmfs.mm import PAGE_SHIFT
+from shmfs.system.waiting import POPULATING, blocked_in
 
 
 class Reader(NamedTuple):

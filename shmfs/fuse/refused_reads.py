@@ -7,8 +7,8 @@ never set that flag (mm/gup.c:populate_vma_page_range): they repeat the READ unt
 
 from typing import NamedTuple
 
-from shmfs.fuse.refusals import FAULT, blocked_in
 from shmfs.mm import PAGE_SIZE
+from shmfs.system.waiting import FAULT, blocked_in
 
 _IN_SYSTEM_CALL = 8
 """Refusals in a row after which a thread in a system call populates; copies by the kernel end sooner."""

@@ -20,7 +20,7 @@ from shmfs.live.model import Snapshot
 from shmfs.live.rows import Cell
 from shmfs.live.views import View
 from shmfs.live.watch import Watched
-from shmfs.trace.pagemap import Matrix
+from shmfs.system.pagemap import Matrix
 
 COST = 10
 """A look is followed by at least so many times the CPU time that it took."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from shmfs.errors import ShmfsError
 from shmfs.live.model import Rates
-from shmfs.trace.format import Faults as Rows
-from shmfs.trace.perf import Perf
-from shmfs.trace.processes import read_file
-from shmfs.trace.recorder import Recorder
+from shmfs.record.recorder import Recorder
+from shmfs.system.processes import read_file
+from shmfs.tracefile.format import Faults as Rows
+from shmfs.tracing.perf import Perf
 
 _KIND = {1: "minor", 2: "major", 3: "failed"}
 ALL = 15

@@ -4,14 +4,15 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from shmfs.client import control, inventory
+from shmfs.client.tmpfs import regular_files
 from shmfs.errors import ShmfsError
-from shmfs.fuse import control, inventory, mounts
+from shmfs.events.amounts import clock
+from shmfs.events.names import printable
+from shmfs.events.records import Statistics
 from shmfs.live.model import Limits, Segment, Source
-from shmfs.trace.amounts import clock
-from shmfs.trace.names import printable
-from shmfs.trace.pagemap import PAGE
-from shmfs.trace.records import Statistics
-from shmfs.trace.tmpfs import regular_files
+from shmfs.system import mounts
+from shmfs.system.pagemap import PAGE
 
 TMPFS = ("tmpfs", "devtmpfs")
 NAMED = 5

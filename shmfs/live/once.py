@@ -7,7 +7,7 @@ from rich.text import Text
 
 from shmfs.live import rows
 from shmfs.live.model import Snapshot
-from shmfs.trace.text import clean, listing, plural, size
+from shmfs.report.text import clean, listing, plural, size
 
 STYLES = {
     "": "",

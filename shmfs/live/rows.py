@@ -9,8 +9,8 @@ from typing import Generic, NamedTuple, TypeVar
 from rich.cells import cell_len
 
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot
-from shmfs.trace.pagemap import PAGE
-from shmfs.trace.text import LEVELS, clean, clip, plural, size
+from shmfs.report.text import LEVELS, clean, clip, plural, size
+from shmfs.system.pagemap import PAGE
 
 Row = TypeVar("Row")
 Cell = tuple[str, str]

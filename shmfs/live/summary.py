@@ -9,8 +9,8 @@ from shmfs.live import rows
 from shmfs.live.model import Limits, Snapshot
 from shmfs.live.rows import Cell
 from shmfs.live.views import Trends, View
-from shmfs.trace.pagemap import PAGE
-from shmfs.trace.text import clean, clip, size
+from shmfs.report.text import clean, clip, size
+from shmfs.system.pagemap import PAGE
 
 Line = list[Cell]
 CROWDED = 0.9

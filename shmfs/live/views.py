@@ -10,9 +10,9 @@ import numpy as np
 from shmfs.live import rows
 from shmfs.live.model import Process, Segment, Share, Snapshot
 from shmfs.live.rows import Cell, Column
-from shmfs.trace.pagemap import PAGE, Matrix
-from shmfs.trace.picture import Kind, Range, draw, ranges
-from shmfs.trace.text import clean, plural, size
+from shmfs.report.picture import Kind, Range, draw, ranges
+from shmfs.report.text import clean, plural, size
+from shmfs.system.pagemap import PAGE, Matrix
 
 Place = Literal["segments", "processes", "segment", "pages", "process"]
 

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from shmfs.errors import ShmfsError
+from shmfs.events.names import printable
 from shmfs.live import faults, files, rows
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot, Source
-from shmfs.trace import pagemap
-from shmfs.trace.names import printable
-from shmfs.trace.pagemap import PAGE, Pages, Vma
-from shmfs.trace.processes import Processes
+from shmfs.system import pagemap
+from shmfs.system.pagemap import PAGE, Pages, Vma
+from shmfs.system.processes import Processes
 
 NONE = Rates()
 BEHIND = "the machine is busy, so that faults are told late"

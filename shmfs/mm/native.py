@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from shmfs.mm.address_space import Intent
 from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
-from shmfs.system import mounts, syscalls
+from shmfs.system import mounting, syscalls
 
 _POOL = 1024
 """Descriptors kept open at most, and no more than half of those that the process may have."""
@@ -34,12 +34,12 @@ class NativeStore:
     ) -> None:
         """`blocks` is the limit in pages, 0 for none; raises EPERM without CAP_SYS_ADMIN."""
         attributes = {
-            "noatime": mounts.MOUNT_ATTR_NOATIME,
-            "strictatime": mounts.MOUNT_ATTR_STRICTATIME,
-            "norelatime": mounts.MOUNT_ATTR_STRICTATIME,
+            "noatime": mounting.MOUNT_ATTR_NOATIME,
+            "strictatime": mounting.MOUNT_ATTR_STRICTATIME,
+            "norelatime": mounting.MOUNT_ATTR_STRICTATIME,
         }.get(atime, 0)
         limits = {"nr_blocks": str(blocks or UNLIMITED), "nr_inodes": "0", "mode": "0700"}
-        self._mount = mounts.detached("tmpfs", {**limits, **(options or {})}, attributes)
+        self._mount = mounting.detached("tmpfs", {**limits, **(options or {})}, attributes)
         self._pool: OrderedDict[int, int] = OrderedDict()
         self._freeing: list[threading.Thread] = []
         self._room = min(_POOL, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -58,7 +58,7 @@ class NativeStore:
 
     def resize(self, blocks: int) -> None:
         """Set the limit in pages; raises EINVAL below what is used."""
-        mounts.reconfigure(self._mount, {"nr_blocks": str(blocks or UNLIMITED)})
+        mounting.reconfigure(self._mount, {"nr_blocks": str(blocks or UNLIMITED)})
 
     def used(self) -> int:
         """Pages in use."""

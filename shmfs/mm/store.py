@@ -1,9 +1,9 @@
 """The managed store: shmfs owns the frames, so that every page is charged, counted and logged exactly."""
 
+from shmfs.events.hooks import Instruments
 from shmfs.mm.arena import Arena
 from shmfs.mm.reservation import Reservation
 from shmfs.mm.runs import Frames
-from shmfs.trace.instruments import Instruments
 
 
 class ManagedStore:

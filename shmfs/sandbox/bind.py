@@ -8,8 +8,8 @@ import os
 import sys
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
 from shmfs.sandbox import command
+from shmfs.system import namespaces
 
 FAILED = 125
 SHM = "/dev/shm"  # noqa: S108  # the name is the point

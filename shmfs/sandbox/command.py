@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
 from shmfs.ipc import library
+from shmfs.system import namespaces
 
 NOT_RUNNABLE = 126
 NOT_FOUND = 127

@@ -119,10 +119,10 @@ def main() -> None:
 def _begin(wanted: dict[str, Any], said: list[str]) -> "tuple[Any, str]":
     import msgspec
 
-    from shmfs.fuse import control
-    from shmfs.trace.recording import Recording, Subject
-    from shmfs.trace.records import Statistics
-    from shmfs.trace.writer import MIN_SIZE
+    from shmfs.client import control
+    from shmfs.events.records import Statistics
+    from shmfs.record.recording import Recording, Subject
+    from shmfs.tracefile.writer import MIN_SIZE
 
     device = wanted["device"]
 

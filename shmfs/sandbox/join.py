@@ -6,8 +6,8 @@ Exit statuses as of `shmfs run`: 125 when the namespaces could not be joined.
 import sys
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
 from shmfs.sandbox import command
+from shmfs.system import namespaces
 
 FAILED = 125
 

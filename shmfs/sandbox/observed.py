@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shmfs.analysis.budgets import Ended, Faults
+from shmfs.client import launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch
+from shmfs.events.records import Stale, Statistics
 from shmfs.ipc import library
 from shmfs.sandbox import command as child
 from shmfs.sandbox import supervisor
 from shmfs.sandbox.command import SHM
-from shmfs.trace.budgets import Ended, Faults
-from shmfs.trace.records import Stale, Statistics
 
 if TYPE_CHECKING:
-    from shmfs.trace.deaths import Deaths
-    from shmfs.trace.recording import Recording
-    from shmfs.trace.report import Report
+    from shmfs.analysis.deaths import Deaths
+    from shmfs.record.recording import Recording
+    from shmfs.report.run_report import Report
 
 _SETTLE = 0.5
 """Seconds that the kernel gets to tell the daemon of the last references that a command has let go."""
@@ -138,7 +138,7 @@ class _Tracer:
 
     def attach(self, pid: int) -> None:
         """Record process `pid` from its exec on; raises ShmfsError."""
-        from shmfs.trace.recording import Recording, Subject
+        from shmfs.record.recording import Recording, Subject
 
         self._pid = pid
         about = self._server.statistics()
@@ -224,7 +224,7 @@ class _Observer:
 
     def start(self, device: str, tell: Callable[..., None] | None) -> Callable[[set[int]], None]:
         """Return what the supervisor is to call with the pids of the sandbox."""
-        from shmfs.trace.sampler import Sampler
+        from shmfs.record.sampler import Sampler
 
         pids: set[int] = set()
         self._sampler = Sampler(device, lambda: pids, tell)
@@ -244,13 +244,13 @@ class _Observer:
         explained: "Deaths | None",
     ) -> "Report":
         """Put together what was seen."""
-        from shmfs.trace import report
+        from shmfs.report import run_report
 
         seen = self._sampler.observations()
         seen.stale = seen.stale or outcome.stale
         deaths = explained.deaths if explained else []
         calls = explained.calls if explained else []
-        return report.build(statistics, seen, command, outcome.status, outcome.duration, deaths, calls)
+        return run_report.build(statistics, seen, command, outcome.status, outcome.duration, deaths, calls)
 
 
 def _import_all(*, report: bool) -> None:
@@ -260,9 +260,8 @@ def _import_all(*, report: bool) -> None:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        wanted = {"sampler": True, "report": report, "recording": True}
-        for name in (f"shmfs.trace.{name}" for name, needed in wanted.items() if needed):
-            importlib.import_module(name)
+        for name in ("record.sampler", "record.recording", *(["report.run_report"] if report else [])):
+            importlib.import_module(f"shmfs.{name}")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

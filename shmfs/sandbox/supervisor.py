@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
+from shmfs.events.records import Stale
 from shmfs.sandbox import command as child
-from shmfs.trace.records import Stale
+from shmfs.system import namespaces
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Host(Protocol):
-    """What the supervisor needs to know of a `shmfs.fuse.launch.Server`."""
+    """What the supervisor needs to know of a `shmfs.client.launch.Server`."""
 
     @property
     def pid(self) -> int:

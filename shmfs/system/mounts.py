@@ -1,50 +1,225 @@
-"""Mounts without a mount point: fsopen(2), fsconfig(2), fsmount(2), fspick(2), since Linux 5.2.
+"""What is mounted where, from /proc/self/mountinfo, without touching a mount that may not answer."""
 
-A detached mount is in no mount table. Its files are reached by openat(2), or by /proc/self/fd/N/NAME in a
-process that has its descriptor. It ends when the last descriptor of it and of its files is closed.
-"""
-
+import contextlib
+import errno
 import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
 
-from shmfs.system.syscalls import syscall
+from shmfs.errors import ShmfsError
+from shmfs.system.namespaces import mount_namespace, umount
 
-MOUNT_ATTR_NOATIME = 0x10
-MOUNT_ATTR_STRICTATIME = 0x20
-
-_SET_FLAG, _SET_STRING, _CMD_CREATE, _CMD_RECONFIGURE = 0, 1, 6, 7  # FSCONFIG_
-_CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC, FSPICK_CLOEXEC
-_FSPICK_EMPTY_PATH = 8
+FSTYPE = "fuse.shmfs"
+_PATIENCE = 5.0
+"""Seconds that a mount may take to answer before it is left alone."""
 
 
-def detached(fstype: str, options: dict[str, str | None] | None = None, attributes: int = 0) -> int:
-    """Mount a file system nowhere; return a descriptor of its root, closed on exec.
+class Mount(NamedTuple):
+    """A line of mountinfo, see proc(5)."""
 
-    An option without a value is a flag. `attributes` are MOUNT_ATTR_ flags.
+    mountpoint: str
+    device: str
+    """major:minor, decimal, as st_dev."""
+    fstype: str
+    options: str
+    """Of the mount and of the superblock, joined by a comma."""
+    source: str
 
-    Raises EPERM without CAP_SYS_ADMIN, ENODEV for a type and EINVAL for an option that the kernel does not
-    know, ENOSYS before Linux 5.2.
+
+def _unescape(text: str) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text)))
+
+
+def mounts() -> list[Mount]:
+    """Every mount of this namespace, the topmost last."""
+    found = []
+    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
+        for line in lines:
+            left, _, right = line.partition(" - ")
+            fields, (fstype, source, superblock) = left.split(" "), right.rstrip("\n").split(" ", 2)
+            options = f"{fields[5]},{superblock}"
+            found.append(Mount(_unescape(fields[4]), fields[2], fstype, options, _unescape(source)))
+    return found
+
+
+def find(path: str) -> Mount | None:
+    """The topmost mount on exactly `path`, which may be dead; None where nothing is mounted."""
+    path = absolute(path)
+    return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
+
+
+def containing(path: str) -> Mount | None:
+    """The mount that holds `path`."""
+    path = absolute(path)
+    above = {path, *map(str, Path(path).parents)}
+    holding = [mount for mount in mounts() if mount.mountpoint in above]
+    longest = max((len(mount.mountpoint) for mount in holding), default=0)
+    return next((mount for mount in reversed(holding) if len(mount.mountpoint) == longest), None)
+
+
+def absolute(path: str) -> str:
+    """`path` without links and dots; only its directory is looked up, so a dead mount does no harm."""
+    path = os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def shmfs_mounts() -> list[Mount]:
+    """The shmfs mounts of this namespace."""
+    return [mount for mount in mounts() if mount.fstype == FSTYPE]
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether nobody serves the mount any more (ENOTCONN); one that does not answer in time is not dead."""
+    outcome = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(mount.mountpoint)
+        except OSError as failure:
+            outcome.append(failure.errno)
+
+    asking = threading.Thread(target=ask, daemon=True)  # a stopped daemon would keep us for ever
+    asking.start()
+    asking.join(_PATIENCE)
+    return outcome in ([errno.ENOTCONN], [errno.ECONNABORTED])
+
+
+def served(path: str) -> Mount:
+    """The mount on `path`, which is a shmfs and answers; raises ShmfsError."""
+    mount = find(path)
+    if mount is None or mount.fstype != FSTYPE:
+        raise ShmfsError(f"{path} is not a shmfs mount; `shmfs ps` lists them")
+    if is_dead(mount):
+        raise ShmfsError(
+            f"{path} is a dead mount, whose daemon has ended; `shmfs umount {path}` clears it away"
+        )
+    return mount
+
+
+def check_mountpoint(path: str) -> str:
+    """The absolute path to mount on; a dead shmfs there is cleared away. Raises ShmfsError."""
+    if not path.isprintable():
+        raise ShmfsError(f"the mount point {path!r} has characters that cannot be printed; name another")
+    mount = find(path)
+    if mount and mount.fstype == FSTYPE:
+        if not is_dead(mount):
+            raise ShmfsError(f"{path} is a shmfs mount already; `shmfs umount {path}` ends it")
+        clear(mount.mountpoint)
+    try:
+        os.listdir(path)
+    except FileNotFoundError:
+        raise ShmfsError(f"the mount point {path} does not exist; create it with `mkdir {path}`") from None
+    except NotADirectoryError:
+        raise ShmfsError(f"the mount point {path} is not a directory; name a directory") from None
+    except OSError as failure:
+        raise ShmfsError(f"the mount point {path} cannot be used: {failure.strerror}") from None
+    return os.path.realpath(path)
+
+
+def clear(mountpoint: str) -> None:
+    """Unmount what nobody serves any more; raises ShmfsError.
+
+    A thread of a daemon that was killed may still wait in the kernel for a page, which a client has locked
+    that waits for the daemon: only the end of the connection, which root may force, ends both.
     """
-    context = syscall("fsopen", fstype.encode(), _CLOEXEC)
+    unmount(mountpoint, lazy=True, force=True)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:
+    """Unmount as root, or through fusermount3; raises ShmfsError, naming who keeps it busy."""
     try:
-        _configure(context, options or {}, _CMD_CREATE)
-        return syscall("fsmount", context, _CLOEXEC, attributes)
-    finally:
-        os.close(context)
+        umount(mountpoint, lazy=lazy, force=force)
+        return
+    except OSError as failure:
+        if failure.errno == errno.EBUSY:
+            raise ShmfsError(f"{mountpoint} is busy{_holders(mountpoint)}; end them and try again") from None
+        if failure.errno != errno.EPERM:
+            raise ShmfsError(f"cannot unmount {mountpoint}: {failure.strerror}") from None
+    helper = shutil.which("fusermount3") or shutil.which("fusermount")
+    if helper is None:
+        raise ShmfsError(f"cannot unmount {mountpoint}: not root, and fusermount3 is missing (package fuse3)")
+    command = [helper, "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        if "busy" in result.stderr:
+            raise ShmfsError(f"{mountpoint} is busy{_holders(mountpoint)}; end them and try again")
+        raise ShmfsError(f"cannot unmount {mountpoint}: {result.stderr.strip() or 'fusermount3 failed'}")
 
 
-def reconfigure(mount: int, options: dict[str, str | None]) -> None:
-    """Remount a detached mount with other options; raises EINVAL where they do not fit."""
-    context = syscall("fspick", mount, b"", _CLOEXEC | _FSPICK_EMPTY_PATH)
+def unmount_moved(device: str, mountpoint: str) -> None:
+    """Detach a mount whose path has changed since (a directory above it was renamed), where permitted."""
+    for mount in mounts():
+        if mount.device == device and mount.fstype == FSTYPE and mount.mountpoint != mountpoint:
+            with contextlib.suppress(ShmfsError):
+                unmount(mount.mountpoint, lazy=True)
+
+
+def _holders(mountpoint: str) -> str:
+    """Processes seen to hold the mount, for a message."""
+    mount = find(mountpoint)
+    if mount is None:
+        return ""
+    device = os.makedev(*map(int, mount.device.split(":")))
+    holders = [pid for pid in _processes() if _holds(pid, device)]
+    return ": held by " + _named(holders) if holders else ""
+
+
+def _named(pids: list[int]) -> str:
+    """A few processes by name, for a message."""
+    names = []
+    for pid in pids[:5]:
+        try:
+            names.append(f"{os.fsdecode(Path(f'/proc/{pid}/comm').read_bytes()).strip()} ({pid})")
+        except OSError:
+            continue
+    return ", ".join(names) + (" and others" if len(pids) > 5 else "")
+
+
+def _holds(pid: int, device: int) -> bool:
     try:
-        _configure(context, options, _CMD_RECONFIGURE)
-    finally:
-        os.close(context)
+        links = [f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe")]
+        links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+        links += [f"/proc/{pid}/map_files/{name}" for name in os.listdir(f"/proc/{pid}/map_files")]
+    except OSError:
+        return False
+    for link in links:
+        try:
+            if os.stat(link).st_dev == device:
+                return True
+        except OSError:
+            continue
+    return False
 
 
-def _configure(context: int, options: dict[str, str | None], command: int) -> None:
-    for name, value in options.items():
-        if value is None:
-            syscall("fsconfig", context, _SET_FLAG, name.encode(), None, 0)
-        else:
-            syscall("fsconfig", context, _SET_STRING, name.encode(), value.encode(), 0)
-    syscall("fsconfig", context, command, None, None, 0)
+def elsewhere(device: str) -> str:
+    """Who sees a file system in another mount namespace than this one; "" where none may be looked at."""
+    here, pattern = mount_namespace("self"), f" {device} ".encode()
+    seen: dict[str | None, bool] = {here: False, None: False}
+    found = []
+    for pid in _processes():
+        namespace = mount_namespace(pid)
+        if namespace not in seen:
+            with contextlib.suppress(OSError):
+                seen[namespace] = pattern in Path(f"/proc/{pid}/mountinfo").read_bytes()
+        if seen.get(namespace):
+            found.append(pid)
+    return _named(found)
+
+
+def _processes() -> list[int]:
+    return sorted(map(int, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def wait_gone(device: str, timeout: float) -> bool:
+    """Wait until no mount of this namespace has `device`; false when `timeout` seconds were not enough."""
+    deadline = time.monotonic() + timeout
+    while any(mount.device == device for mount in mounts()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

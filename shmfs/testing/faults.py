@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.trace.stream import ACCESSES, KINDS
+from shmfs.tracefile.stream import ACCESSES, KINDS
 
 if TYPE_CHECKING:
-    from shmfs.trace.stream import Trace
+    from shmfs.tracefile.stream import Trace
 
 
 class Fault(NamedTuple):
@@ -38,7 +38,7 @@ class Faults:
         self, array: NDArray[np.void], segments: list[str], processes: list[tuple[int, str]]
     ) -> None:
         self.array = array
-        """Rows of `shmfs.trace.stream.FAULT`."""
+        """Rows of `shmfs.tracefile.stream.FAULT`."""
         self._segments = segments
         self._processes = processes
 

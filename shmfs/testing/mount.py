@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from shmfs.fuse.launch import Server
+    from shmfs.client.launch import Server
+    from shmfs.events.records import Segment, Sharing, Statistics
     from shmfs.testing.faults import Faults
-    from shmfs.trace.records import Segment, Sharing, Statistics
 
 PATIENCE = 2.0
 """Seconds for which a name may stay that somebody is about to remove: multiprocessing's resource tracker."""
@@ -91,11 +91,11 @@ class PrivateMount:
         Afterwards they are in `faults`. Processes and threads that were there before are not followed. The
         test is skipped where the kernel does not let faults be seen.
         """
+        from shmfs.analysis.wording import unfollowed
         from shmfs.sandbox.bind import SHM
         from shmfs.sandbox.follow import Follower
         from shmfs.testing.faults import Faults
-        from shmfs.trace import stream
-        from shmfs.trace.wording import unfollowed
+        from shmfs.tracefile import stream
 
         trace = self._log.with_name("faults.shmtrace")
         self._faults = None
@@ -128,7 +128,7 @@ class PrivateMount:
 
         Raises FileNotFoundError.
         """
-        from shmfs.trace import pagemap
+        from shmfs.system import pagemap
 
         path = "/" + name.lstrip("/")
         status = os.stat(f"{self.path}{path}")
@@ -149,7 +149,7 @@ MountFactory = Callable[..., PrivateMount]
 
 def mount(directory: Path, options: str) -> PrivateMount:
     """Mount below an empty directory; raises ShmfsError or OptionError."""
-    from shmfs.fuse import launch
+    from shmfs.client import launch
 
     path, log = directory / "shm", directory / "daemon.log"
     path.mkdir()
@@ -162,9 +162,9 @@ def named(device: str) -> "list[Segment]":
     """The segments of a mount that have a name now. Raises ShmfsError."""
     import msgspec
 
-    from shmfs.fuse import control
-    from shmfs.trace.budgets import left
-    from shmfs.trace.records import Statistics
+    from shmfs.analysis.budgets import left
+    from shmfs.client import control
+    from shmfs.events.records import Statistics
 
     return left(msgspec.convert(control.call(device, "statistics"), Statistics))
 
@@ -181,7 +181,7 @@ def settled(device: str, known: "set[int]") -> "list[Segment]":
 
 def complaint(segments: "list[Segment]", where: str) -> str:
     """What a test is failed with that left them behind."""
-    from shmfs.trace.budgets import describe
+    from shmfs.analysis.budgets import describe
 
     names = "a name" if len(segments) == 1 else f"{len(segments)} names"
     return f"the test left {names} behind in {where}: {describe(segments)}"

@@ -89,7 +89,7 @@ def limit_of(item: Any) -> int | None:
 
 
 def _bytes(text: str, what: str) -> int:
-    from shmfs.trace.budgets import size
+    from shmfs.analysis.budgets import size
 
     number = size(text)
     if number is None:

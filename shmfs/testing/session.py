@@ -14,18 +14,19 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from shmfs.analysis.budgets import describe, left
+from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import control, launch, namespaces
+from shmfs.events.records import Statistics
+from shmfs.report.text import plural, size
 from shmfs.sandbox.bind import SHM
 from shmfs.sandbox.follow import Followed, Follower
+from shmfs.system import namespaces
 from shmfs.testing.mount import complaint, named, settled
 from shmfs.testing.plugin import limit_of
-from shmfs.trace.budgets import describe, left
-from shmfs.trace.records import Statistics
-from shmfs.trace.text import plural, size
 
 if TYPE_CHECKING:
-    from shmfs.fuse.launch import Server
+    from shmfs.client.launch import Server
 
 _JOIN = 5
 """Words before those that xdist starts a worker with."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from shmfs.fuse import launch, mounts
+from shmfs.client import launch
+from shmfs.system import mounts
 from shmfs.testing.plugin import why_absent
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shmfs.testing.plugin import why_absent
-from shmfs.trace import stream
+from shmfs.tracefile import stream
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.mount
@@ -159,7 +159,7 @@ def test_without_perf(tmp_path: Path) -> None:
     """As where kernel.perf_event_paranoid forbids it: said, and failed."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys\nfrom shmfs.errors import ShmfsError\nfrom shmfs.trace import perf\n"
+        "import sys\nfrom shmfs.errors import ShmfsError\nfrom shmfs.tracing import perf\n"
         "def refuse(self, *arguments, **options): raise ShmfsError('perf is forbidden here')\n"
         "perf.Perf.__init__ = refuse\nfrom shmfs.cli import main\nmain()"
     )

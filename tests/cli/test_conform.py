@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from tests.cli.conftest import Cli
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a tmpfs of the kernel")

@@ -18,11 +18,11 @@ from click.testing import CliRunner
 
 from shmfs.cli import doctor as command
 from shmfs.cli import main
+from shmfs.client import doctor, trials
+from shmfs.client.doctor import Finding, Findings
+from shmfs.client.trials import Later, Trial
 from shmfs.errors import ShmfsError
-from shmfs.fuse import doctor, mounts, trials
-from shmfs.fuse.doctor import Finding, Findings
-from shmfs.fuse.trials import Later, Trial
-from shmfs.system import calls
+from shmfs.system import calls, mounts
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli
 
@@ -296,7 +296,7 @@ def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Ex
 
 def test_a_machine_whose_rings_take_the_extension(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
     monkeypatch.setattr(calls.platform, "machine", lambda: "aarch64")
-    monkeypatch.setitem(sys.modules, "shmfs.system._ring", None)
+    monkeypatch.setitem(sys.modules, "shmfs.tracing._ring", None)
     found = examine()["page faults"]
     assert found.state == "warning"
     assert found.message.startswith("page faults cannot be recorded on aarch64 without the C extension")

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from shmfs import __version__
 from shmfs.cli import main
 from shmfs.cli.record import _tell
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from tests.cli.conftest import SHMFS, Cli
-from tests.trace.recording import Recording
+from tests.record.recording import Recording
 
 BAD_OPTIONS = [
     ("bogus", "unknown mount option 'bogus'"),

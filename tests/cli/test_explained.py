@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shmfs.fuse import namespaces
-from shmfs.system import btf, probe
+from shmfs.system import namespaces
+from shmfs.tracing import btf, probe
 from tests.cli.conftest import SHMFS, Cli
 from tests.unprivileged import as_nobody
 

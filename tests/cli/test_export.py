@@ -13,7 +13,7 @@ import pytest
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
 from shmfs.cli.export import BINARY
-from shmfs.trace.stream import FAULT, Writer
+from shmfs.tracefile.stream import FAULT, Writer
 from tests.cli.conftest import SHMFS, Cli
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shmfs.fuse import control, mounts
+from shmfs.daemon import runtime
+from shmfs.system import mounts
 from tests.cli.conftest import SHMFS, Cli, alive, eventually
 
 pytestmark = pytest.mark.mount
@@ -33,7 +34,7 @@ def test_in_the_background(cli: Cli, directory: Path, mounted: dict[str, Any]) -
     assert os.statvfs(directory).f_blocks == 1024
     (directory / "file").write_text("data")
     assert listed(cli, directory)["pid"] == mounted["pid"]  # type: ignore[index]
-    assert control.log_path(mounted["device"]).read_text() == ""
+    assert runtime.log_path(mounted["device"]).read_text() == ""
 
     result = cli("umount", "--json", directory)
     assert result.returncode == 0

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from shmfs.system import families, probe
+from shmfs.system import families
 from shmfs.testing.plugin import why_absent
+from shmfs.tracing import probe
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.mount

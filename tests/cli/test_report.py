@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.cli.conftest import Cli
-from tests.trace.recording import Recording
+from tests.record.recording import Recording
 
 
 def small(path: Path) -> Path:

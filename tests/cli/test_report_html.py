@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.trace.recording import Recording
+from tests.record.recording import Recording
 
 
 @pytest.fixture

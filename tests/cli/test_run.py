@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import shmfs.trace
-from shmfs.fuse import control, mounts
+from shmfs.daemon import runtime
+from shmfs.system import mounts
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli, alive, eventually
 
@@ -53,7 +54,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         command = open(f"/proc/{pid}/cmdline", errors="replace").read()
         if int(pid) == os.getpid() or os.readlink(f"/proc/{pid}/ns/mnt") != own:
             continue
-        if "shmfs.fuse.daemon" in command:
+        if "shmfs.daemon.serve" in command:
             os.kill(int(pid), signal.SIGKILL)
             while os.path.exists(f"/proc/{pid}/exe"): pass
     except OSError:
@@ -302,7 +303,7 @@ def test_ps_sees_the_sandbox(cli: Cli, tmp_path: Path) -> None:
         finally:
             go.touch()
     assert process.returncode == 0
-    assert not control.socket_path(sandbox["device"]).exists() or found[0] not in json.loads(
+    assert not runtime.socket_path(sandbox["device"]).exists() or found[0] not in json.loads(
         cli("ps", "--json").stdout
     )
 

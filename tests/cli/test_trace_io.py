@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import shmfs.trace
+from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import control, launch
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli, alive, eventually
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import shmfs.trace
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, eventually
 from tests.cli.test_trace_io import begun
-from tests.system.test_tracefs import WITHOUT, detached_is_refused
+from tests.tracing.test_tracefs import WITHOUT, detached_is_refused
 
 pytestmark = [
     pytest.mark.mount,

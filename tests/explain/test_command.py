@@ -19,8 +19,8 @@ from shmfs.cli.group import main
 from shmfs.explain import draw, records, render, story
 from shmfs.explain.chapters.tools import claim
 from shmfs.explain.stage import Stage
+from shmfs.report.text import show
 from shmfs.testing.plugin import why_absent
-from shmfs.trace.text import show
 from tests.cli.conftest import SHMFS, alive, cli, eventually
 from tests.unprivileged import as_nobody
 

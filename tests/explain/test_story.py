@@ -14,8 +14,8 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.explain import kernel, records, stage, story
+from shmfs.system import pagemap
 from shmfs.testing.plugin import why_absent
-from shmfs.trace import pagemap
 
 pytestmark = pytest.mark.mount
 

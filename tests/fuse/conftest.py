@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from shmfs.events.hooks import HOOKS
 from shmfs.fs import options
 from shmfs.fs.check import check
 from shmfs.fs.superblock import Superblock
 from shmfs.fuse.operations import Operations
-from shmfs.trace.instruments import HOOKS
 from tests.fs.support import Clock
 
 

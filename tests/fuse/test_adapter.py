@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import trio
 
+from shmfs.events.hooks import HOOKS
 from shmfs.fs.superblock import INODE_SIZE, ROOT_INO
 from shmfs.fuse import session
 from shmfs.fuse.adapter import Adapter
 from shmfs.fuse.operations import FOREVER, Operations
-from shmfs.trace.instruments import HOOKS
 from tests.fs.support import PAGE
 
 pyfuse3 = pytest.importorskip("pyfuse3")

@@ -12,8 +12,8 @@ from shmfs.ipc import library
 
 PREAMBLE = """
 import ctypes, errno, os, sys, time
-from shmfs.testing.conformance.doors import *
-from shmfs.testing.conformance.tools import *
+from shmfs.conformance.doors import *
+from shmfs.conformance.tools import *
 doors = Doors(ctypes.CDLL(None, use_errno=True))
 KEY = 0x5EC
 def load(address, size=1): return ctypes.string_at(address, size)

@@ -140,7 +140,7 @@ one = doors.get(KEY, PAGE)
 address = doors.at(one)
 program = [sys.executable, "-c", '''
 import ctypes, sys
-from shmfs.testing.conformance.doors import *
+from shmfs.conformance.doors import *
 doors = Doors(ctypes.CDLL(None, use_errno=True))
 one = doors.get(0x5EC, 0, 0)
 address = doors.at(one)

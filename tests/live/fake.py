@@ -6,7 +6,7 @@ from shmfs.live import watch
 from shmfs.live.model import Limits, Rates, Segment, Snapshot, Source
 from shmfs.live.model import Process as Row
 from shmfs.live.model import Share as Has
-from shmfs.trace.pagemap import Matrix, ProcessPages
+from shmfs.system.pagemap import Matrix, ProcessPages
 
 PAGE = 4096
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from shmfs.live import palette, rows
 from shmfs.live.app import Help, Top
 from shmfs.live.listing import Listing
 from shmfs.live.model import Rates
-from shmfs.trace.pagemap import Matrix
+from shmfs.system.pagemap import Matrix
 from tests.live import fake
 from tests.live.fake import Fake
 

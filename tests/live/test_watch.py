@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shmfs.client import launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch
 from shmfs.live import faults, files
 from shmfs.live.model import Rates
 from shmfs.live.watch import Watch
 from shmfs.testing import PrivateMount
-from shmfs.trace.format import FAULT
-from tests.trace.conftest import child, shm  # noqa: F401
+from shmfs.tracefile.format import FAULT
+from tests.record.conftest import child, shm  # noqa: F401
 
 PAGE = 4096
 root = pytest.mark.skipif(os.geteuid() != 0, reason="faults of every process take root")

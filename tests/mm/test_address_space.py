@@ -7,11 +7,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from shmfs.events.hooks import Instruments
 from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Intent, ManagedStore, Reservation
 from shmfs.mm import address_space as module
 from shmfs.mm import arena as arena_module
 from shmfs.mm import runs as runs_module
-from shmfs.trace.instruments import Instruments
 from tests.fs.support import errno_of
 
 PAGES = 120

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from shmfs.events.hooks import Instruments
 from shmfs.fs import namei
 from shmfs.fs.superblock import Credentials, Superblock
 from shmfs.mm import AddressSpace, Intent, ManagedStore, Reservation
-from shmfs.trace.instruments import Instruments
 
 PAGES = 16_000  # tracing costs 80 µs a page
 OWNER = Credentials(1000, 1000)

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from shmfs.testing.conformance import tools
+from shmfs.conformance import tools
 
 
 def main() -> None:

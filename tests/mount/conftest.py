@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from shmfs.conformance.known import STORES
+from shmfs.conformance.messages import Configuration
+from shmfs.conformance.runner import Runner, running
 from shmfs.errors import ShmfsError
-from shmfs.testing.conformance.known import STORES
-from shmfs.testing.conformance.messages import Configuration
-from shmfs.testing.conformance.runner import Runner, running
 
 HERE = Path(__file__).parent
 

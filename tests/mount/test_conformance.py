@@ -2,10 +2,10 @@
 
 import pytest
 
-from shmfs.testing import conformance
-from shmfs.testing.conformance import known
-from shmfs.testing.conformance.messages import Outcome
-from shmfs.testing.conformance.runner import Runner
+from shmfs import conformance
+from shmfs.conformance import known
+from shmfs.conformance.messages import Outcome
+from shmfs.conformance.runner import Runner
 
 CASES = conformance.load()
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from conftest import Actor, MakeActor
+
+from tests.mount.conftest import Actor, MakeActor
 
 pytestmark = pytest.mark.mount
 

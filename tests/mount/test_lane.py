@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Actor, MakeActor, eventually
 
+from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import control, launch
+from tests.mount.conftest import Actor, MakeActor, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -296,7 +296,8 @@ def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def start(code: str, options: str = "size=4m") -> Started:
         script = tmp_path / "python"
         (tmp_path / "changed.py").write_text(
-            f"import sys\nfrom shmfs.fuse import daemon, lane, session\n{code}\nsys.exit(daemon.main())\n"
+            f"import sys\nfrom shmfs.daemon import serve\nfrom shmfs.fuse import lane, session\n{code}\n"
+            "sys.exit(serve.main())\n"
         )
         script.write_text(f"#!/bin/sh\nexec {sys.executable} -P {tmp_path}/changed.py\n")
         script.chmod(0o755)
@@ -378,7 +379,7 @@ def test_passthrough_refused(pages: str, tmp_path: Path) -> None:
     """Root of a user namespace may mount FUSE, but not pass through."""
     code = f"""
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch
+from shmfs.client import launch
 import os
 try:
     server = launch.start({str(tmp_path)!r}, "size=1m,pages={pages}")
@@ -423,7 +424,7 @@ def test_full_descriptor_table_and_control(shmfs_mount: Any, actor: MakeActor) -
     resource.prlimit(mount.server.pid, resource.RLIMIT_NOFILE, (4, limit[1]))
     assert one("os.mkdir('d'); os.listdir('.')") == ["d"]
     asked: Actor = actor("/")
-    asked("import sys; from shmfs.fuse import control")
+    asked("import sys; from shmfs.client import control")
     asked.order(f"control.call({mount.server.device!r}, 'statistics')['inodes_used']")
     assert not asked.answers_within(0.5)
     resource.prlimit(mount.server.pid, resource.RLIMIT_NOFILE, limit)

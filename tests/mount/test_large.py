@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeActor, eventually
+
+from tests.mount.conftest import MakeActor, eventually
 
 pytestmark = pytest.mark.mount
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeActor, eventually
 
+from shmfs.client import launch
 from shmfs.errors import ShmfsError
-from shmfs.fuse import launch, mounts
+from shmfs.system import mounts
+from tests.mount.conftest import MakeActor, eventually
 
 pytestmark = pytest.mark.mount
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Actor, MakeActor, eventually
 
 from shmfs.errors import ShmfsError
+from tests.mount.conftest import Actor, MakeActor, eventually
 
 pytestmark = [
     pytest.mark.mount,
@@ -219,7 +219,7 @@ def test_sizes_are_told_at_once(one: Actor, two: Actor) -> None:
 
 
 def test_resize_while_in_use(native: Any, one: Actor) -> None:
-    from shmfs.fuse import control
+    from shmfs.client import control
 
     def resize(options: str) -> Any:
         return control.call(native.server.device, "remount", options=options)

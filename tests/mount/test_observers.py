@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shmfs.fuse import launch
+from shmfs.client import launch
 from shmfs.testing.plugin import why_absent
 
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
 FAILING = """
 import os, sys
 if "recorder" in os.environ["FAILING_HOOKS"] and "run" in sys.orig_argv:
-    from shmfs.trace import recorder
+    from shmfs.record import recorder
 
     def round_(self, **how):
         raise RuntimeError("made to fail")
@@ -40,8 +40,8 @@ if "sampler" in os.environ["FAILING_HOOKS"] and "run" in sys.orig_argv:
         return original(self)
 
     supervisor._Supervisor.pids = pids
-if sys.argv[:1] == ["-m"] and "shmfs.fuse.daemon" in sys.orig_argv:
-    from shmfs.trace import history, log
+if sys.argv[:1] == ["-m"] and "shmfs.daemon.serve" in sys.orig_argv:
+    from shmfs.daemon import history, log
 
     def failing(kind, hook, when):
         original = getattr(kind, hook)

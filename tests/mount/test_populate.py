@@ -5,9 +5,9 @@ import subprocess
 from typing import Any
 
 import pytest
-from conftest import MakeActor, eventually
 
 from shmfs.fuse.rewrite import Rewriter
+from tests.mount.conftest import MakeActor, eventually
 
 pytestmark = pytest.mark.mount
 

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 import pytest
-from conftest import MakeActor, eventually
+
+from tests.mount.conftest import MakeActor, eventually
 
 pytestmark = pytest.mark.mount
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Actor, MakeActor, eventually
 
-from shmfs.fuse import control, launch, mounts
+from shmfs.client import control, launch
+from shmfs.system import mounts
+from tests.mount.conftest import Actor, MakeActor, eventually
 
 pytestmark = [
     pytest.mark.mount,
@@ -26,7 +27,7 @@ def store_again(self, handle, start, end):  # the last page, too, which its writ
 
 notify._PATIENCE = 3600
 operations.Operations.not_stored = store_again
-runpy.run_module("shmfs.fuse.daemon", run_name="__main__")
+runpy.run_module("shmfs.daemon.serve", run_name="__main__")
 """
 PROGRAM = """
 os.pwrite(new('f'), b'o' * 4095, 4096)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shmfs.fuse import control
+from shmfs.client import control
 from tests.mount.conftest import eventually
 
 pytestmark = pytest.mark.mount

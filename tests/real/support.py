@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shmfs.fuse import mounts, namespaces
+from shmfs.system import mounts, namespaces
 
 T = TypeVar("T")
 

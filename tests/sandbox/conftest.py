@@ -85,7 +85,7 @@ class Sandbox:
 @pytest.fixture(scope="session")
 def namespaces_work() -> None:
     """Skip where this user may make no mount namespace."""
-    program = "from shmfs.fuse.namespaces import enter_private as e; e()"
+    program = "from shmfs.system.namespaces import enter_private as e; e()"
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOM)}
     check = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     if check.returncode:

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
 from shmfs.sandbox import run
+from shmfs.system import namespaces
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shmfs.errors import ShmfsError
-from shmfs.fuse import namespaces
+from shmfs.system import namespaces
 
 Program = Callable[[str], subprocess.CompletedProcess[str]]
 
@@ -22,7 +22,7 @@ def program(namespaces_work: None) -> Program:
 
     def run(text: str) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        text = "import os, signal, sys, time\nfrom shmfs.fuse import namespaces as n\n" + text
+        text = "import os, signal, sys, time\nfrom shmfs.system import namespaces as n\n" + text
         command = [sys.executable, "-c", text]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shmfs.testing import conformance
-from shmfs.testing.conformance import known, markdown
+from shmfs import conformance
+from shmfs.conformance import known, markdown
 
 README = Path(__file__).parent.parent.parent / "README.md"
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from shmfs.fuse import namespaces
+from shmfs.system import namespaces
 from tests.search.compare import compare
 from tests.search.execute import Hung, Runner
 from tests.search.generate import generate

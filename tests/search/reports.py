@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from shmfs.trace.surveys import UNSURE
-from shmfs.trace.tmpfs import DELETED
+from shmfs.analysis.surveys import UNSURE
+from shmfs.client.tmpfs import DELETED
 from tests.search.masks import MASKS, masked
 from tests.search.program import PAGE, Record
 from tests.search.truth import NEVER, Touch, Truth
@@ -189,8 +189,8 @@ class Reports:
         latest = -1
         for begin, done, size in self.sizes.get(touch.inode, []):
             if done <= touch.begin:
-                if begin < latest:
-                    found.add(size)
+                if begin < latest:  # two at once: either may have been the last
+                    found |= {last, size}
                 last, latest = size, done
             elif begin < end:
                 found.add(size)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from shmfs.testing.plugin import why_absent
-from shmfs.trace.format import FAULT, Meta
-from shmfs.trace.writer import Writer
+from shmfs.tracefile.format import FAULT, Meta
+from shmfs.tracefile.writer import Writer
 from tests.search.compare import compare
 from tests.search.execute import Outcome, compile_actor
 from tests.search.generate import MAIN, THREAD, generate

@@ -197,8 +197,7 @@ class Truth:
             moved=self._moved.get((record.pid, slot), True),  # inherited: not known
             step=f"role {record.role} step {record.step}",
         )  # fmt: skip
-        if touch.begin >= self.gate:
-            self.touches.append(touch)
+        self.touches.append(touch)
         self._open[record.tid].append(touch)
 
     def _take_touched(self, record: Record, process: Process) -> None:
@@ -208,6 +207,7 @@ class Truth:
         touch.signal, touch.where = record.a[4:6]
 
     def _finish(self) -> None:
+        self.touches = [touch for touch in self.touches if touch.begin >= self.gate]
         self._find_creators()
         first = self.outcome.log[0].pid if self.outcome.log else None
         if first is not None:

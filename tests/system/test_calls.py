@@ -9,9 +9,9 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.ipc import attaches
-from shmfs.system import calls, mounts
-from shmfs.trace.perf import Perf
-from shmfs.trace.recording import Subject, _perf
+from shmfs.record.recording import Subject, _perf
+from shmfs.system import calls, mounting
+from shmfs.tracing.perf import Perf
 
 SUBJECT = Subject("/mnt", "0:1", "managed")
 
@@ -79,6 +79,6 @@ def test_processes_that_cannot_be_compared_count_each(vax):
 def test_a_detached_mount_on_an_unknown_machine(vax):
     """Which has the shared numbers: the kernel answers, whatever."""
     try:
-        os.close(mounts.detached("tmpfs"))
+        os.close(mounting.detached("tmpfs"))
     except PermissionError:
         assert os.geteuid()

@@ -12,8 +12,8 @@ import pytest
 
 from shmfs.testing import PrivateMount
 from shmfs.testing.faults import Fault, Faults
-from shmfs.trace import perf
-from shmfs.trace.stream import FAULT
+from shmfs.tracefile.stream import FAULT
+from shmfs.tracing import perf
 
 TOUCH = """
 import mmap, os, sys

@@ -14,7 +14,7 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import OptionError
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from shmfs.testing import MountFactory, PrivateMount, plugin
 
 pytestmark = pytest.mark.mount

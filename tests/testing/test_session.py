@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shmfs.fuse import mounts
+from shmfs.system import mounts
 from shmfs.testing import plugin
 from tests.unprivileged import as_nobody
 
@@ -247,7 +247,7 @@ def test_why_not(inner: Inner, arguments: list[str]) -> None:
     """Where it cannot be had, it is not silently the kernel's."""
     text = "def test_it(): pass"
     (inner.directory / "away.py").write_text(
-        "from shmfs.errors import ShmfsError\nfrom shmfs.fuse import launch\n"
+        "from shmfs.errors import ShmfsError\nfrom shmfs.client import launch\n"
         "def start(*_, **__): raise ShmfsError('there is no /dev/fuse')\nlaunch.start = start"
     )
     status, output = inner(text, "--shmfs", "-p", "away", *arguments)
@@ -268,7 +268,7 @@ def unprivileged(inner: Inner) -> Iterator[Inner]:
         inner.user = as_nobody(Path(hidden))
         inner.directory = Path(directory)
         os.chmod(directory, 0o777)
-        program = "from shmfs.fuse.namespaces import enter_private as e; e()"
+        program = "from shmfs.system.namespaces import enter_private as e; e()"
         check = subprocess.run(
             [*inner.user, inner.python, "-c", program],
             env=os.environ | {"PYTHONPATH": str(ROOM)},

@@ -1,0 +1,1 @@
+"""From events to findings: faults, sharing, lives, deaths, sizes, budgets."""

@@ -1,0 +1,1 @@
+"""What commands use of mounts: start and find them, ask their daemons, clean up."""

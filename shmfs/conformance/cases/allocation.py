@@ -1,0 +1,352 @@
+"""Allocation and holes, files without names, copies, and flags: what FUSE has requests of its own for."""
+
+import os
+import random
+import resource
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shmfs.conformance import case
+from shmfs.conformance.tools import (
+    AT_EMPTY_PATH,
+    AT_SYMLINK_FOLLOW,
+    KEEP_SIZE,
+    PAGE,
+    PUNCH,
+    ZERO,
+    Mapping,
+    allocate,
+    call,
+    changes,
+    child,
+    content,
+    free,
+    mode,
+    new,
+    opened,
+    state,
+    tried,
+    unprivileged,
+)
+
+SMALL = "size=256k,nr_inodes=16"
+
+
+# ---- fallocate
+
+
+@case()
+def modes(d: Path) -> Any:
+    fd = new("f", b"x" * 3 * PAGE)
+    answers = {}
+    for how in [*range(128), 1 << 7, 1 << 20, -1]:
+        answers[how] = allocate(fd, how, PAGE, PAGE), state(), content("f").count(b"x")
+        os.pwrite(fd, b"x" * 3 * PAGE, 0)
+    return answers
+
+
+@case()
+def arguments(d: Path) -> Any:
+    fd = new("f", b"x" * 100)
+    far = (1 << 63) - 1
+    places = [(-1, 1), (0, 0), (0, -1), (-PAGE, PAGE), (far, 1), (1, far), (far - 5, 10), (1 << 62, 1 << 62)]
+    places += [(0, 1), (PAGE - 1, 2), (5 * PAGE, 1), (0, far)]
+    answers = [
+        (how, place, allocate(fd, how, *place), state()) for how in (KEEP_SIZE, 0, PUNCH) for place in places
+    ]
+    os.mkdir("d")
+    os.mkfifo("fifo")
+    others = {"directory": os.open("d", os.O_RDONLY), "fifo": os.open("fifo", os.O_RDWR)}
+    others |= {"reader": os.open("f", os.O_RDONLY), "path": os.open("f", os.O_PATH), "none": 999}
+    others["append"] = os.open("f", os.O_WRONLY | os.O_APPEND)
+    return [answers, {kind: allocate(other, 0, 0, PAGE) for kind, other in others.items()}]
+
+
+@case()
+def random_allocation(d: Path) -> Any:
+    """Sizes, blocks, data and holes after every one of many steps."""
+    random.seed(5)
+    fd = new("f")
+    m = Mapping(fd, 40 * PAGE)
+    seen = []
+    for _ in range(300):
+        offset, length = random.randrange(40 * PAGE), random.randrange(1, 12 * PAGE)
+        if random.random() < 0.3:
+            offset, length = offset // PAGE * PAGE, -(-length // PAGE) * PAGE
+        kind = random.randrange(6)
+        answer: Any = None
+        if kind < 3:
+            answer = allocate(fd, (0, KEEP_SIZE, PUNCH)[kind], offset, length)
+        elif kind == 3:
+            answer = tried(os.ftruncate, fd, offset)
+        elif kind == 4:
+            answer = tried(os.pwrite, fd, b"w" * length, offset)
+        elif offset < os.fstat(fd).st_size:
+            m.store(b"m", offset)
+        data, place = [], 0
+        while isinstance(start := tried(os.lseek, fd, place, os.SEEK_DATA), int):
+            place = os.lseek(fd, start, os.SEEK_HOLE)
+            now = os.pread(fd, place - start, start)
+            data.append((start, place, now.count(b"w"), now.count(b"m")))
+        seen.append((kind, answer, state(), data))
+    return seen
+
+
+@case(options=SMALL)
+def a_failure_leaves_nothing(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    os.pwrite(fd, b"x", 30 * PAGE)
+    answers = [allocate(fd, how, 0, pages * PAGE) for how in (0, KEEP_SIZE) for pages in (65, 64, 1 << 30)]
+    answers += [state(), free()[0], content("f").count(b"x")]
+    answers += [allocate(fd, KEEP_SIZE, 0, 64 * PAGE), allocate(fd, 0, 64 * PAGE, 1), state(), free()[0]]
+    answers += [tried(os.pwrite, new("g"), b"y"[:1], 0), allocate(fd, PUNCH, 5 * PAGE, PAGE)]
+    return [*answers, free()[0], state()]
+
+
+@case(options=SMALL)
+def what_is_allocated_can_be_stored(d: Path) -> Any:
+    """In a file system that is full otherwise."""
+    fd = new("f")
+    os.posix_fallocate(fd, 0, 10 * PAGE)
+    m = Mapping(fd, 10 * PAGE)
+    filler = new("filler")
+    while isinstance(tried(os.pwrite, filler, b"x" * PAGE, os.fstat(filler).st_size), int):
+        continue
+    before = free()[0]
+    for page in range(0, 10, 2):
+        m.store(b"mapped", page * PAGE)
+        os.pwrite(fd, b"written", (page + 1) * PAGE)
+    allocate(fd, PUNCH, 0, 2 * PAGE)
+    refilled = [tried(os.pwrite, filler, b"x" * PAGE, os.fstat(filler).st_size) for _ in range(3)]
+    return [before, m.load(4 * PAGE, 6), state(), refilled, child(m.store, b"x"), m.load(2 * PAGE, 6)]
+
+
+@case()
+def behind_the_end(d: Path) -> Any:
+    """Preallocation that the size does not cover: which truncations free it."""
+    fd = new("f", b"x" * 100)
+    seen = []
+    for size in (100, 50, 5 * PAGE, 20 * PAGE, 0):
+        seen.append([allocate(fd, KEEP_SIZE, 0, 10 * PAGE), state()])
+        os.ftruncate(fd, size)
+        seen.append([state(), os.pread(fd, 100, 0).count(b"x")])
+    return [*seen, allocate(fd, KEEP_SIZE, 5 * PAGE, PAGE), state(), tried(os.truncate, "f", 0), state()]
+
+
+@case()
+def holes_in_mappings(d: Path) -> Any:
+    """A hole is made under a mapping: zeros, and a store fills it again."""
+    fd = new("f", b"x" * 8 * PAGE)
+    m, private = Mapping(fd, 8 * PAGE), Mapping(fd, 8 * PAGE, flags=2)
+    private.store(b"own", PAGE)
+    answers = [m.load(PAGE), allocate(fd, PUNCH, 100, 3 * PAGE)]
+    answers += [m.load(n * PAGE + 50) for n in range(5)]
+    answers += [private.load(PAGE, 3), private.load(2 * PAGE), m.load(3 * PAGE + 99), m.load(3 * PAGE + 100)]
+    m.store(b"new", 2 * PAGE)
+    return [*answers, content("f")[2 * PAGE :][:4], state(), tried(m.advise, 9, 0, PAGE), state(), m.load()]
+
+
+@case()
+def times_and_privileges(d: Path) -> Any:
+    fd = new("f", b"x" * 3 * PAGE)
+    seen: dict[str, Any] = {}
+    for how in (0, KEEP_SIZE, PUNCH):
+        seen[f"{how}"] = changes(partial(allocate, fd, how, 0, 2 * PAGE), f="f")
+        seen[f"{how} refused"] = changes(partial(allocate, fd, how | ZERO, 0, 2 * PAGE), f="f")
+        os.chmod("f", 0o6777)
+        allocate(fd, how, 0, PAGE)
+        seen[f"{how} root"] = mode("f")
+        os.chmod("f", 0o6777)
+        unprivileged(lambda how=how: allocate(os.open("f", os.O_RDWR), how, 0, PAGE))
+        seen[f"{how} other"] = mode("f")
+    return seen
+
+
+@case()
+def size_limits(d: Path) -> Any:
+
+    fd = new("f")
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+        return {
+            f"{how}, {size}": allocate(fd, how, 0, size)
+            for how in (0, KEEP_SIZE, PUNCH)
+            for size in (9000, 10001)
+        }
+
+    return child(limited) | {"state": state()}
+
+
+# ---- SEEK_DATA, SEEK_HOLE
+
+
+@case()
+def data_and_holes(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, 20 * PAGE + 5)
+    os.pwrite(fd, b"x", 3 * PAGE + 7)
+    os.pwrite(fd, b"x" * 2 * PAGE, 8 * PAGE - 1)
+    allocate(fd, 0, 12 * PAGE, 2 * PAGE)
+    m = Mapping(fd, 20 * PAGE)
+    m.store(b"x", 15 * PAGE)
+    m.load(17 * PAGE)
+    places = [page * PAGE + more for page in range(22) for more in (-1, 0, 1)]
+    places += [-PAGE, 1 << 62, (1 << 63) - 1]
+    ask = {how: [tried(os.lseek, fd, place, how) for place in places] for how in (os.SEEK_DATA, os.SEEK_HOLE)}
+    reader = os.open("f", os.O_RDONLY)
+    again = [os.lseek(reader, 0, os.SEEK_DATA), os.lseek(reader, 0, os.SEEK_CUR), os.read(reader, 8)]
+    return [ask, again, tried(os.lseek, fd, 0, 5), tried(os.lseek, fd, 0, 99)]
+
+
+@case()
+def seek_in_empty_and_full(d: Path) -> Any:
+    empty, full = new("empty"), new("full", b"x" * 5000)
+    os.mkdir("d")
+    directory = os.open("d", os.O_RDONLY)
+    seen = [
+        [
+            tried(os.lseek, fd, place, how)
+            for how in (os.SEEK_DATA, os.SEEK_HOLE)
+            for place in (0, 1, 4999, 5000)
+        ]
+        for fd in (empty, full)
+    ]
+    os.ftruncate(full, 3000)
+    return [seen, os.lseek(full, 0, os.SEEK_HOLE), isinstance(directory, int)]
+
+
+# ---- O_TMPFILE
+
+
+@case()
+def files_without_names(d: Path) -> Any:
+    before = free()
+    os.mkdir("d", 0o2777)
+    os.chown("d", 5, 6)
+    flags = os.O_TMPFILE | os.O_RDWR
+    fd = os.open("d", flags, 0o640)
+    os.write(fd, b"content")
+    status = os.fstat(fd)
+    seen: dict[str, Any] = {
+        "status": (status.st_nlink, status.st_size, status.st_uid, status.st_gid, oct(status.st_mode)),
+        "names": os.listdir("d"),
+        "charged": [a - b for a, b in zip(before, free(), strict=True)],
+        "linked": tried(call, "linkat", -100, f"/proc/self/fd/{fd}", -100, "d/named", AT_SYMLINK_FOLLOW),
+        "linked charged": [a - b for a, b in zip(before, free(), strict=True)],
+        "another": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
+        "exists": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
+    }
+    seen["content"] = content("another"), os.fstat(fd).st_nlink, os.listdir("d")
+    os.unlink("another"), os.unlink("d/named")
+    seen["gone"] = os.fstat(fd).st_nlink, tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH)
+    for extra in (os.O_EXCL, os.O_TRUNC, os.O_APPEND):
+        other = os.open("d", flags | extra)
+        seen[f"{extra:#o}"] = tried(call, "linkat", other, "", -100, f"e{extra}", AT_EMPTY_PATH)
+    seen["write only"] = opened("d", os.O_TMPFILE | os.O_WRONLY)
+    seen["read only"] = tried(os.open, "d", os.O_TMPFILE | os.O_RDONLY)
+    seen["in a file"] = tried(os.open, f"e{os.O_TRUNC}", flags)
+    seen["in nothing"] = tried(os.open, "missing", flags)
+    os.chmod("d", 0o755)
+    seen["not permitted"] = unprivileged(os.open, "d", flags)
+    os.rmdir("d")
+    m = Mapping(fd)
+    m.store(b"C")
+    return seen | {"mapped": os.pread(fd, 7, 0)}
+
+
+@case(options="size=64k,nr_inodes=7")
+def files_without_names_take_inodes(d: Path) -> Any:
+    fds = []
+    while isinstance(fd := tried(os.open, ".", os.O_TMPFILE | os.O_RDWR, 0o600), int):
+        fds.append(fd)
+    count = len(fds)
+    answers = [fd, free()[1], tried(call, "linkat", fds[0], "", -100, "a", AT_EMPTY_PATH), free()[1]]
+    answers += [tried(os.link, "a", "b"), os.close(fds.pop())]
+    return [count, answers, os.pwrite(fds[0], b"x" * 200000, 0), tried(os.pwrite, fds[1], b"x", 0)]
+
+
+# ---- copy_file_range
+
+
+# ---- flags of inodes
+
+
+# ---- sync
+
+
+@case()
+def sync_of_the_whole(d: Path) -> Any:
+    fd = new("f", b"x" * 10000)
+    m = Mapping(fd)
+    m.store(b"y")
+    seen = [tried(call, "syncfs", fd), tried(call, "syncfs", os.open(".", os.O_RDONLY))]
+    seen += [tried(call, "syncfs", os.open("f", os.O_PATH)), tried(os.fsync, os.open(".", os.O_RDONLY))]
+    return [*seen, os.pread(fd, 2, 0), tried(call, "sync_file_range", fd, 0, 0, 7)]
+
+
+@case()
+def file_size_limit(d: Path) -> Any:
+    fd = new("f")
+
+    def limited() -> Any:
+        signals = []
+        signal.signal(signal.SIGXFSZ, lambda number, frame: signals.append(number))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
+        steps = [tried(os.pwrite, fd, b"x" * 10, PAGE - 5), tried(os.pwrite, fd, b"x", PAGE)]
+        steps += [tried(os.ftruncate, fd, PAGE), tried(os.ftruncate, fd, PAGE + 1)]
+        return [steps, [int(number) for number in signals]]
+
+    def killed() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
+        return os.pwrite(fd, b"x", PAGE)
+
+    return [child(limited), child(killed), os.fstat(fd).st_size]
+
+
+# ---- RLIMIT_FSIZE
+
+
+@case()
+def rlimit_fsize_of_a_vector(d: Path) -> Any:
+    fd = new("f")
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return [
+            tried(os.writev, fd, [b"x" * 60] * 3),
+            tried(os.writev, fd, [b"x"]),
+            tried(os.pwrite, fd, b"x", 99),
+        ]
+
+    return [child(limited), os.fstat(fd).st_size]
+
+
+@case()
+def rlimit_fsize_of_append(d: Path) -> Any:
+    os.close(new("f", b"x" * 90))
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        fd = os.open("f", os.O_WRONLY | os.O_APPEND)
+        return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y")]
+
+    return [child(limited), os.stat("f").st_size]
+
+
+@case()
+def rlimit_fsize_of_a_larger_file(d: Path) -> Any:
+    fd = new("f", b"x" * 1000)
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return [tried(os.pwrite, fd, b"y", 50), tried(os.pwrite, fd, b"y", 500), tried(os.ftruncate, fd, 900)]
+
+    return child(limited)

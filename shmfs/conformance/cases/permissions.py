@@ -1,0 +1,253 @@
+"""Modes, owners, set-id bits: who may do what, and what a change takes away."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from shmfs.conformance import case
+from shmfs.conformance.tools import (
+    NOBODY,
+    RENAME_EXCHANGE,
+    Mapping,
+    call,
+    child,
+    content,
+    mode,
+    new,
+    opened,
+    renameat2,
+    tried,
+    unprivileged,
+)
+
+
+@case()
+def every_mode(d: Path) -> Any:
+    """Owner, group and others, each kind of access, each mode."""
+    os.chmod(".", 0o777)
+    for bits in range(0, 0o1000, 3):
+        os.close(new(f"{bits:o}"))
+        os.chown(f"{bits:o}", 1000, 1000)
+        os.chmod(f"{bits:o}", bits)
+
+    def look() -> Any:
+        kinds = (os.R_OK, os.W_OK, os.X_OK)
+        return [
+            [bits, [os.access(f"{bits:o}", kind) for kind in kinds],
+             opened(f"{bits:o}", os.O_RDONLY), opened(f"{bits:o}", os.O_WRONLY)]
+            for bits in range(0, 0o1000, 3)
+        ]  # fmt: skip
+
+    return {
+        "owner": child(look, uid=1000, gid=5),
+        "group": child(look, uid=5, gid=1000),
+        "supplementary group": child(look, uid=5, gid=5, groups=(7, 1000)),
+        "others": child(look, uid=5, gid=5),
+        "root": look(),
+    }
+
+
+@case()
+def directories_are_searched(d: Path) -> Any:
+    seen = {}
+    os.makedirs("d/sub")
+    os.close(new("d/f"))
+    for bits in range(8):
+        os.chmod("d", 0o770 + bits)
+
+        def look() -> Any:
+            return [
+                tried(os.listdir, "d"),
+                tried(os.stat, "d/f") if isinstance(tried(os.stat, "d/f"), str) else "ok",
+                tried(os.stat, "d/none"),
+                opened("d/new", os.O_CREAT | os.O_RDWR),
+                tried(os.mkdir, "d/newd"),
+                tried(os.link, "d/f", "d/l"),
+                tried(os.rename, "d/f", "d/g"),
+                tried(os.rmdir, "d/sub"),
+                tried(os.chdir, "d"),
+            ]
+
+        seen[bits] = unprivileged(look)
+        for name in os.listdir("d"):
+            (os.rmdir if os.path.isdir(f"d/{name}") else os.unlink)(f"d/{name}")
+        os.mkdir("d/sub"), os.close(new("d/f"))
+    return seen
+
+
+@case()
+def sticky(d: Path) -> Any:
+    os.mkdir("t"), os.chmod("t", 0o1777)
+    os.close(new("t/root")), os.mkdir("t/dir"), os.close(new("t/theirs"))
+    os.chown("t/theirs", NOBODY, NOBODY)
+
+    def look() -> Any:
+        return {
+            "unlink": tried(os.unlink, "t/root"),
+            "rmdir": tried(os.rmdir, "t/dir"),
+            "rename": tried(os.rename, "t/root", "t/x"),
+            "over": tried(os.rename, "t/theirs", "t/root"),
+            "exchange": tried(renameat2, "t/theirs", "t/root", RENAME_EXCHANGE),
+            "link": tried(os.link, "t/root", "t/y"),
+            "create": opened("t/new", os.O_CREAT | os.O_RDWR),
+            "O_CREAT of root's": opened("t/root", os.O_CREAT | os.O_RDONLY),
+            "own": [tried(os.rename, "t/theirs", "t/z"), tried(os.unlink, "t/z")],
+        }
+
+    return [unprivileged(look), sorted(os.listdir("t"))]
+
+
+@case()
+def set_group_id_directories(d: Path) -> Any:
+    os.mkdir("g"), os.chown("g", 0, 4242), os.chmod("g", 0o2777)
+    seen = {}
+
+    def make(prefix: str) -> Any:
+        (
+            os.close(new(f"g/{prefix}f", mode=0o2775)),
+            os.mkdir(f"g/{prefix}d", 0o755),
+            os.symlink("x", f"g/{prefix}s"),
+        )
+        os.mkfifo(f"g/{prefix}p", 0o2755), os.close(new(f"g/{prefix}d/inside", mode=0o666))
+        names = [prefix + suffix for suffix in ("f", "d", "s", "p", "d/inside")]
+        return [[os.lstat(f"g/{n}").st_uid, os.lstat(f"g/{n}").st_gid, mode(f"g/{n}")] for n in names]
+
+    seen["root"] = make("r")
+    seen["user"] = child(make, "u", uid=1000, gid=1000)
+    seen["member"] = child(make, "m", uid=1000, gid=1000, groups=(4242,))
+    os.rename("g/rd", "moved")
+    return [seen, mode("moved"), os.stat("moved").st_gid]
+
+
+@case()
+def new_files_belong_to_the_caller(d: Path) -> Any:
+    os.chmod(".", 0o777)
+
+    def make() -> Any:
+        os.close(new("f")), os.mkdir("d"), os.symlink("x", "s"), os.mkfifo("p")
+        return [(os.lstat(n).st_uid, os.lstat(n).st_gid) for n in "fdsp"]
+
+    def filesystem_ids() -> Any:
+        call("setfsgid", 77), call("setfsuid", 88)
+        os.close(new("g"))
+        return (os.stat("g").st_uid, os.stat("g").st_gid)
+
+    return [child(make, uid=1000, gid=2000, groups=(5,)), child(filesystem_ids)]
+
+
+@case()
+def set_id_bits_go(d: Path) -> Any:
+    """What takes set-id bits away: for root and for their owner, with and without group execution."""
+    os.chmod(".", 0o777)
+    actions = {
+        "write": lambda fd, path: os.pwrite(fd, b"x", 0),
+        "write nothing": lambda fd, path: os.pwrite(fd, b"", 0),
+        "truncate": lambda fd, path: os.truncate(path, 3),
+        "truncate same": lambda fd, path: os.truncate(path, 5),
+        "ftruncate": lambda fd, path: os.ftruncate(fd, 3),
+        "O_TRUNC": lambda fd, path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+        "chown": lambda fd, path: os.chown(path, -1, 1000),
+        "chown to itself": lambda fd, path: os.chown(path, 1000, 1000),
+        "chown nothing": lambda fd, path: os.chown(path, -1, -1),
+        "fchown": lambda fd, path: os.fchown(fd, -1, 1000),
+        "chmod": lambda fd, path: os.chmod(path, 0o6777),
+        "utime": lambda fd, path: os.utime(path),
+        "rename": lambda fd, path: os.rename(path, path),
+        "mapped store": lambda fd, path: Mapping(fd).store(b"x"),
+        "copy_file_range": lambda fd, path: os.copy_file_range(os.open("source", os.O_RDONLY), fd, 2, 0, 0),
+        "setxattr": lambda fd, path: os.setxattr(path, "user.x", b"1"),
+    }
+    os.close(new("source", b"source", 0o644))
+    seen = {}
+    for bits in (0o4777, 0o2777, 0o6777, 0o6755, 0o6766, 0o2767, 0o6666, 0o2747):
+        for who in (0, 1000):
+            for name, action in actions.items():
+                os.close(new("f", b"12345"))
+                os.chown("f", 1000, 1000), os.chmod("f", bits)
+
+                def act(action: Any = action) -> Any:
+                    return action(os.open("f", os.O_RDWR), "f")
+
+                answer = child(act, uid=who, gid=who)
+                seen[f"{bits:o} {name} by {who}"] = [answer if isinstance(answer, str) else "", mode("f")]
+                os.unlink("f")
+    return seen
+
+
+@case()
+def chown_of_directories(d: Path) -> Any:
+    os.mkdir("d")
+    os.chmod("d", 0o6775)
+    os.chown("d", 5, 6)
+    seen = [mode("d"), os.stat("d").st_uid]
+    os.symlink("d", "s")
+    os.chown("s", 7, 8)
+    seen += [os.stat("d").st_gid, os.lstat("s").st_gid]
+    os.chown("d", 2**31, 2**32 - 2)
+    return [*seen, os.stat("d").st_uid, os.stat("d").st_gid]
+
+
+@case()
+def who_may_change_attributes(d: Path) -> Any:
+    os.chmod(".", 0o777)
+    os.close(new("root", mode=0o666)), os.close(new("own", mode=0o644))
+    os.chown("own", 1000, 1000)
+
+    def look() -> Any:
+        return {
+            "chmod": tried(os.chmod, "root", 0o777),
+            "chmod own": tried(os.chmod, "own", 0o4755),
+            "chmod own setgid": [tried(os.chmod, "own", 0o2755), mode("own")],
+            "chown away": tried(os.chown, "own", 5, -1),
+            "chgrp to a group of his": [tried(os.chown, "own", -1, 77), mode("own")],
+            "chgrp to another": tried(os.chown, "own", -1, 5),
+            "setgid of another group": [tried(os.chmod, "own", 0o2755), mode("own")],
+            "chown root's": tried(os.chown, "root", 1000, -1),
+            "sticky": [tried(os.chmod, "own", 0o1755), mode("own")],
+        }
+
+    return child(look, uid=1000, gid=1000, groups=(77,))
+
+
+@case()
+def setgid_of_a_foreign_group_is_dropped(d: Path) -> Any:
+    os.close(new("f"))
+    os.chown("f", 1000, 55)
+    return [child(os.chmod, "f", 0o2755, uid=1000, gid=1000), mode("f")]
+
+
+@case()
+def a_descriptor_outlives_its_rights(d: Path) -> Any:
+    fd = new("f", b"x", 0o666)
+    os.chmod("f", 0), os.chmod(".", 0)
+
+    def use() -> Any:
+        os.pwrite(fd, b"y", 0)
+        return [os.pread(fd, 1, 0), Mapping(fd).load(), opened("f")]
+
+    return [unprivileged(use), content("f")]
+
+
+@case()
+def access_of_real_and_effective_users(d: Path) -> Any:
+    os.close(new("f", mode=0o600)), os.chmod(".", 0o777)
+
+    def look() -> Any:
+        os.setresuid(1000, 0, 0)
+        return [os.access("f", os.R_OK), os.access("f", os.R_OK, effective_ids=True), os.access("none", 0)]
+
+    return child(look)
+
+
+@case()
+def mkdir_modes(d: Path) -> Any:
+    os.umask(0)
+    seen: list[Any] = []
+    for bits in (0o7777, 0o1777, 0o4755, 0o2755, 0):
+        os.mkdir(f"d{bits}", bits), os.mkfifo(f"p{bits}", bits)
+        os.close(os.open(f"f{bits}", os.O_CREAT | os.O_RDWR, bits))
+        seen.append([mode(f"{kind}{bits}") for kind in "dpf"])
+        os.chmod(f"d{bits}", bits), os.chmod(f"p{bits}", bits)
+        seen.append([stat.S_IMODE(os.stat(f"{kind}{bits}").st_mode) for kind in "dpf"])
+    return seen

@@ -1,0 +1,218 @@
+"""What few programs ask for, and suites of tests do: overlays, mapped ids, pages handed to the kernel."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from shmfs.conformance import case
+from shmfs.conformance.tools import Mapping, call, mode, new, state, tried
+
+MS_PRIVATE = 0x44000  # with MS_REC
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+
+
+def status_of(*command: str) -> Any:
+    """Exit status of a program, or the name of the errno that kept it from being executed."""
+    return tried(lambda: subprocess.run(command, check=False).returncode)
+
+
+def own_mounts() -> None:
+    """Keep what is mounted from now on to this process."""
+    call("unshare", CLONE_NEWNS)
+    call("mount", "none", "/", 0, MS_PRIVATE, 0)
+
+
+# ---- pages
+
+
+@case()
+def userfaultfd_of_a_shared_mapping(d: Path) -> Any:
+    """UFFDIO_API and UFFDIO_REGISTER for missing pages."""
+    fd = new("f", b"x" * 4096)
+    watch = tried(call, "syscall", "userfaultfd", 1)  # UFFD_USER_MODE_ONLY
+    if isinstance(watch, str):
+        return {"answer": watch}
+    call("ioctl", watch, 0xC018AA3F, ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0)))
+    mapping = Mapping(fd)
+    place = ctypes.create_string_buffer(struct.pack("QQQQ", mapping.address, 4096, 1, 0))
+    return {"answer": tried(call, "ioctl", watch, 0xC020AA00, place)}
+
+
+@case()
+def a_mapping_registered_with_io_uring(d: Path) -> Any:
+    """Its pages stay pinned (FOLL_LONGTERM)."""
+    ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
+    if isinstance(ring, str):
+        return {"shared": ring}
+    fd, seen = new("f", b"x" * 4096), {}
+    for name, flags in (("shared", 1), ("private", 2)):
+        place = struct.pack("QQ", Mapping(fd, flags=flags).address, 4096)
+        seen[name] = tried(call, "syscall", "io_uring_register", ring, 0, place, 1)
+        tried(call, "syscall", "io_uring_register", ring, 1, 0, 0)
+    return seen
+
+
+@case()
+def a_memory_policy_is_the_files(d: Path) -> Any:
+    """What mbind(2) sets on one shared mapping holds for another."""
+    fd = new("f", b"x" * 4096)
+    one, other = Mapping(fd), Mapping(fd)
+    answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
+    policy = ctypes.c_int(-1)
+    tried(call, "syscall", "get_mempolicy", ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
+    return {"set": answer, "of the other": policy.value}
+
+
+@case()
+def a_mapping_outlives_its_descriptor(d: Path) -> Any:
+    """Who may write through it is a writer: of a program, to inotify, to leases."""
+    shutil.copy("/bin/true", "t")
+    watch = call("inotify_init1", os.O_NONBLOCK)
+    fd = os.open("t", os.O_RDWR)
+    mapping = Mapping(fd)
+    call("inotify_add_watch", watch, "t", 0x8)  # IN_CLOSE_WRITE
+    os.close(fd)
+    seen = {
+        "closed": isinstance(tried(os.read, watch, 100), bytes),
+        "executed": status_of("./t"),
+        "leased": tried(call, "fcntl", os.open("t", os.O_RDONLY), 1024, 0),  # F_SETLEASE, F_RDLCK
+    }
+    mapping.unmap()
+    return seen | {"executed later": status_of("./t")}
+
+
+@case()
+def a_buffer_that_ends_before_its_length(d: Path) -> Any:
+    """A write from no memory grows a file up to its offset; one from some memory stores what there is."""
+    fd = new("f", b"content")
+    seen = {"nothing": [tried(call, "pwrite", fd, 8, 10, 9000), state()]}
+    area = call("mmap", 0, 8192, 3, 0x22, -1, 0)
+    call("munmap", area + 4096, 4096)
+    os.ftruncate(fd, 0)
+    return seen | {"a part": [tried(call, "pwrite", fd, area + 3996, 200, 0), state()]}
+
+
+# ---- files
+
+
+@case()
+def a_running_program_is_opened_to_be_truncated(d: Path) -> Any:
+    shutil.copy("/bin/cat", "s")
+    running = subprocess.Popen(["./s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert running.stdin is not None  # noqa: S101
+    assert running.stdout is not None  # noqa: S101
+    running.stdin.write(b"x"), running.stdout.read(1)  # now it only waits, and needs no page
+    seen: dict[str, Any] = {}
+    for name, flags in (("write", os.O_WRONLY), ("read", os.O_RDONLY)):
+        seen[name] = [tried(os.open, "s", flags | os.O_TRUNC), os.stat("s").st_size > 0]
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    return seen
+
+
+@case()
+def more_names_of_attributes_than_can_be_listed(d: Path) -> Any:
+    os.close(new("f"))
+    with contextlib.suppress(OSError):
+        for number in range(300):
+            os.setxattr("f", f"user.{number:0>240}", b"")
+    buffer = ctypes.create_string_buffer(1 << 17)
+    return {
+        "size": tried(call, "listxattr", "f", 0, 0),
+        "list": tried(call, "listxattr", "f", buffer, 1 << 17),
+    }
+
+
+@case()
+def ioctls_that_no_file_has(d: Path) -> Any:
+    """FITRIM, with an argument and with none, and FS_IOC_GETFSUUID."""
+    fd = new("f")
+    room = ctypes.create_string_buffer(64)
+    return {
+        "argument": tried(call, "ioctl", fd, 0xC0185879, room),
+        "none": tried(call, "ioctl", fd, 0xC0185879, 0),
+        "identity": tried(call, "ioctl", fd, 0x80111500, room),
+    }
+
+
+# ---- mounts
+
+
+@case()
+def fanotify_of_every_name(d: Path) -> Any:
+    """A mark on the file system that tells events by handle (FAN_REPORT_DFID_NAME)."""
+    watch = tried(call, "fanotify_init", 0xC00, os.O_RDONLY)
+    if isinstance(watch, str):
+        return {"mark": watch}
+    return {"mark": tried(call, "fanotify_mark", watch, 0x101, ctypes.c_ulonglong(0x300), -100, ".")}
+
+
+@case(mounts=True)
+def other_ids_by_a_mount(d: Path) -> Any:
+    """An idmapped bind mount (MOUNT_ATTR_IDMAP)."""
+    own_mounts()
+    os.mkdir("a"), os.mkdir("b")
+    os.close(new("a/f"))
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            call("unshare", CLONE_NEWUSER)
+            os.write(told, b"x")
+            signal.pause()
+        os._exit(1)
+    os.close(told)
+    if not os.read(ready, 1):
+        return {"answer": "no user namespace"}
+    for which in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{which}").write_text("0 1000 10")
+    namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    tree = call("syscall", "open_tree", -100, "a", 1)
+    attributes = struct.pack("QQQQ", 1 << 20, 0, 0, namespace)
+    seen = {"answer": tried(call, "syscall", "mount_setattr", tree, "", 0x1000, attributes, 32), "owner": -1}
+    if seen["answer"] == 0:
+        call("syscall", "move_mount", tree, "", -100, "b", 4)
+        seen["owner"] = os.stat("b/f").st_uid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return seen
+
+
+@case(mounts=True)
+def layers_of_an_overlay(d: Path) -> Any:
+    """Copied up, renamed, removed; what is copied up keeps its set-id bits though its owner is set last."""
+    own_mounts()
+    here = Path.cwd()
+    for name in ("lower", "upper", "work", "m", "lower/d"):
+        os.mkdir(name)
+    for name in ("f", "gone", "d/f", "program"):
+        os.close(new(f"lower/{name}", b"content"))
+    os.chmod("lower/program", 0o4755)
+    layers = ",".join(
+        f"{key}={here / name}"
+        for key, name in (("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work"))
+    )
+    answer = tried(call, "mount", "overlay", here / "m", "overlay", 0, layers)
+    if answer:
+        return {"answer": answer}
+    os.chdir("m")
+    seen: dict[str, Any] = {
+        "write": tried(os.truncate, "f", 3),
+        "write a set-id program": tried(os.pwrite, os.open("program", os.O_WRONLY), b"x", 0),
+        "rename": tried(os.rename, "f", "d/g"),
+        "rename a directory": tried(os.rename, "d", "e"),
+        "link": tried(os.link, "d/f", "h"),
+        "unlink": tried(os.unlink, "gone"),
+        "attribute": tried(os.setxattr, "h", "user.a", b"1"),
+        "list": sorted(os.listdir(".")),
+        "below": sorted((name, mode(here / "upper" / name)) for name in os.listdir(here / "upper")),
+    }
+    os.chdir(here)
+    call("umount2", here / "m", 2)  # MNT_DETACH
+    return seen

@@ -1,0 +1,288 @@
+"""What random differential testing (scripts/differential) has brought up, each made small."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from shmfs.conformance import case
+from shmfs.conformance.tools import (
+    FIXED,
+    PAGE,
+    READ,
+    SHARED,
+    Mapping,
+    blocks,
+    call,
+    changes,
+    child,
+    mode,
+    new,
+    tried,
+    unprivileged,
+)
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_full_inode_space_is_told_before_bad_flags_of_an_attribute(d: Path) -> Any:
+    os.close(new("f"))
+    big, small = b"x" * 32768, b"x"
+    seen = [tried(os.setxattr, "f", "trusted.a", big, flags) for flags in (0, 1, 2, 3)]
+    seen += [tried(os.setxattr, "f", "trusted.a", small, flags) for flags in (2, 3, 1, 1, 3)]
+    return [seen, tried(os.setxattr, "f", "trusted.a", big, 1), os.statvfs(".").f_ffree]
+
+
+def _write_into_what_is_allocated() -> Any:
+    fd = new("s", mode=0o2366)
+    call("fallocate", fd, 1, 0, 3 * PAGE)
+    return [os.pwrite(fd, b"x", 0), blocks("s"), mode("s"), os.pwrite(fd, b"x", PAGE), blocks("s")]
+
+
+@case()
+def a_write_to_a_set_id_file_frees_nothing_behind_the_end(d: Path) -> Any:
+    """Its writes reach the daemon with either store."""
+    os.chmod(".", 0o777)
+    return unprivileged(_write_into_what_is_allocated)
+
+
+def _create(flags: int) -> Any:
+    os.close(os.open("new", os.O_WRONLY | os.O_CREAT | flags, 0o6755))
+    return mode("new")
+
+
+@case()
+def truncation_of_a_new_file_takes_no_set_id_bits(d: Path) -> Any:
+    os.chmod(".", 0o777)
+    seen = [unprivileged(_create, os.O_TRUNC)]
+    return [*seen, unprivileged(_create, os.O_TRUNC)]  # the second finds it
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_direct_write_is_partial_then_refused(d: Path) -> Any:
+    fd = os.open("f", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+    big = child(lambda: os.pwrite(os.open("f", os.O_WRONLY | os.O_DIRECT), b"x" * 20 * PAGE, 0))
+    return [big, os.fstat(fd).st_size, blocks("f"), tried(os.pwrite, fd, b"x", 16 * PAGE)]
+
+
+@case()
+def attributes_are_listed_in_an_order(d: Path) -> Any:
+    os.close(new("f"))
+    for name in ("user.a", "trusted.b", "security.x", "user.ab", "trusted.a", "user.b"):
+        os.setxattr("f", name, b"")
+    return os.listxattr("f")
+
+
+@case()
+def pages_behind_the_end_of_an_empty_file_are_removed(d: Path) -> Any:
+    fd = new("f")
+    call("fallocate", fd, 1, 0, 4 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    return [blocks("f"), mapping.advise(9), blocks("f")]
+
+
+@case()
+def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
+    """Compare data.a_store_behind_the_end."""
+    fd = new("f", b"x" * 10)
+    mapping = Mapping(fd, PAGE)
+    mapping.store(b"behind", 100)
+    mapping.sync(4)
+    os.ftruncate(fd, 200)
+    return {"grown": mapping.load(100, 6)}
+
+
+@case()
+def a_chown_to_nobody_takes_set_id_bits_from_the_owner_only(d: Path) -> Any:
+    seen: dict[str, Any] = {}
+    os.close(new("f"))
+    os.chmod("f", 0o4755)
+    seen["another's"] = [unprivileged(os.chown, "f", -1, -1), mode("f")]
+    os.unlink("f")
+    for bits in (0o755, 0o4755, 0o2755, 0o2745, 0o6755):
+        os.close(new("f"))
+        os.chmod("f", bits)
+        seen[oct(bits)] = [tried(os.chown, "f", -1, -1), mode("f")]
+        os.chown("f", 65534, 65534)
+        os.chmod("f", bits)
+        seen[oct(bits)] += [unprivileged(os.chown, "f", -1, -1), mode("f")]
+        os.unlink("f")
+    return seen
+
+
+def _written(path: str) -> Any:
+    return tried(os.pwrite, os.open(path, os.O_WRONLY), b"x" * PAGE, 0)
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_takes_set_id_bits(d: Path) -> Any:
+    os.pwrite(new("filler"), b"x" * 16 * PAGE, 0)
+    seen = []
+    for bits in (0o4755, 0o2755, 0o6777):
+        os.close(new("f"))
+        os.chown("f", 65534, 65534)
+        os.chmod("f", bits)
+        seen.append([mode("f"), unprivileged(_written, "f"), mode("f"), os.stat("f").st_size])
+        os.unlink("f")
+    return seen
+
+
+@case()
+def seeking_in_a_directory(d: Path) -> Any:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}
+    return {name: tried(os.lseek, fd, 0, kind) for name, kind in (kinds | {"hole": os.SEEK_HOLE}).items()}
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_changes_times(d: Path) -> Any:
+    os.pwrite(new("filler"), b"x" * 16 * PAGE, 0)
+    fd = new("f")
+    return changes(lambda: os.pwrite(fd, b"x", 0), f="f")
+
+
+@case()
+def a_fault_of_a_reader_after_the_file_has_grown(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    writer = os.open("f", os.O_WRONLY)  # so that the managed store charges the fault too
+    os.truncate("f", 1)
+    seen = [os.stat("f").st_size, mapping.load(), blocks("f")]
+    os.close(writer)
+    return seen
+
+
+@case()
+def a_fault_of_a_reader_of_what_nobody_writes(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    os.truncate("f", 1)
+    size, loaded = os.stat("f").st_size, mapping.load()
+    return {"seen": [size, loaded], "blocks": blocks("f")}
+
+
+@case(options="size=64k,nr_inodes=24")
+def an_allocation_that_fails_initialises_what_was_there(d: Path) -> Any:
+    fd = new("f")
+    for page in (0, 1, 3, 12):
+        call("fallocate", fd, 0, page * PAGE, PAGE)
+    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
+    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
+    for page in range(13):
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
+    return seen
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_leaves_what_is_mapped(d: Path) -> Any:
+    fd = new("f")
+    os.pwrite(fd, b"o" * PAGE, PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    mapping.load(PAGE)
+    os.pwrite(new("filler"), b"x" * 15 * PAGE, 0)
+    seen = tried(os.pwrite, fd, b"n" * 2 * PAGE, 0)
+    return {"answer": seen, "mapped": mapping.load(PAGE), "read": os.pread(fd, 1, PAGE)}
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_write_that_finds_no_room_up_to_the_end(d: Path) -> Any:
+    """The writer of a last page that is not cached has its lock until it is answered."""
+    os.pwrite(new("f"), b"o" * (PAGE - 1), PAGE)
+    fd = os.open("f", os.O_RDWR)
+    os.fsync(fd), os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pwrite(new("filler"), b"x" * 15 * PAGE, 0)
+    seen = [tried(os.pwrite, fd, b"n" * size, 0) for size in (2 * PAGE - 1, 2 * PAGE - 2)]
+    return [*seen, os.pread(fd, 2, PAGE), os.stat("f").st_size]
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_store_after_a_write_that_found_no_room(d: Path) -> Any:
+    """It is kept, and what was refused beside it is not."""
+    fd = new("f")
+    for page in (1, 3, 4):
+        os.pwrite(fd, b"o" * PAGE, page * PAGE)
+    os.ftruncate(fd, 5 * PAGE - 7)
+    mapping = Mapping(fd, 5 * PAGE)
+    before = [mapping.load(page * PAGE) for page in (1, 3, 4)]
+    os.pwrite(new("filler"), b"x" * 13 * PAGE, 0)
+    answers = [tried(os.pwrite, fd, b"n" * 5 * PAGE, 0), tried(os.pwrite, fd, b"n" * 3 * PAGE, PAGE)]
+    answers.append(tried(os.pwrite, fd, b"n" * 3 * PAGE, 2 * PAGE))
+    for page in (1, 3, 4):
+        mapping.store(b"stored", page * PAGE + 50)
+    kept = [mapping.load(page * PAGE + 45, 16) for page in (1, 3, 4)]
+    mapping.sync(4)
+    pages = [os.pread(fd, 60, page * PAGE) for page in (1, 3, 4)]
+    return {"before": before, "answers": answers, "mapped": kept, "read": pages, "size": os.fstat(fd).st_size}
+
+
+def _sent() -> Any:
+    fd = os.open("s", os.O_RDWR)
+    return os.sendfile(fd, fd, 0, 1)
+
+
+def _spliced() -> Any:
+    return os.splice(os.open("s", os.O_RDWR), os.pipe()[1], 1, offset_src=0)
+
+
+@case()
+def times_of_sendfile(d: Path) -> Any:
+    os.close(new("s")), os.chmod("s", 0o2777)
+    fd, target = new("f", b"x"), new("target")
+    return {
+        "data": changes(lambda: os.sendfile(target, fd, 0, 10), f="f"),
+        "at the end": changes(lambda: os.sendfile(target, fd, 1, 10), f="f"),
+        "at the end of a set-id file": changes(lambda: unprivileged(_sent), f="s"),
+        "splice at the end of a set-id file": changes(lambda: unprivileged(_spliced), f="s"),
+    }
+
+
+@case()
+def atime_of_a_directory_that_sendfile_refuses(d: Path) -> Any:
+    os.mkdir("d")
+    target = new("target")
+    return changes(lambda: os.sendfile(target, os.open("d", os.O_RDONLY), 0, 1), f="d")
+
+
+@case(options="size=64k")
+def times_of_a_copy_without_room(d: Path) -> Any:
+    fd, target = new("full", bytes(64 << 10)), new("f")
+    os.stat("f")
+    return changes(lambda: os.copy_file_range(fd, target, 1, 0, 0), f="f")
+
+
+@case()
+def atime_of_a_mapping_beside_another(d: Path) -> Any:
+    fd = new("f")
+    place = Mapping(new("other"), 4 * PAGE, 0).address
+    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
+    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")
+
+
+@case()
+def times_of_a_fifo(d: Path) -> Any:
+    os.mkfifo("p")
+    fd = os.open("p", os.O_RDWR | os.O_NONBLOCK)
+    return {
+        "write": changes(lambda: os.write(fd, b"x"), p="p"),
+        "read": changes(lambda: os.read(fd, 1), p="p"),
+        "read of nothing": changes(lambda: os.read(fd, 1), p="p"),
+        "write of nothing": changes(lambda: os.write(fd, b""), p="p"),
+    }
+
+
+@case()
+def times_of_a_socket(d: Path) -> Any:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("s")
+        server.listen()
+        seen = {"connect": changes(lambda: client.connect("s"), s="s")}
+        seen["send"] = changes(lambda: client.sendall(b"x"), s="s")
+        return seen
+
+
+@case()
+def times_of_devices(d: Path) -> Any:
+    os.mknod("zero", 0o20666, os.makedev(1, 5)), os.mknod("null", 0o20666, os.makedev(1, 3))
+    return {
+        "read": changes(lambda: os.read(os.open("zero", os.O_RDONLY), 1), f="zero"),
+        "write": changes(lambda: os.write(os.open("null", os.O_WRONLY), b"x"), f="null"),
+        "sendfile": changes(lambda: os.sendfile(new("f"), os.open("zero", os.O_RDONLY), None, 1), f="zero"),
+    }

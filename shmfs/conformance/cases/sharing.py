@@ -1,0 +1,304 @@
+"""Two processes and one page: stores, copies on write, and what they synchronise with."""
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+from shmfs.conformance import case
+from shmfs.conformance.tools import (
+    PAGE,
+    PRIVATE,
+    READ,
+    WRITE,
+    Channel,
+    Mapping,
+    blocks,
+    call,
+    child,
+    content,
+    libc,
+    new,
+    process,
+    tried,
+)
+
+
+def obey(channel: Channel, flags: int, pages: int = 4) -> None:
+    """A process that opens the file itself and does what it is told."""
+    mapping = Mapping(os.open("f", os.O_RDWR), pages * PAGE, flags=flags)
+    channel.send("ready")
+    while (order := channel.receive()) != "gone":
+        offset, data = order
+        if isinstance(data, bytes):
+            mapping.store(data, offset)
+            channel.send("stored")
+        else:
+            channel.send(mapping.load(offset, data))
+
+
+def ask(channel: Channel, offset: int, data: Any) -> Any:
+    channel.send((offset, data))
+    return channel.receive()
+
+
+@case()
+def a_store_is_seen_at_once(d: Path) -> Any:
+    os.ftruncate(new("f"), 4 * PAGE)
+    seen = []
+    with process(obey, 1) as one, process(obey, 1) as two:
+        one.receive(), two.receive()
+        for offset in (0, 100, PAGE - 2, 3 * PAGE):
+            data = f"<{offset}>".encode()
+            ask(one, offset, data)
+            seen.append(ask(two, offset, len(data)))
+            ask(two, offset, data[::-1])
+            seen.append(ask(one, offset, len(data)))
+    return [seen, content("f")[:8]]
+
+
+@case()
+def private_copies(d: Path) -> Any:
+    fd = new("f", b"a" * 4 * PAGE)
+    with process(obey, PRIVATE) as private, process(obey, 1) as shared:
+        private.receive(), shared.receive()
+        seen = [ask(private, 0, 2), ask(private, 0, b"mine"), ask(shared, 0, 4)]
+        ask(shared, 0, b"ours"), ask(shared, PAGE, b"ours")
+        seen += [ask(private, 0, 4), ask(private, PAGE, 4), os.pread(fd, 4, 0)]
+        os.pwrite(fd, b"write", 2 * PAGE)
+        seen += [ask(private, 2 * PAGE, 5), ask(shared, 2 * PAGE, 5)]
+    return seen
+
+
+@case()
+def a_write_is_seen_in_mappings(d: Path) -> Any:
+    fd = new("f", b"a" * 4 * PAGE)
+    with process(obey, 1) as other:
+        other.receive()
+        seen = [ask(other, PAGE, 4)]
+        os.pwrite(fd, b"read me", PAGE - 3)
+        seen += [ask(other, PAGE - 3, 7), ask(other, 10, b"stored")]
+        seen += [os.pread(fd, 6, 10)]
+        os.ftruncate(fd, PAGE)
+        os.ftruncate(fd, 4 * PAGE)
+        seen += [ask(other, PAGE, 4), ask(other, 2 * PAGE, b"anew"), os.pread(fd, 4, 2 * PAGE)]
+    return seen
+
+
+@case()
+def over_fork(d: Path) -> Any:
+    fd = new("f", b"a" * 2 * PAGE)
+    shared, private = Mapping(fd, 2 * PAGE), Mapping(fd, 2 * PAGE, flags=PRIVATE)
+    private.store(b"before", PAGE)
+
+    def inside() -> Any:
+        seen = [shared.load(), private.load(PAGE, 6)]
+        shared.store(b"child")
+        private.store(b"child", 100)
+        return seen
+
+    seen = child(inside)
+    return [seen, shared.load(0, 6), private.load(100, 5), private.load(PAGE, 6), private.load(0, 5)]
+
+
+@case()
+def mapped_by_unlinked_name(d: Path) -> Any:
+    os.ftruncate(new("f"), 4 * PAGE)
+    with process(obey, 1) as one, process(obey, 1) as two:
+        one.receive(), two.receive()
+        os.unlink("f")
+        os.close(new("f", b"another file"))
+        ask(one, PAGE, b"still there")
+        return [ask(two, PAGE, 11), content("f")]
+
+
+@case()
+def descriptors_are_passed(d: Path) -> Any:
+    import array
+
+    left, right = socket.socketpair()
+
+    def receiver(channel: Channel) -> None:
+        _, parts, _, _ = right.recvmsg(1, 100)
+        passed = array.array("i", parts[0][2])[0]
+        mapping = Mapping(passed, PAGE)
+        mapping.store(b"passed")
+        channel.send(mapping.load(10, 4))
+
+    with process(receiver) as other:
+        fd = new("f", b"0123456789abcdef")
+        os.ftruncate(fd, PAGE)
+        os.unlink("f")
+        left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+        seen = other.receive()
+    return [seen, os.pread(fd, 8, 0)]
+
+
+@case()
+def through_proc(d: Path) -> Any:
+    fd = new("f", b"by proc")
+    os.unlink("f")
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+    Mapping(again).store(b"BY")
+    link = os.readlink(f"/proc/self/fd/{fd}")
+    return [os.pread(fd, 7, 0), link.endswith("/room/f (deleted)"), os.stat(f"/proc/self/fd/{fd}").st_nlink]
+
+
+@case()
+def atomic_counters(d: Path) -> Any:
+    """Processes add to one word under a lock; none of the additions is lost."""
+    fd = new("f")
+    os.ftruncate(fd, PAGE)
+    mapping = Mapping(fd)
+    size = 40  # sizeof(pthread_mutex_t)
+    attribute = ctypes.create_string_buffer(16)
+    libc.pthread_mutexattr_init(attribute)
+    libc.pthread_mutexattr_setpshared(attribute, 1)
+    mutex, counter = ctypes.c_void_p(mapping.address), ctypes.c_long.from_address(mapping.address + 2 * size)
+    libc.pthread_mutex_init(mutex, attribute)
+
+    def add(channel: Channel) -> None:
+        for _ in range(500):
+            libc.pthread_mutex_lock(mutex)
+            counter.value += 1
+            libc.pthread_mutex_unlock(mutex)
+        channel.send("done")
+
+    with process(add) as one, process(add) as two, process(add) as three:
+        seen = [one.receive(), two.receive(), three.receive()]
+    return [seen, counter.value]
+
+
+@case()
+def a_robust_mutex(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, PAGE)
+    mapping = Mapping(fd)
+    attribute = ctypes.create_string_buffer(16)
+    libc.pthread_mutexattr_init(attribute)
+    libc.pthread_mutexattr_setpshared(attribute, 1)
+    libc.pthread_mutexattr_setrobust(attribute, 1)
+    mutex = ctypes.c_void_p(mapping.address)
+    libc.pthread_mutex_init(mutex, attribute)
+
+    def die() -> None:
+        libc.pthread_mutex_lock(mutex)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    seen = [child(die), libc.pthread_mutex_lock(mutex), libc.pthread_mutex_consistent(mutex)]
+    return [*seen, libc.pthread_mutex_unlock(mutex), libc.pthread_mutex_lock(mutex)]
+
+
+@case()
+def a_futex_of_unrelated_processes(d: Path) -> Any:
+    os.ftruncate(new("f"), PAGE)
+
+    def waiter(channel: Channel) -> None:
+        mapping = Mapping(os.open("f", os.O_RDWR))
+        channel.send("ready")
+        while mapping.load(0, 4) == bytes(4):
+            tried(call, "syscall", "futex", ctypes.c_void_p(mapping.address), 0, 0, 0, 0, 0)
+        channel.send(mapping.load(4, 5))
+
+    with process(waiter) as other:
+        mapping = Mapping(os.open("f", os.O_RDWR))
+        seen = [other.receive()]
+        mapping.store(b"woken", 4)
+        mapping.store(b"\1\0\0\0")
+        call("syscall", "futex", ctypes.c_void_p(mapping.address), 1, 1 << 20, 0, 0, 0)
+        seen.append(other.receive())
+    return seen
+
+
+@case()
+def a_semaphore_in_the_mapping(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, PAGE)
+    mapping = Mapping(fd)
+    semaphore, back = ctypes.c_void_p(mapping.address), ctypes.c_void_p(mapping.address + 64)
+    libc.sem_init(semaphore, 1, 0), libc.sem_init(back, 1, 0)
+
+    def inside(channel: Channel) -> None:
+        own = Mapping(os.open("f", os.O_RDWR))
+        for _ in range(50):
+            libc.sem_wait(ctypes.c_void_p(own.address))
+            libc.sem_post(ctypes.c_void_p(own.address + 64))
+        channel.send("done")
+
+    with process(inside) as other:
+        for _ in range(50):
+            libc.sem_post(semaphore)
+            libc.sem_wait(back)
+        seen = other.receive()
+    return [seen, libc.sem_trywait(semaphore)]
+
+
+@case()
+def threads(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, 64 * PAGE)
+    mapping = Mapping(fd, 64 * PAGE)
+
+    def work(number: int) -> None:
+        for page in range(64):
+            mapping.store(bytes([number]), page * PAGE + number)
+            os.pwrite(fd, bytes([number]), page * PAGE + 100 + number)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    data = content("f")
+    return [{data[p * PAGE : p * PAGE + 110] for p in range(64)}, blocks("f")]
+
+
+@case()
+def many_processes_on_one_page(d: Path) -> Any:
+    os.ftruncate(new("f"), PAGE)
+
+    def one(channel: Channel, number: int) -> None:
+        mapping = Mapping(os.open("f", os.O_RDWR))
+        for step in range(200):
+            mapping.store(struct.pack("I", step + 1), number * 4)
+        channel.send("done")
+
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(process(one, number)) for number in range(16)]
+        seen = [worker.receive() for worker in workers]
+    return [set(seen), struct.unpack("16I", content("f")[:64])]
+
+
+@case()
+def read_through_another_process(d: Path) -> Any:
+    """/proc/PID/mem and process_vm_readv reach pages that the target has not touched."""
+    fd = new("f", b"target" + bytes(PAGE) + b"second")
+    mapping = Mapping(fd, 2 * PAGE)
+
+    def look(address: int, pid: int) -> Any:
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(address)
+            seen = [memory.read(6)]
+            memory.seek(address + PAGE + 6)
+            seen += [memory.read(6)]
+            memory.seek(address)
+            memory.write(b"POKED!")
+        return seen
+
+    return [child(look, mapping.address, os.getpid()), mapping.load(0, 6), os.pread(fd, 6, 0)]
+
+
+@case()
+def mprotect_and_fork(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    mapping = Mapping(fd)
+    mapping.protect(READ)
+    seen = [child(mapping.store, b"y"), mapping.protect(READ | WRITE), child(mapping.store, b"y")]
+    return [seen, mapping.load(), len(mmap.mmap(fd, 0))]

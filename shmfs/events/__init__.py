@@ -1,0 +1,1 @@
+"""What happens on a mount, as records and hooks: the words that every other room uses. Imports nothing."""

@@ -1,0 +1,1 @@
+"""The format of traces: its schema, one writer, one reader."""
