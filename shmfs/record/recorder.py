@@ -375,7 +375,7 @@ class Recorder:
         when = change.time + self._offset
         pid = change.pid
         if isinstance(change, Fork):
-            self._known.inherit(pid, change.parent)
+            self._known.inherit(pid, change.parent, when)
             if areas or not self._everybody:
                 mine = change.parent == os.getpid()
                 parent = None if mine else self._known.process(change.parent, when)

@@ -3,7 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from shmfs.events.names import printable
 from shmfs.record.attribution import ELSEWHERE, Area
@@ -13,7 +13,9 @@ from shmfs.tracefile.format import Faults
 from shmfs.tracing.changes import Mmap
 
 _NOTED = 1 << 16
-"""Processes whose commands are remembered at most; then the one that executed longest ago is forgotten."""
+"""Processes that are remembered at most; the one that forked or executed longest ago is forgotten first."""
+_TICK = 10_000_000
+"""Nanoseconds: the unit of start times in /proc."""
 
 FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
 """What is missing in a trace whose recorder has failed: everything, for all goes through it."""
@@ -33,6 +35,15 @@ class Sink(Protocol):
 
     def flush(self, age: float = 0.0) -> None:
         """Let go of what waits for more, if the last time was `age` seconds ago."""
+
+
+class _Noted(NamedTuple):
+    """What is known of a process that is not in the trace."""
+
+    command: str = ""
+    """What it executes; "" is not known."""
+    forked: int = 0
+    """In ns since the epoch; 0: before the recording."""
 
 
 class Registry:
@@ -58,8 +69,8 @@ class Registry:
         """When each process began, by its id, or where that is not known when it was first seen."""
         self._commands: list[str] = []
         self._known = Processes()
-        self._noted: OrderedDict[int, str] = OrderedDict()
-        """Commands of processes that are not in the trace, by pid: /proc has none of one that has ended."""
+        self._noted: OrderedDict[int, _Noted] = OrderedDict()
+        """By pid, for /proc has nothing of a process that has ended."""
 
     # ---- segments
 
@@ -144,17 +155,22 @@ class Registry:
         number = self._processes.get(pid)
         if number is not None:
             return number
-        known = self._known.get(pid)
+        known, noted = self._known.get(pid), self._noted.get(pid, _Noted())
         started = monotonic(known.start_time) + self._offset if known and known.start_time else None
+        if noted.forked and (started is None or abs(started - noted.forked) <= 2 * _TICK):
+            started = noted.forked  # else the record of a fork was lost
         return self.begin(
             *(pid, time),
-            command=self._noted.get(pid) or (known.command if known else ""),  # /proc may have a later one
+            command=noted.command or (known.command if known else ""),  # /proc may have a later one
             started=started and min(started, time),
         )
 
     def note(self, pid: int, command: str) -> None:
         """Remember what a process executes that is not in the trace (yet)."""
-        self._noted[pid] = command
+        self._note(pid, self._noted.get(pid, _Noted())._replace(command=command))
+
+    def _note(self, pid: int, noted: "_Noted") -> None:
+        self._noted[pid] = noted
         self._noted.move_to_end(pid)
         if len(self._noted) > _NOTED:
             self._noted.popitem(last=False)
@@ -165,14 +181,9 @@ class Registry:
         if process and process.command:
             self.note(pid, process.command)
 
-    def inherit(self, pid: int, parent: int) -> None:
+    def inherit(self, pid: int, parent: int, time: int) -> None:
         """A process was forked: it has the command of its parent, not of an earlier one with its pid."""
-        written = self._processes.get(parent)
-        command = self._noted.get(parent) if written is None else self._commands[written]
-        if command:
-            self.note(pid, command)
-        else:
-            self._noted.pop(pid, None)
+        self._note(pid, _Noted(self.name(parent), time))
 
     def begin(
         self, pid: int, time: int, *, command: str, parent: int | None = None, started: int | None = None
@@ -218,7 +229,7 @@ class Registry:
     def name(self, pid: int) -> str:
         """Return what the process that has the pid now executes; "" where that is not known."""
         number = self._processes.get(pid)
-        return self._commands[number] if number is not None else self._noted.get(pid, "")
+        return self._commands[number] if number is not None else self._noted.get(pid, _Noted()).command
 
     def map(self, process: int, areas: Iterable[Area], time: int) -> None:
         """Write down what a process has mapped."""

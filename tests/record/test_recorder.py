@@ -442,6 +442,15 @@ def stream_of(one: Session) -> Any:
     return stream.Trace(one.path).processes
 
 
+def test_the_start_of_a_process_that_has_ended_is_its_fork(session: Any) -> None:
+    """It maps a segment later, and /proc has nothing of it any more."""
+    one = session(everybody=True)
+    mapped = Mmap(9, GONE, 0, 4096, 0, DEVICE, 1, 3, 1, b"/nowhere/a")
+    one.round(Fork(5, GONE, os.getpid(), GONE), mapped)
+    [process] = stream_of(one)
+    assert process["start_time"] == 5 + one.start + one.recorder._offset
+
+
 def test_no_process_ends_before_it_starts(session: Any) -> None:
     """Also where /proc knows another process by the pid, or another time, by now."""
     one = session(everybody=True)
