@@ -38,9 +38,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount 
 @pytest.mark.mount
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("target", ["run-managed", "run-native"])
+@pytest.mark.parametrize("target", ["run-managed", "run-native", "record-tmpfs"])
 def test_reports_are_what_the_programs_know(target: str) -> None:
-    # Of record-tmpfs not every difference is explained: `scripts/search --target record-tmpfs` shows them.
     if reason := why_absent():
         pytest.skip(reason)
     command = [sys.executable, "-m", "tests.search", "--target", target, "--seed", str(SEED)]
