@@ -118,7 +118,7 @@ class Comparison:
                 self._differs(f"process {pid} has the parent {parent}, not {process.parent}")
         if reported["command"] == "exe" and masked("early names", self.outcome.target):
             self._tolerate("early names", int(process.command != "exe"))
-        elif reported["command"] != process.command:
+        elif process.command and reported["command"] != process.command:
             self._differs(f"process {pid} is named {reported['command']!r}, it is {process.command!r}")
         ended = reported.get("exit")
         if ended is not None:

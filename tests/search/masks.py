@@ -63,7 +63,7 @@ MASKS: dict[str, Mask] = {
     ),
     "killed in a call": Mask(
         RUN,
-        "one refusal more than the program logged",
+        "one refusal more than the program logged, and any reason of a death after it",
         "a process that something else ends in a call does not log how the call ended",
     ),
     "early names": Mask(

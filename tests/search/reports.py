@@ -168,6 +168,8 @@ class Reports:
         """Why a touch has failed: "end", "full", or "" where the size changed meanwhile."""
         if touch.nested and not touch.finished:
             return ""  # the call that the handler came after is not in the log
+        if any(process.interrupted and process.last < touch.end for process in self.truth.processes.values()):
+            return ""  # what it was doing is not in the log
         sizes = self._sizes_at(touch)
         behind = {touch.page * PAGE >= size for size in sizes}
         return "" if len(behind) != 1 else "end" if behind == {True} else "full"

@@ -10,8 +10,8 @@ from tests.search.program import Record
 NEVER = 1 << 62
 START, FORKED, THREAD, DAEMON, EXECUTED = range(5)
 """How a role began: the first argument of the record "start"."""
-STORE, NESTED, KERNEL = 1, 2, 4
-"""Bits of a touch."""
+HANDLER, BY_KERNEL = 1, 4
+"""How a touch is made: the fourth argument of the record "begin"; 0: by the program itself."""
 
 
 @dataclass
@@ -66,9 +66,17 @@ class Process:
     executed_at: int = NEVER
     """When it ran as what it executed."""
     command: str = ""
+    """What it is named at its end; "" where it was killed in execve(2), or just after."""
     mapped: set[int] = field(default_factory=set)
     """Inodes."""
     forked: list[int] = field(default_factory=list)
+    interrupted: bool = False
+    """Whether it was killed, and one of its threads may have been in a call that it did not log."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether it did not end by itself."""
+        return self.status is None or self.status >= 128
 
 
 class Truth:
@@ -192,7 +200,9 @@ class Truth:
     def _take_begin(self, record: Record, process: Process) -> None:
         inode, page, store, how, slot, _ = record.a
         touch = Touch(
-            record.begin, NEVER, record.pid, record.tid, inode, page, bool(store), how == 1, how == 4,
+            record.begin, NEVER, record.pid, record.tid, inode, page, bool(store),
+            nested=how == HANDLER,
+            kernel=how == BY_KERNEL,
             finished=False,
             moved=self._moved.get((record.pid, slot), True),  # inherited: not known
             step=f"role {record.role} step {record.step}",
@@ -216,8 +226,14 @@ class Truth:
                 one.name == "gate" for one in self.outcome.log
             ):
                 self.processes[first].before = True
+        newest = {record.tid: record for record in sorted(self.outcome.log, key=lambda record: record.end)}
         for process in self.processes.values():
+            process.interrupted = process.killed and any(
+                record.pid == process.pid and not _is_in_touch(record) for record in newest.values()
+            )
             process.command = "exe" if self._has_executed(process, NEVER) else "actor"
+            if any(one.name == "exec" and one.end == process.last for one in self.outcome.log):
+                process.command = ""
         for touches in self._open.values():
             for touch in touches:
                 touch.end = NEVER
@@ -234,7 +250,7 @@ class Truth:
     @property
     def killed(self) -> bool:
         """Whether some process did not end by itself: what it did last is not in its log."""
-        return any(process.status is None or process.status >= 128 for process in self.processes.values())
+        return any(process.killed for process in self.processes.values())
 
     def last_census(self) -> list[Record] | None:
         """What the first process found at its end, if nobody else was there any more."""
@@ -256,3 +272,8 @@ class Truth:
         """Whether a process died of signal 7; None where that is not known."""
         status = self.processes[pid].status
         return None if status is None else status == 128 + signal.SIGBUS
+
+
+def _is_in_touch(newest: Record) -> bool:
+    """Whether a thread has ended, or was in a touch that it began outside of a handler."""
+    return newest.name == "thread_end" or (newest.name == "begin" and newest.a[3] != HANDLER)
