@@ -217,7 +217,7 @@ class Truth:
         touch.signal, touch.where = record.a[4:6]
 
     def _finish(self) -> None:
-        self.touches = [touch for touch in self.touches if touch.begin >= self.gate]
+        self.touches = [touch for touch in self.touches if touch.begin >= self.gate or not touch.finished]
         self._find_creators()
         first = self.outcome.log[0].pid if self.outcome.log else None
         if first is not None:
