@@ -14,8 +14,9 @@ Without ends, one record of a tracepoint stands for a fault, and only major ends
 faults that a system call took have records of their own. The end of every fault takes 10 % more CPU time of
 a program that does nothing but touch anonymous memory, and too little to be measured of one that touches
 managed pages (medians of 12 pairs). Instead, a fault counts as aborted if its thread next takes a signal
-(signal:signal_deliver) and its first fault after the return from the handler (sys_enter_rt_sigreturn) is at
-the same instruction, page and access. Faults of a tmpfs and of native pages only wait for swap.
+(signal:signal_deliver) while it is still at the same instruction, and its first fault after the return from
+the handler (sys_enter_rt_sigreturn) is at the same instruction, page and access. Faults of a tmpfs and of
+native pages only wait for swap.
 
 A fault of a system call without an end has failed: the call got EFAULT, and nobody a signal, so its kind is
 unknown. If the next fault of the thread is a system call's at the same page, the two are one: write(2)
@@ -35,8 +36,8 @@ What remains without ends, for a page that has to be swapped in:
 
 - A fault that was aborted for task work without a signal (io_uring's TIF_NOTIFY_SIGNAL), or because another
   thread took the signal, counts twice. So does one whose instruction another thread repeats.
-- A fault that completed, then a signal, then the same instruction at the same page, which meanwhile was taken
-  away (madvise(2), truncation) without another fault in between: counts once instead of twice.
+- A fault that completed, then a signal before the same instruction runs again, at the same page, which was
+  taken away meanwhile (madvise(2), truncation): counts once instead of twice.
 - A fault that was aborted because its thread was killed counts as minor. Most last faults of threads that are
   killed have completed: an exit of the process kills all of its other threads.
 """
@@ -241,7 +242,10 @@ class Outcomes:
                 if running:
                     settle(thread.faults.pop(), int(_OUTCOME[event]))
             elif event == Event.DELIVER:
-                if running and running.place[1] < _KERNEL:
+                at = int(samples.ip[row])
+                if running and at not in (0, running.place[1]):
+                    settle(thread.faults.pop(), self._without_end(running))  # it had completed before
+                elif running and running.place[1] < _KERNEL:
                     running.interrupted = True
                 if self._returns and samples.access[row]:
                     thread.depth += 1

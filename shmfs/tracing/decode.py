@@ -56,12 +56,13 @@ _SIGNAL_SAMPLE = np.dtype(
         "itemsize": (_RAW + probe.RECORD_BYTES + 7) // 8 * 8,
     }
 )
+# Behind the raw data of signal_deliver, which ends at byte 80: the ABI (0: none) and the instruction pointer.
 _DELIVER_SAMPLE = np.dtype(
     {
-        "names": ["id", "pid", "tid", "time", "handler"],
-        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8"],
-        "offsets": [8, 16, 20, 24, 60],
-        "itemsize": 80,
+        "names": ["id", "pid", "tid", "time", "handler", "ip"],
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 60, 88],
+        "itemsize": 96,
     }
 )
 _TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE, Event.DELIVER: _DELIVER_SAMPLE}
@@ -74,6 +75,7 @@ class Samples(NamedTuple):
     """Faults, their ends, signals, or the pages mapped around faults: a column each.
 
     Times are those of CLOCK_MONOTONIC in nanoseconds. AROUND has `ranges` as addresses, and inodes as `ip`.
+    DELIVER has the instruction that its thread was at as `ip`; 0 is not known.
     """
 
     time: Column
@@ -209,6 +211,8 @@ def _columns(raw: NDArray[np.void], event: Event, cpu: int, *, software: bool) -
 
     if event in _PLACELESS:
         address = ip = np.zeros(len(raw), "<u8")
+        if "ip" in (raw.dtype.names or ()) and event is Event.DELIVER:
+            ip = column("ip")
     elif event is Event.AROUND:
         address, ip = ranges.packed(column("first"), column("last")), column("inode")
     else:

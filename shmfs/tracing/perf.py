@@ -27,7 +27,8 @@ from shmfs.tracing.ring import Ring
 _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6, 9, 10
 
-IP, TID, TIME, ADDR, PERIOD, RAW = (1 << bit for bit in (0, 1, 2, 3, 8, 10))
+IP, TID, TIME, ADDR, PERIOD, RAW, _REGS_USER = (1 << bit for bit in (0, 1, 2, 3, 8, 10, 12))
+_USER_IP = 1 << 8  # PERF_REG_X86_IP: tracepoints of faults are x86's
 WEIGHT, DATA_SRC, IDENTIFIER = (1 << bit for bit in (14, 15, 16))
 
 _INHERIT, _EXCLUDE_USER, _EXCLUDE_KERNEL, _MMAP, _COMM, _ENABLE_ON_EXEC = (
@@ -67,7 +68,7 @@ class Event(IntEnum):
     SIGNAL = 6
     """SIGBUS or SIGXFSZ was generated, or a call failed: what the programs of `Probe` emit."""
     DELIVER = 7
-    """A thread took a signal: signal:signal_deliver."""
+    """A thread took a signal: signal:signal_deliver, with the instruction that it was at."""
     RETURN = 8
     """A thread returns from a handler: syscalls:sys_enter_rt_sigreturn."""
     UNCOUNTED = 9
@@ -318,7 +319,8 @@ class Perf:
     def _open_one(self, one: "Plan", processor: int, tid: int | None = None) -> int:
         kind, config, event, condition = one
         only = _EXCLUDE_USER if condition == _OF_KERNEL else 0
-        return self._open(kind, config, processor, mark=_MARK.get(event, 0), only=only, tid=tid)
+        mark = _MARK.get(event, 0) if kind == _SOFTWARE else _REGS_USER * (event is Event.DELIVER)
+        return self._open(kind, config, processor, mark=mark, only=only, tid=tid)
 
     def _output(self, fd: int, one: "Plan", ring: int) -> None:
         """Have the samples of an event written to the ring of another one."""
@@ -360,7 +362,7 @@ class Perf:
         tid: int | None = None,
     ) -> int:
         """Open an event of what is followed, or of a running thread `tid`, where it is enabled at once."""
-        sample = IDENTIFIER | TID | TIME | (RAW if kind == _TRACEPOINT else IP | ADDR | mark)
+        sample = IDENTIFIER | TID | TIME | mark | (RAW if kind == _TRACEPOINT else IP | ADDR)
         pid = self._pid if tid is None else tid
         flags = _SAMPLE_ID_ALL | _USE_CLOCKID | _WATERMARK | only
         flags |= _DISABLED if tid is None else _INHERIT
@@ -402,9 +404,10 @@ _BY_SOFTWARE = (_PAGE_FAULTS, Event.FAULT), (_PAGE_FAULTS_MIN, Event.MINOR), (_P
 def _perf_event_open(
     kind: int, config: int, sample: int, flags: int, pid: int, processor: int, *, wakeup: int = 0
 ) -> int:
+    registers = _USER_IP if sample & _REGS_USER else 0
     attr = _ATTR.pack(
         *(kind, _ATTR.size, config, 1, sample, 0, flags, wakeup),
-        *(0, 0, 0, 0, 0, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
+        *(0, 0, 0, 0, registers, 0, _CLOCK_MONOTONIC, 0, 0, 0, 0),
     )
     return syscall("perf_event_open", attr, pid, processor, -1, _CLOEXEC)
 

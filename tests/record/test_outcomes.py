@@ -127,6 +127,10 @@ def test_threads_do_not_repeat_each_others_faults() -> None:
         # It had completed: the thread went on elsewhere.
         ([(FAULT, 7, 9), (DELIVER, 1), (RETURN,), (FAULT, 8, 9), (FAULT, 7, 9)], [MINOR, MINOR, MINOR]),
         ([(FAULT, 7, 9), (Event.MAJOR, 7, 9), (DELIVER, 1), (RETURN,), (FAULT, 7, 9)], [MAJOR, MINOR]),
+        ([(FAULT, 7, 9), (DELIVER, 1, 9), (RETURN,), (FAULT, 7, 9)], [REPEATED, MINOR]),
+        # The signal found it at another instruction; the page was taken away after that.
+        ([(FAULT, 7, 9), (DELIVER, 1, 10), (RETURN,), (FAULT, 7, 9)], [MINOR, MINOR]),
+        ([(FAULT, 7, 9), (DELIVER, 1, 10), (FAULT, 50, 90), (RETURN,), (FAULT, 7, 9)], [MINOR, MINOR, MINOR]),
         # The same place twice without a signal: the page was taken away in between.
         ([(FAULT, 7, 9), (FAULT, 7, 9)], [MINOR, MINOR]),
         # The handler itself touches the page, before it returns.
