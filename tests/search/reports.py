@@ -226,7 +226,7 @@ class Reports:
         for key in refused | reported:
             least, most = refused[key], refused[key] + short[key]
             process = self.truth.processes.get(key[1])
-            if reported[key] == most + 1 and process and (process.status is None or process.status >= 128):
+            if reported[key] == most + 1 and process and process.interrupted:
                 self._tolerate("killed in a call")
             elif not least <= reported[key] <= most:
                 self._differs(

@@ -71,7 +71,7 @@ class Process:
     """Inodes."""
     forked: list[int] = field(default_factory=list)
     interrupted: bool = False
-    """Whether it was killed, and one of its threads may have been in a call that it did not log."""
+    """Whether one of its threads may have been in a call that it did not log when the process ended."""
 
     @property
     def killed(self) -> bool:
@@ -228,8 +228,8 @@ class Truth:
                 self.processes[first].before = True
         newest = {record.tid: record for record in sorted(self.outcome.log, key=lambda record: record.end)}
         for process in self.processes.values():
-            process.interrupted = process.killed and any(
-                record.pid == process.pid and not _is_in_touch(record) for record in newest.values()
+            process.interrupted = any(
+                record.pid == process.pid and _may_be_in_call(record) for record in newest.values()
             )
             process.command = "exe" if self._has_executed(process, NEVER) else "actor"
             if any(one.name == "exec" and one.end == process.last for one in self.outcome.log):
@@ -274,6 +274,7 @@ class Truth:
         return None if status is None else status == 128 + signal.SIGBUS
 
 
-def _is_in_touch(newest: Record) -> bool:
-    """Whether a thread has ended, or was in a touch that it began outside of a handler."""
-    return newest.name == "thread_end" or (newest.name == "begin" and newest.a[3] != HANDLER)
+def _may_be_in_call(newest: Record) -> bool:
+    """Whether a thread may have been in a call when its process ended, by its newest record."""
+    in_touch = newest.name == "begin" and newest.a[3] != HANDLER
+    return not in_touch and newest.name not in ("thread_end", "exit")
