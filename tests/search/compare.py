@@ -206,6 +206,8 @@ class Comparison:
             self._differs(sentence)
 
     def _compare_touch(self, touch: Touch, rows: list[Any], died: dict[int, bool]) -> None:
+        if touch.early:
+            return
         kinds = Counter(int(row["kind"]) for row in rows)
         process = self.truth.processes[touch.pid]
         if not touch.finished:

@@ -82,7 +82,7 @@ class Reports:
     def _buses(self) -> Iterator[Bus]:
         groups: dict[tuple[int, int], list[Touch]] = defaultdict(list)
         for touch in self.truth.touches:
-            if touch.signal == SIGBUS or not touch.finished:
+            if (touch.signal == SIGBUS and not touch.early) or not touch.finished:
                 groups[touch.pid, touch.inode].append(touch)
         for (pid, inode), touches in groups.items():
             finished = [touch for touch in touches if touch.finished]

@@ -36,6 +36,8 @@ class Touch:
     finished: bool = True
     moved: bool = False
     """Whether mremap(2) had moved the mapping."""
+    early: bool = False
+    """Whether the recording began while it lasted: which of its faults are in the trace is not known."""
     step: str = ""
 
     def __str__(self) -> str:
@@ -217,7 +219,9 @@ class Truth:
         touch.signal, touch.where = record.a[4:6]
 
     def _finish(self) -> None:
-        self.touches = [touch for touch in self.touches if touch.begin >= self.gate or not touch.finished]
+        self.touches = [touch for touch in self.touches if touch.end >= self.gate]
+        for touch in self.touches:
+            touch.early = touch.finished and touch.begin < self.gate
         self._find_creators()
         first = self.outcome.log[0].pid if self.outcome.log else None
         if first is not None:
