@@ -30,7 +30,7 @@ class Bus(NamedTuple):
     """In the order of time."""
     certain: bool
     """Whether all of them surely happened."""
-    unfinished: int = 0
+    unfinished: tuple[Touch, ...] = ()
     """Further ones that the process may not have logged, as something else ended it."""
 
 
@@ -90,9 +90,10 @@ class Reports:
             sent = pid in self.truth.sent_bus
             unfinished = [touch for touch in self.truth.touches if touch.pid == pid and not touch.finished]
             certain = len(finished) == len(touches) or (died is True and not sent and len(unfinished) == 1)
-            more = 0
+            more: tuple[Touch, ...] = ()
             if died is False:
-                more, touches, certain = len(touches) - len(finished), finished, True
+                more = tuple(touch for touch in touches if not touch.finished)
+                touches, certain = finished, True
             if touches or more:
                 yield Bus(pid, inode, sorted(touches, key=lambda touch: touch.begin), certain, more)
 
@@ -123,14 +124,15 @@ class Reports:
         if not bus.touches:
             self._tolerate("killed in a touch")
             return
-        pages = {touch.page for touch in bus.touches}
+        possible = [*bus.touches, *bus.unfinished]
+        pages = {touch.page for touch in possible}
         first = bus.touches[0]
-        overlapping = {touch.page for touch in bus.touches if touch.begin <= first.end}
+        overlapping = {touch.page for touch in possible if touch.begin <= first.end}
         if death["page"] not in (overlapping if bus.certain else pages):
             self._differs(f"{about}: the first page is {sorted(overlapping)}: {first}")
-        if death["tid"] not in {touch.tid for touch in bus.touches}:
+        if death["tid"] not in {touch.tid for touch in possible}:
             self._differs(f"{about}: that thread got none: {first}")
-        counted = range(len(bus.touches), len(bus.touches) + bus.unfinished + 1)
+        counted = range(len(bus.touches), len(possible) + 1)
         if bus.certain and "count" in death and death["count"] not in counted:
             self._differs(f"{about}: reported {death['count']} times, it was {len(bus.touches)} times")
         if "process" in death and where == "report" and death["process"] not in ("actor", "exe"):
