@@ -285,3 +285,39 @@ def changes(action: Callable[[], Any], **paths: Any) -> dict[str, Any]:
     if isinstance(result, str):
         seen["answer"] = result
     return seen
+
+
+def fill_file_system(path: str = "filler") -> int:
+    """Write a file until the file system is full, and return its descriptor."""
+    fd = new(path)
+    offset = 0
+    while (stored := tried(os.pwrite, fd, b"f" * PAGE, offset)) == PAGE:
+        offset += PAGE
+    if stored != "ENOSPC":
+        raise RuntimeError(f"it is not full: {stored}")
+    return fd
+
+
+def data_file(flags: int = os.O_RDWR, pages: int = 4) -> int:
+    """Create "f" with pages of data, and open it with these flags."""
+    os.close(new("f", b"x" * pages * PAGE))
+    return os.open("f", flags)
+
+
+def try_map(fd: int, *arguments: Any, **more: Any) -> Any:
+    """A mapping of the descriptor, or the name of the errno; the arguments are those of Mapping."""
+    return tried(Mapping, fd, *arguments, **more)
+
+
+def mapped_file(
+    pages: int = 4, letter: bytes = b"x", flags: int = SHARED, protection: int = READ | WRITE
+) -> Mapping:
+    """A mapping of a new file "f" that is filled with a letter."""
+    return Mapping(new("f", letter * pages * PAGE), pages * PAGE, protection, flags)
+
+
+def mapped_hole(pages: int = 4, flags: int = SHARED) -> Mapping:
+    """A mapping of a new file "f" that is one hole."""
+    fd = new("f")
+    os.ftruncate(fd, pages * PAGE)
+    return Mapping(fd, pages * PAGE, READ | WRITE, flags)

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import PAGE, Mapping, blocks, call, child, content, eventually, free, new, tried
+from shmfs.conformance.tools import (
+    PAGE,
+    Mapping,
+    blocks,
+    call,
+    child,
+    content,
+    eventually,
+    fill_file_system,
+    free,
+    new,
+    tried,
+)
 
 SMALL = "size=64k,nr_inodes=16"
-
-
-def fill(path: str = "filler") -> int:
-    """Take all blocks that are left; returns the descriptor."""
-    fd = new(path)
-    offset = 0
-    while (stored := tried(os.pwrite, fd, b"f" * PAGE, offset)) == PAGE:
-        offset += PAGE
-    if stored != "ENOSPC":
-        raise RuntimeError(f"it is not full: {stored}")
-    return fd
 
 
 def figures(before: os.statvfs_result) -> list[int]:
@@ -150,7 +151,7 @@ def a_write_over_holes_in_a_full_file_system(d: Path) -> Any:
     for index in (0, 2, 4, 6):
         os.pwrite(fd, b"x" * PAGE, index * PAGE)
     os.ftruncate(fd, 10 * PAGE)
-    filler = fill()
+    filler = fill_file_system()
     os.ftruncate(filler, os.fstat(filler).st_size - PAGE)
     seen = [tried(os.pwrite, fd, b"y" * 10 * PAGE, 0), tried(os.pwrite, fd, b"z" * PAGE, 5 * PAGE)]
     parts = [os.pread(fd, PAGE, index * PAGE) for index in (0, 1, 2, 4, 6)]
@@ -160,7 +161,7 @@ def a_write_over_holes_in_a_full_file_system(d: Path) -> Any:
 @case(options=SMALL)
 def an_empty_write_in_a_full_file_system(d: Path) -> Any:
     fd = new("f")
-    fill()
+    fill_file_system()
     before = os.fstat(fd)
     seen = [tried(os.write, fd, b""), tried(os.pwrite, fd, b"", 1 << 30), os.fstat(fd).st_size]
     return [seen, os.fstat(fd).st_mtime_ns == before.st_mtime_ns]
@@ -168,7 +169,7 @@ def an_empty_write_in_a_full_file_system(d: Path) -> Any:
 
 @case(options=SMALL)
 def names_are_free_of_blocks(d: Path) -> Any:
-    fill()
+    fill_file_system()
     os.mkdir("d")
     os.close(new("d/f"))
     os.symlink("x" * 127, "short")
@@ -181,7 +182,7 @@ def names_are_free_of_blocks(d: Path) -> Any:
 def a_fault_in_a_full_file_system(d: Path) -> Any:
     fd = new("f", b"kept")
     os.ftruncate(fd, 4 * PAGE)
-    filler = fill()
+    filler = fill_file_system()
     mapping, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, flags=2)
     seen: dict[str, Any] = {
         "allocated": child(mapping.load, 0, 4),
@@ -202,7 +203,7 @@ def read_of_a_hole_in_a_full_file_system(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
     os.close(fd)
-    fill()
+    fill_file_system()
     return content("f") == bytes(4 * PAGE)
 
 
@@ -210,7 +211,7 @@ def read_of_a_hole_in_a_full_file_system(d: Path) -> Any:
 def a_system_call_into_a_fault_in_a_full_file_system(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
-    fill()
+    fill_file_system()
     mapping = Mapping(fd, 4 * PAGE)
     reader, writer = os.pipe()
     os.write(writer, b"abc")

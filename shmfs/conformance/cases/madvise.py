@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.vma import holes, mapping
 from shmfs.conformance.tools import (
     PAGE,
     PRIVATE,
@@ -17,6 +16,8 @@ from shmfs.conformance.tools import (
     changes,
     child,
     content,
+    mapped_file,
+    mapped_hole,
     new,
     tried,
     unprivileged,
@@ -33,7 +34,7 @@ MADV_HWPOISON, MADV_SOFT_OFFLINE, MADV_KEEPONFORK = 100, 101, 19
 
 
 def advised(number: int, m: Mapping | None = None) -> Any:
-    m = m or mapping()
+    m = m or mapped_file()
     m.store(b"y", PAGE)
     return [tried(m.advise, number), m.load(), m.load(PAGE, 2), blocks("f")]
 
@@ -45,7 +46,7 @@ def madv_dontneed_of_a_shared_mapping(d: Path) -> Any:
 
 @case()
 def madv_dontneed_of_a_private_mapping(d: Path) -> Any:
-    return advised(MADV_DONTNEED, mapping(flags=PRIVATE))
+    return advised(MADV_DONTNEED, mapped_file(flags=PRIVATE))
 
 
 @case()
@@ -55,7 +56,7 @@ def madv_free(d: Path) -> Any:
 
 @case()
 def madv_remove(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [
         tried(m.advise, MADV_REMOVE, PAGE, 2 * PAGE),
         m.load(),
@@ -67,7 +68,7 @@ def madv_remove(d: Path) -> Any:
 
 @case()
 def madv_remove_of_a_private_mapping(d: Path) -> Any:
-    return tried(mapping(flags=PRIVATE).advise, MADV_REMOVE)
+    return tried(mapped_file(flags=PRIVATE).advise, MADV_REMOVE)
 
 
 @case()
@@ -78,7 +79,7 @@ def madv_remove_of_a_reader(d: Path) -> Any:
 
 @case()
 def madv_remove_changes_times(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return changes(lambda: m.advise(MADV_REMOVE, 0, PAGE), f="f")
 
 
@@ -89,26 +90,26 @@ def madv_willneed(d: Path) -> Any:
 
 @case()
 def madv_willneed_of_a_hole_allocates_nothing(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     seen = [tried(m.advise, MADV_WILLNEED, 0, PAGE), blocks("f")]
     return [*seen, tried(m.advise, MADV_WILLNEED), blocks("f")]
 
 
 @case()
 def madv_populate_read_of_holes(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(m.advise, POPULATE_READ), blocks("f"), m.resident()]
 
 
 @case()
 def madv_populate_write_of_holes(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(m.advise, POPULATE_WRITE), blocks("f"), m.resident()]
 
 
 @case()
 def madv_populate_write_of_a_private_mapping(d: Path) -> Any:
-    m = holes(flags=PRIVATE)
+    m = mapped_hole(flags=PRIVATE)
     return [tried(m.advise, POPULATE_WRITE), content("f") == bytes(4 * PAGE)]
 
 
@@ -132,33 +133,33 @@ def madv_pageout_keeps_the_data(d: Path) -> Any:
 @case()
 def madv_wipeonfork(d: Path) -> Any:
     """Only for private anonymous memory."""
-    m = mapping()
+    m = mapped_file()
     return [tried(m.advise, MADV_WIPEONFORK), tried(m.advise, MADV_KEEPONFORK)]
 
 
 @case()
 def madv_dontneed_locked(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     call("mlock", m.address, PAGE)
     return [tried(m.advise, MADV_DONTNEED), tried(m.advise, MADV_DONTNEED_LOCKED), m.load()]
 
 
 @case()
 def madv_guard(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     seen = [tried(m.advise, MADV_GUARD_INSTALL, PAGE, PAGE), child(m.load, PAGE), child(m.load)]
     return [*seen, tried(m.advise, MADV_GUARD_REMOVE, PAGE, PAGE), child(m.load, PAGE)]
 
 
 @case()
 def madvise_that_is_not_aligned(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(m.advise, MADV_NORMAL, 1, PAGE), tried(call, "madvise", m.address, 0, MADV_NORMAL)]
 
 
 @case()
 def madvise_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     m.unmap()
     return [tried(m.advise, number) for number in (MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE)]
 
@@ -168,34 +169,34 @@ def madvise_of_what_is_not_mapped(d: Path) -> Any:
 
 @case()
 def msync_flags(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(m.sync, flags) for flags in range(10)]
 
 
 @case()
 def msync_with_a_hole_between(d: Path) -> Any:
-    m = mapping(3)
+    m = mapped_file(3)
     call("munmap", m.address + PAGE, PAGE)
     return [tried(m.sync, flags) for flags in (ASYNC, MS_SYNC)]
 
 
 @case()
 def msync_of_a_locked_mapping(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     call("mlock", m.address, PAGE)
     return [tried(m.sync, flags) for flags in (INVALIDATE, MS_SYNC | INVALIDATE, MS_SYNC)]
 
 
 @case()
 def msync_invalidate_keeps_stores(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     m.store(b"kept")
     return [tried(m.sync, MS_SYNC | INVALIDATE), m.load(0, 4), content("f")[:4]]
 
 
 @case()
 def msync_of_a_private_mapping(d: Path) -> Any:
-    m = mapping(flags=PRIVATE)
+    m = mapped_file(flags=PRIVATE)
     m.store(b"own")
     return [tried(m.sync, MS_SYNC), content("f")[:3], m.load(0, 3)]
 
@@ -227,7 +228,7 @@ def mincore_behind_the_end(d: Path) -> Any:
 
 @case()
 def mlock_of_holes_allocates(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(call, "mlock", m.address, 2 * PAGE), blocks("f")]
 
 
@@ -239,7 +240,7 @@ def mlock_of_a_reader_of_data(d: Path) -> Any:
 
 @case()
 def mlock_onfault(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(call, "mlock2", m.address, 4 * PAGE, 1), blocks("f"), m.load(PAGE), blocks("f")]
 
 
@@ -250,7 +251,7 @@ def mlock_behind_the_end(d: Path) -> Any:
 
 @case()
 def mlock_over_the_limit(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
 
     def limited() -> Any:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.users import ALICE, BOB, bob, owner, shared_directory
-from shmfs.conformance.cases.xattrs import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
+from shmfs.conformance.access_lists import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from shmfs.conformance.tools import NeedsRootError, call, child, libc, mode, new, opened, tried
+from shmfs.conformance.users import ALICE, BOB, bob, owner, shared_directory
 
 CLONE_NEWUSER = 0x10000000
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.accounting import fill
 from shmfs.conformance.tools import (
     LOCKED,
     PAGE,
@@ -21,6 +20,7 @@ from shmfs.conformance.tools import (
     call,
     child,
     eventually,
+    fill_file_system,
     free,
     new,
     process,
@@ -41,7 +41,7 @@ def full() -> int:
     os.ftruncate(fd, PAGES * PAGE)
     os.pwrite(fd, b"a" * 4 * PAGE, 0)
     os.pwrite(fd, b"b" * 4 * PAGE, 28 * PAGE)
-    os.close(fill())
+    os.close(fill_file_system())
     return fd
 
 

@@ -1,12 +1,11 @@
 """Several users: who may do what by owner, group, lists, sticky bits."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.xattrs import (
+from shmfs.conformance.access_lists import (
     ACCESS,
     DEFAULT,
     FULL,
@@ -19,27 +18,7 @@ from shmfs.conformance.cases.xattrs import (
     acl,
 )
 from shmfs.conformance.tools import Mapping, child, content, libc, mode, new, opened, tried
-
-ALICE, BOB = 1000, 2000
-
-
-def alice(function: Callable[..., Any], *arguments: Any, groups: tuple[int, ...] = ()) -> Any:
-    return child(function, *arguments, uid=ALICE, gid=ALICE, groups=groups)
-
-
-def bob(function: Callable[..., Any], *arguments: Any, groups: tuple[int, ...] = ()) -> Any:
-    return child(function, *arguments, uid=BOB, gid=BOB, groups=groups)
-
-
-def owner(path: str) -> list[int]:
-    status = os.lstat(path)
-    return [status.st_uid, status.st_gid]
-
-
-def shared_directory(bits: int = 0o777) -> None:
-    os.mkdir("d")
-    os.chmod("d", bits)
-
+from shmfs.conformance.users import ALICE, BOB, alice, bob, owner, shared_directory
 
 # ---- files of two users
 

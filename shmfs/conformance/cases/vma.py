@@ -11,7 +11,6 @@ from shmfs.conformance.tools import (
     PAGE,
     PRIVATE,
     READ,
-    SHARED,
     WRITE,
     Mapping,
     call,
@@ -19,6 +18,7 @@ from shmfs.conformance.tools import (
     content,
     eventually,
     free,
+    mapped_file,
     new,
     tried,
 )
@@ -26,46 +26,32 @@ from shmfs.conformance.tools import (
 MAYMOVE, MREMAP_FIXED, DONTUNMAP = 1, 2, 4
 
 
-def mapping(
-    pages: int = 4, letter: bytes = b"x", flags: int = SHARED, protection: int = READ | WRITE
-) -> Mapping:
-    """Of a new file "f", full of a letter."""
-    return Mapping(new("f", letter * pages * PAGE), pages * PAGE, protection, flags)
-
-
-def holes(pages: int = 4, flags: int = SHARED) -> Mapping:
-    """Of a new file "f" without any data."""
-    fd = new("f")
-    os.ftruncate(fd, pages * PAGE)
-    return Mapping(fd, pages * PAGE, READ | WRITE, flags)
-
-
 # ---- mprotect
 
 
 @case()
 def mprotect_of_a_part(d: Path) -> Any:
-    m = mapping(3)
+    m = mapped_file(3)
     seen = [call("mprotect", m.address + PAGE, PAGE, READ)]
     return [*seen, child(m.store, b"y"), child(m.store, b"y", PAGE), child(m.store, b"y", 2 * PAGE)]
 
 
 @case()
 def mprotect_that_is_not_aligned(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(call, "mprotect", m.address + 1, PAGE, READ), tried(call, "mprotect", m.address, 1, READ)]
 
 
 @case()
 def mprotect_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     m.unmap()
     return tried(m.protect, READ)
 
 
 @case()
 def mprotect_with_unknown_bits(d: Path) -> Any:
-    return tried(mapping().protect, 0x1000)
+    return tried(mapped_file().protect, 0x1000)
 
 
 @case()
@@ -89,7 +75,7 @@ def mprotect_to_write_of_a_private_mapping_of_a_reader(d: Path) -> Any:
 
 @case()
 def mprotect_to_execute(d: Path) -> Any:
-    return tried(mapping().protect, READ | EXEC)
+    return tried(mapped_file().protect, READ | EXEC)
 
 
 @case()
@@ -103,7 +89,7 @@ def mprotect_after_the_descriptor_is_closed(d: Path) -> Any:
 
 @case()
 def pkey_mprotect_without_a_key(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return tried(call, "pkey_mprotect", m.address, PAGE, READ, -1)
 
 
@@ -123,26 +109,26 @@ def mremap_grows(d: Path) -> Any:
 
 @case()
 def mremap_grows_behind_the_end(d: Path) -> Any:
-    moved = remap(mapping(1), PAGE, 4 * PAGE)
+    moved = remap(mapped_file(1), PAGE, 4 * PAGE)
     return [ctypes.string_at(moved, 1), child(ctypes.string_at, moved + PAGE, 1)]
 
 
 @case()
 def mremap_shrinks(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     return [remap(m, 4 * PAGE, PAGE, 0) == m.address, m.load(), child(m.load, PAGE)]
 
 
 @case()
 def mremap_in_place_without_room(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     call("mprotect", m.address + PAGE, PAGE, READ)
     return remap(m, PAGE, 2 * PAGE, 0)
 
 
 @case()
 def mremap_of_size_0(d: Path) -> Any:
-    m = mapping(2)
+    m = mapped_file(2)
     again = remap(m, 0, 2 * PAGE)
     ctypes.memmove(again, b"yy", 2)
     return [again != m.address, m.load(0, 3), remap(m, PAGE, 0)]
@@ -150,12 +136,12 @@ def mremap_of_size_0(d: Path) -> Any:
 
 @case()
 def mremap_of_size_0_of_a_private_mapping(d: Path) -> Any:
-    return remap(mapping(2, flags=PRIVATE), 0, PAGE)
+    return remap(mapped_file(2, flags=PRIVATE), 0, PAGE)
 
 
 @case()
 def mremap_fixed(d: Path) -> Any:
-    m = mapping(2)
+    m = mapped_file(2)
     room = Mapping(os.open("f", os.O_RDWR), 2 * PAGE, READ)
     m.store(b"moved")
     to = remap(m, 2 * PAGE, 2 * PAGE, MAYMOVE | MREMAP_FIXED, room.address)
@@ -164,7 +150,7 @@ def mremap_fixed(d: Path) -> Any:
 
 @case()
 def mremap_fixed_refused(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     return [
         remap(m, PAGE, PAGE, MREMAP_FIXED, m.address),
         remap(m, 2 * PAGE, 2 * PAGE, MAYMOVE | MREMAP_FIXED, m.address + PAGE),
@@ -177,7 +163,7 @@ def mremap_fixed_refused(d: Path) -> Any:
 
 @case()
 def mremap_dontunmap(d: Path) -> Any:
-    m = mapping(1)
+    m = mapped_file(1)
     m.store(b"y")
     to = remap(m, PAGE, PAGE, MAYMOVE | DONTUNMAP)
     return [ctypes.string_at(to, 2), m.load(0, 2)]
@@ -185,7 +171,7 @@ def mremap_dontunmap(d: Path) -> Any:
 
 @case()
 def mremap_over_the_offset(d: Path) -> Any:
-    return remap(mapping(1), PAGE, 1 << 62)
+    return remap(mapped_file(1), PAGE, 1 << 62)
 
 
 @case()
@@ -207,7 +193,7 @@ def mremap_of_a_part_keeps_its_offset(d: Path) -> Any:
 
 @case()
 def munmap_of_a_part(d: Path) -> Any:
-    m = mapping(3)
+    m = mapped_file(3)
     m.store(b"kept", 2 * PAGE)
     call("munmap", m.address + PAGE, PAGE)
     return [m.load(), child(m.load, PAGE), m.load(2 * PAGE, 4), content("f")[2 * PAGE :][:4]]
@@ -215,13 +201,13 @@ def munmap_of_a_part(d: Path) -> Any:
 
 @case()
 def munmap_refused(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(call, "munmap", m.address + 1, PAGE), tried(call, "munmap", m.address, 0), m.load()]
 
 
 @case()
 def munmap_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [m.unmap(), m.unmap()]
 
 
@@ -247,7 +233,7 @@ def remap_file_pages(d: Path) -> Any:
 @case()
 def what_proc_maps_tells(d: Path) -> Any:
     """/proc/self/maps: rights, offset and name."""
-    m = mapping(2)
+    m = mapped_file(2)
     line = next(
         line
         for line in Path("/proc/self/maps").read_text().splitlines()

@@ -6,6 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
+from shmfs.conformance.access_lists import (
+    ACCESS,
+    DEFAULT,
+    FULL,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    MINIMAL,
+    OTHER,
+    USER,
+    USER_OBJ,
+    acl,
+)
 from shmfs.conformance.tools import (
     NOBODY,
     RENAME_WHITEOUT,
@@ -20,18 +33,7 @@ from shmfs.conformance.tools import (
     unprivileged,
 )
 
-ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
-USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
 CREATE, REPLACE = os.XATTR_CREATE, os.XATTR_REPLACE
-
-
-def acl(*entries: tuple[int, int] | tuple[int, int, int]) -> bytes:
-    lines = [struct.pack("<HHI", tag, bits, *(who or (0xFFFFFFFF,))) for tag, bits, *who in entries]
-    return struct.pack("<I", 2) + b"".join(lines)
-
-
-FULL = acl((USER_OBJ, 7), (USER, 6, NOBODY), (GROUP_OBJ, 5), (GROUP, 4, 100), (MASK, 7), (OTHER, 1))
-MINIMAL = acl((USER_OBJ, 6), (GROUP_OBJ, 4), (OTHER, 0))
 
 
 @case()
