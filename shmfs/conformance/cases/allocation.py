@@ -18,6 +18,7 @@ from shmfs.conformance.tools import (
     ZERO,
     Mapping,
     allocate,
+    blocks,
     call,
     changes,
     child,
@@ -269,12 +270,6 @@ def files_without_names_take_inodes(d: Path) -> Any:
     return [count, answers, os.pwrite(fds[0], b"x" * 200000, 0), tried(os.pwrite, fds[1], b"x", 0)]
 
 
-# ---- copy_file_range
-
-
-# ---- flags of inodes
-
-
 # ---- sync
 
 
@@ -350,3 +345,19 @@ def rlimit_fsize_of_a_larger_file(d: Path) -> Any:
         return [tried(os.pwrite, fd, b"y", 50), tried(os.pwrite, fd, b"y", 500), tried(os.ftruncate, fd, 900)]
 
     return child(limited)
+
+
+# ---- failures
+
+
+@case(options="size=64k,nr_inodes=24")
+def a_failure_initialises_existing_pages(d: Path) -> Any:
+    fd = new("f")
+    for page in (0, 1, 3, 12):
+        call("fallocate", fd, 0, page * PAGE, PAGE)
+    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
+    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
+    for page in range(13):
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
+    return seen

@@ -14,8 +14,6 @@ from shmfs.conformance.tools import (
     KEEP_SIZE,
     PAGE,
     PRIVATE,
-    PUNCH,
-    RENAME_WHITEOUT,
     Mapping,
     allocate,
     blocks,
@@ -23,114 +21,11 @@ from shmfs.conformance.tools import (
     child,
     content,
     digest,
-    eventually,
     free,
     new,
     opened,
-    renameat2,
     state,
-    tried,
 )
-
-SMALL = "size=64k,nr_inodes=16"
-
-
-def fill(path: str = "filler") -> int:
-    """Take all pages that are left, and let the descriptor be."""
-    fd = new(path)
-    while tried(os.pwrite, fd, b"f" * PAGE, os.fstat(fd).st_size) == PAGE:
-        continue
-    return fd
-
-
-# ---- full file systems
-
-
-@case(options=SMALL)
-def a_write_into_preallocation_when_full(d: Path) -> Any:
-    fd = new("f")
-    seen = [allocate(fd, 0, 0, 4 * PAGE)]
-    fill()
-    return [*seen, tried(os.pwrite, fd, b"x" * 4 * PAGE, 0), tried(os.pwrite, fd, b"x", 4 * PAGE), state()]
-
-
-@case(options=SMALL)
-def a_write_into_preallocation_behind_the_end_when_full(d: Path) -> Any:
-    fd = new("f")
-    seen = [allocate(fd, KEEP_SIZE, 0, 4 * PAGE)]
-    fill()
-    return [*seen, tried(os.pwrite, fd, b"x" * 6 * PAGE, PAGE), state(), digest(content("f"))]
-
-
-@case(options=SMALL)
-def a_hole_punched_when_full(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    fill()
-    seen = [allocate(fd, PUNCH, PAGE, PAGE), free()[0], tried(os.pwrite, fd, b"y" * 2 * PAGE, PAGE)]
-    return [*seen, free()[0], content("f").count(b"y"), allocate(fd, PUNCH, 100, 100), free()[0]]
-
-
-@case(options=SMALL)
-def a_hole_cannot_be_filled_when_full(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    allocate(fd, PUNCH, PAGE, PAGE)
-    fill()
-    m = Mapping(fd, 4 * PAGE)
-    return [tried(os.pwrite, fd, b"y", PAGE + 5), child(m.store, b"y", PAGE), m.load(2 * PAGE)]
-
-
-@case(options=SMALL)
-def overwriting_when_full(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    fill()
-    m = Mapping(fd, 4 * PAGE)
-    m.store(b"mapped")
-    return [os.pwrite(fd, b"y" * 100, PAGE - 50), digest(content("f")), tried(os.fsync, fd), tried(m.sync, 4)]
-
-
-@case(options=SMALL)
-def a_write_of_nothing_when_full(d: Path) -> Any:
-    fd = fill()
-    return [tried(os.write, fd, b""), tried(os.pwrite, fd, b"", 1 << 40), tried(os.writev, fd, [b"", b""])]
-
-
-@case(options=SMALL)
-def removal_when_full(d: Path) -> Any:
-    os.close(fill())
-    os.mkdir("d"), os.rename("filler", "d/filler"), os.unlink("d/filler"), os.rmdir("d")
-    eventually(lambda: free()[0] >= 10, True)  # the last reference may go after unlink has returned
-    return [tried(os.close, tried(new, "f", b"x" * 10 * PAGE)), free()[0]]
-
-
-@case(options=SMALL)
-def truncation_frees_when_full(d: Path) -> Any:
-    fd = fill()
-    os.ftruncate(fd, 3 * PAGE + 1)
-    seen = [free()[0]]
-    os.ftruncate(fd, 100 * PAGE)
-    return [*seen, free()[0], tried(os.pwrite, fd, b"x" * 13 * PAGE, 50 * PAGE), free()[0]]
-
-
-@case(options=SMALL)
-def a_private_copy_of_a_page_that_is_there(d: Path) -> Any:
-    """Copies on write are anonymous memory: the file system is not charged."""
-    fd = new("f", b"x" * 4 * PAGE)
-    fill()
-    m = Mapping(fd, 4 * PAGE, flags=PRIVATE)
-    m.store(b"own", PAGE)
-    return [m.load(PAGE, 4), free()[0]]
-
-
-@case(options="size=64k,nr_inodes=6")
-def a_whiteout_when_inodes_are_exhausted(d: Path) -> Any:
-    os.close(new("f", b"x"))
-    while isinstance(fd := tried(new, f"filler{free()[1]}"), int):
-        os.close(fd)
-    seen = [fd, tried(renameat2, "f", "g", RENAME_WHITEOUT), os.path.lexists("f"), os.path.lexists("g")]
-    os.unlink(next(name for name in os.listdir(".") if name.startswith("filler")))
-    eventually(lambda: free()[1], 1)
-    return [*seen, tried(renameat2, "f", "g", RENAME_WHITEOUT), os.path.lexists("f"), content("g")]
-
 
 # ---- buffers that are mappings of the same file
 

@@ -18,7 +18,6 @@ from shmfs.conformance.tools import (
     child,
     content,
     digest,
-    free,
     mode,
     new,
     opened,
@@ -28,7 +27,6 @@ from shmfs.conformance.tools import (
 
 HIPRI, DSYNC, RWF_SYNC, NOWAIT, APPEND, NOAPPEND, ATOMIC, DONTCACHE = (1 << bit for bit in range(8))
 LONG_MAX = (1 << 63) - 1
-SMALL = "size=64k,nr_inodes=16"
 
 
 def aligned(letter: bytes, pages: int = 1) -> mmap.mmap:
@@ -336,30 +334,6 @@ def o_creat_without_rights(d: Path) -> Any:
 
 
 # ---- limits
-
-
-@case(options=SMALL)
-def a_write_that_is_cut_short(d: Path) -> Any:
-    fd = new("f")
-    return [
-        os.write(fd, b"x" * (20 * PAGE)),
-        os.lseek(fd, 0, os.SEEK_CUR),
-        tried(os.write, fd, b"x"),
-        free()[0],
-    ]
-
-
-@case(options=SMALL)
-def a_vector_that_is_cut_short(d: Path) -> Any:
-    fd = new("f")
-    return [os.writev(fd, [b"a" * 10 * PAGE, b"b" * 10 * PAGE]), content("f").count(b"b")]
-
-
-@case(options=SMALL)
-def an_append_to_a_full_file_system(d: Path) -> Any:
-    os.close(new("f", b"x" * (16 * PAGE - 10)))
-    fd = os.open("f", os.O_WRONLY | os.O_APPEND)
-    return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y"), os.stat("f").st_size]
 
 
 @case()
