@@ -231,7 +231,7 @@ LISTED_STILL = Reason(
 
 EVERY: Known = {
     "directories.what_is_removed_while_a_listing_is_read": {"listed still": (..., LISTED_STILL)},
-    "regressions.atime_of_a_directory_that_sendfile_refuses": {"f": ("", REFUSED_SENDFILE)},
+    "splice.atime_of_a_directory_after_a_refused_sendfile": {"f": ("", REFUSED_SENDFILE)},
     "allocation.size_limits": {"1, 10001": (0, LIMIT)},
     "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
     "flags.seals": {"get": ("EINVAL", SEALS), "add": ("EINVAL", SEALS)},
@@ -284,7 +284,7 @@ _TO_NOBODY: Known = {
     }
 }
 _CACHED: Known = {
-    "rare.a_buffer_that_ends_before_its_length": {
+    "user_buffers.a_buffer_that_is_mapped_in_part": {
         "nothing": (["EFAULT", (7, 1)], UNREAD_BUFFER),
         "a part": (["EFAULT", (0, 0)], UNREAD_BUFFER),
     },
@@ -300,9 +300,9 @@ _CACHED: Known = {
     "no_space.a_write_over_holes": {"hole": ("ENOSPC", WRITER)},
     "accounting.reading_a_hole_of_a_writer": {"blocks": (8, WRITER)},
     "accounting.a_read_fault_after_growth_without_a_writer": {"blocks": (0, NO_WRITER)},
-    "transfer.a_buffer_that_the_write_itself_takes_into_the_file": {"behind": (["EFAULT", 0], BUFFER)},
-    "regressions.a_store_behind_the_end_that_was_synced": {"grown": (bytes(6), BEHIND_THE_END)},
-    "regressions.times_of_sendfile": {
+    "user_buffers.a_buffer_that_the_write_brings_into_the_file": {"behind": (["EFAULT", 0], BUFFER)},
+    "truncation.a_synced_store_beyond_the_end": {"grown": (bytes(6), BEHIND_THE_END)},
+    "splice.times_of_sendfile": {
         "at the end": ({"f": ""}, CACHED_READ),
         "at the end of a set-id file": ({"f": ""}, CACHED_READ),
         "splice at the end of a set-id file": ({"f": ""}, CACHED_READ),
@@ -324,7 +324,7 @@ _MANAGED: Known = _CACHED | _TO_NOBODY | _DOORS
 _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
     "sysv_attach.pieces_that_are_whole_again": {"whole again": (1, MERGED)},
     "readwrite.rwf_noappend": {1: (b"contentNEW", APPEND)},
-    "regressions.times_of_sendfile": {
+    "splice.times_of_sendfile": {
         "at the end of a set-id file": ({"f": ""}, SENDFILE),
         "splice at the end of a set-id file": ({"f": ""}, SENDFILE),
     },
@@ -369,7 +369,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "flags.flags_and_what_they_forbid",
                 "flags.extended_flags",
                 "regressions.a_write_to_a_set_id_file_frees_nothing_behind_the_end",
-                "regressions.pages_behind_the_end_of_an_empty_file_are_removed",
+                "madvise.madv_remove_beyond_the_end",
                 "allocation.a_failure_initialises_existing_pages",
                 "suites.attributes_of_statx",
                 "suites.flags_change_the_ctime",
@@ -384,7 +384,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "no_space.a_write_into_preallocation_beyond_the_end",
                 "no_space.a_punched_hole",
                 "no_space.a_hole_that_cannot_be_filled",
-                "corners.truncate_to_the_same_size",
+                "truncation.a_truncation_to_the_same_size_keeps_preallocation",
                 "madvise.madv_remove",
                 "madvise.madv_remove_changes_times",
                 "mmap_access.shared_write_on_an_append_only_file",
@@ -393,9 +393,9 @@ WHOLE: dict[str, dict[str, Reason]] = {
             ],
             WITHOUT,
         ),
-        "data.a_store_behind_the_end": RESIZED,
+        "truncation.a_store_beyond_the_end": RESIZED,
         "populate.mlock_beyond_the_limit_beside_another_user_of_the_file": RESIZED,
-        "transfer.a_buffer_behind_the_end_of_the_file": RESIZED,
+        "user_buffers.a_buffer_beyond_the_end": RESIZED,
         "permissions.set_id_bits_go": SET_ID,
         "suites.set_group_id_without_execution": SET_ID,
         "suites.direct_requests_end_at_once": DIRECT,

@@ -5,7 +5,6 @@ import fcntl
 import mmap
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ from shmfs.conformance import case
 from shmfs.conformance.tools import (
     PAGE,
     Mapping,
-    aged,
     blocks,
     call,
-    changed,
-    child,
     content,
     digest,
     new,
@@ -168,88 +164,6 @@ def writes_at_the_far_end(d: Path) -> Any:
     }
     os.ftruncate(fd, 0)
     return seen
-
-
-@case()
-def truncate_zeroes_the_tail(d: Path) -> Any:
-    fd = new("f", b"x" * 3 * PAGE)
-    mapping = Mapping(fd, 3 * PAGE)
-    os.ftruncate(fd, PAGE + 10)
-    seen = [mapping.load(PAGE + 8, 6), child(mapping.load, 2 * PAGE)]
-    os.ftruncate(fd, 3 * PAGE)
-    seen += [mapping.load(PAGE + 8, 6), mapping.load(2 * PAGE), digest(content("f")), blocks("f")]
-    return seen
-
-
-@case()
-def a_store_behind_the_end(d: Path) -> Any:
-    """Bytes stored behind the end of the file, in its last page, show when the file grows over them."""
-    fd = new("f", b"x" * 10)
-    mapping = Mapping(fd, PAGE)
-    mapping.store(b"behind", 100)
-    seen = {"mapped": mapping.load(100, 6), "read": os.pread(fd, 200, 0)}
-    os.ftruncate(fd, 200)
-    seen["grown"] = mapping.load(98, 10)
-    seen["read grown"] = os.pread(fd, 200, 0)
-    return seen
-
-
-@case()
-def a_store_behind_the_end_then_a_write(d: Path) -> Any:
-    fd = new("f", b"x" * 10)
-    mapping = Mapping(fd, PAGE)
-    mapping.store(b"behind", 100)
-    os.pwrite(fd, b"end", 300)
-    return {"mapped": mapping.load(98, 10), "read": os.pread(fd, 303, 0)}
-
-
-@case()
-def a_mapping_across_truncations(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    mapping.store(b"one", 2 * PAGE)
-    os.ftruncate(fd, PAGE)
-    seen = [child(mapping.load, 2 * PAGE), child(mapping.store, b"x", 2 * PAGE), child(mapping.load, 0)]
-    os.ftruncate(fd, 4 * PAGE)
-    seen += [mapping.load(2 * PAGE, 3)]
-    mapping.store(b"two", 2 * PAGE)
-    return [seen, os.pread(fd, 3, 2 * PAGE)]
-
-
-@case()
-def truncate_and_its_times(d: Path) -> Any:
-    fd = new("f", b"x" * 100)
-    seen = {}
-    actions: dict[str, Callable[[], Any]] = {
-        "truncate same": lambda: os.truncate("f", 100),
-        "ftruncate same": lambda: os.ftruncate(fd, 100),
-        "truncate up": lambda: os.truncate("f", 200),
-        "truncate down": lambda: os.truncate("f", 50),
-        "ftruncate up": lambda: os.ftruncate(fd, 200),
-        "O_TRUNC": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
-        "O_TRUNC of the empty": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
-    }
-    for name, action in actions.items():
-        before = aged("f")
-        action()
-        seen[name] = changed(before, "f")
-    return seen
-
-
-@case()
-def truncate_refused(d: Path) -> Any:
-    os.mkdir("d")
-    os.mkfifo("p")
-    os.close(new("f", b"x", 0o444))
-    return {
-        "directory": tried(os.truncate, "d", 0),
-        "fifo": tried(os.truncate, "p", 0),
-        "read-only descriptor": tried(os.ftruncate, os.open("f", os.O_RDONLY), 0),
-        "without right": unprivileged(os.truncate, "f", 0),
-        "missing": tried(os.truncate, "none", 0),
-        "below a file": tried(os.truncate, "f/x", 0),
-    }
 
 
 @case()

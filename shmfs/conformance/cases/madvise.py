@@ -272,3 +272,14 @@ def mlockall(d: Path) -> Any:
         return [answer, blocks("f"), tried(call, "munlockall")]
 
     return child(locked)
+
+
+# ---- beyond the end
+
+
+@case()
+def madv_remove_beyond_the_end(d: Path) -> Any:
+    fd = new("f")
+    call("fallocate", fd, 1, 0, 4 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    return [blocks("f"), mapping.advise(9), blocks("f")]

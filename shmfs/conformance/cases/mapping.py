@@ -29,8 +29,6 @@ from shmfs.conformance.tools import (
     unprivileged,
 )
 
-MAX = (1 << 63) - 1
-
 
 @case()
 def protection_of_a_readers_mapping(d: Path) -> Any:
@@ -66,18 +64,6 @@ def noexec(d: Path) -> Any:
         "exec": child(os.execv, "f", ["f"]),
         "access": tried(os.access, "f", os.X_OK),
     }
-
-
-@case()
-def behind_the_end(d: Path) -> Any:
-    fd = new("f", b"x" * 100)
-    mapping = Mapping(fd, 3 * PAGE)
-    seen = [mapping.load(99, 3), child(mapping.load, PAGE), child(mapping.store, b"x", 2 * PAGE)]
-    seen += [child(mapping.store, b"y", PAGE - 1), os.fstat(fd).st_size]
-    os.ftruncate(fd, 2 * PAGE)
-    seen += [child(mapping.load, PAGE), child(mapping.load, 2 * PAGE), blocks("f")]
-    os.ftruncate(fd, 0)
-    return [seen, child(mapping.load, 0), Mapping(new("empty"), PAGE)]
 
 
 @case()

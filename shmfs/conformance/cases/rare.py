@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import Mapping, call, mode, new, state, tried
+from shmfs.conformance.tools import Mapping, call, mode, new, tried
 
 MS_PRIVATE = 0x44000  # with MS_REC
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
@@ -85,17 +85,6 @@ def a_mapping_outlives_its_descriptor(d: Path) -> Any:
     }
     mapping.unmap()
     return seen | {"executed later": status_of("./t")}
-
-
-@case()
-def a_buffer_that_ends_before_its_length(d: Path) -> Any:
-    """A write from no memory grows a file up to its offset; one from some memory stores what there is."""
-    fd = new("f", b"content")
-    seen = {"nothing": [tried(call, "pwrite", fd, 8, 10, 9000), state()]}
-    area = call("mmap", 0, 8192, 3, 0x22, -1, 0)
-    call("munmap", area + 4096, 4096)
-    os.ftruncate(fd, 0)
-    return seen | {"a part": [tried(call, "pwrite", fd, area + 3996, 200, 0), state()]}
 
 
 # ---- files

@@ -4,7 +4,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -125,27 +124,6 @@ def vectors_of_too_many_parts(d: Path) -> Any:
         tried(os.writev, fd, [b"x"] * 1025),
         tried(os.readv, fd, [bytearray(1)] * 1025),
         tried(os.writev, fd, []),
-    ]
-
-
-@case()
-def a_vector_with_a_bad_part(d: Path) -> Any:
-    fd = new("f")
-    good = ctypes.create_string_buffer(b"good", 4)
-    vector = struct.pack("PPPP", ctypes.addressof(good), 4, 16, 4)
-    bad_first = struct.pack("PPPP", 16, 4, ctypes.addressof(good), 4)
-    return [tried(call, "writev", fd, vector, 2), tried(call, "writev", fd, bad_first, 2), content("f")]
-
-
-@case()
-def a_bad_buffer(d: Path) -> Any:
-    fd = new("f", b"content")
-    return [
-        tried(call, "pread", fd, 16, 4, 0),
-        tried(call, "pwrite", fd, 16, 4, 0),
-        tried(call, "pread", fd, 16, 0, 0),
-        tried(call, "pread", fd, 16, 4, 100),
-        content("f"),
     ]
 
 

@@ -73,25 +73,6 @@ def attributes_are_listed_in_an_order(d: Path) -> Any:
 
 
 @case()
-def pages_behind_the_end_of_an_empty_file_are_removed(d: Path) -> Any:
-    fd = new("f")
-    call("fallocate", fd, 1, 0, 4 * PAGE)
-    mapping = Mapping(fd, 2 * PAGE)
-    return [blocks("f"), mapping.advise(9), blocks("f")]
-
-
-@case()
-def a_store_behind_the_end_that_was_synced(d: Path) -> Any:
-    """Compare data.a_store_behind_the_end."""
-    fd = new("f", b"x" * 10)
-    mapping = Mapping(fd, PAGE)
-    mapping.store(b"behind", 100)
-    mapping.sync(4)
-    os.ftruncate(fd, 200)
-    return {"grown": mapping.load(100, 6)}
-
-
-@case()
 def a_chown_to_nobody_takes_set_id_bits_from_the_owner_only(d: Path) -> Any:
     seen: dict[str, Any] = {}
     os.close(new("f"))
@@ -131,41 +112,6 @@ def seeking_in_a_directory(d: Path) -> Any:
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}
     return {name: tried(os.lseek, fd, 0, kind) for name, kind in (kinds | {"hole": os.SEEK_HOLE}).items()}
-
-
-def _sent() -> Any:
-    fd = os.open("s", os.O_RDWR)
-    return os.sendfile(fd, fd, 0, 1)
-
-
-def _spliced() -> Any:
-    return os.splice(os.open("s", os.O_RDWR), os.pipe()[1], 1, offset_src=0)
-
-
-@case()
-def times_of_sendfile(d: Path) -> Any:
-    os.close(new("s")), os.chmod("s", 0o2777)
-    fd, target = new("f", b"x"), new("target")
-    return {
-        "data": changes(lambda: os.sendfile(target, fd, 0, 10), f="f"),
-        "at the end": changes(lambda: os.sendfile(target, fd, 1, 10), f="f"),
-        "at the end of a set-id file": changes(lambda: unprivileged(_sent), f="s"),
-        "splice at the end of a set-id file": changes(lambda: unprivileged(_spliced), f="s"),
-    }
-
-
-@case()
-def atime_of_a_directory_that_sendfile_refuses(d: Path) -> Any:
-    os.mkdir("d")
-    target = new("target")
-    return changes(lambda: os.sendfile(target, os.open("d", os.O_RDONLY), 0, 1), f="d")
-
-
-@case(options="size=64k")
-def times_of_a_copy_without_room(d: Path) -> Any:
-    fd, target = new("full", bytes(64 << 10)), new("f")
-    os.stat("f")
-    return changes(lambda: os.copy_file_range(fd, target, 1, 0, 0), f="f")
 
 
 @case()

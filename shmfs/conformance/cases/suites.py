@@ -69,19 +69,6 @@ def flags_change_the_ctime(d: Path) -> Any:
 
 
 @case()
-def truncation_to_the_same_size(d: Path) -> Any:
-    """By its name an empty file keeps its times, by a descriptor not; and later looks say the same."""
-    seen: list[Any] = []
-    for size in (0, 5000):
-        fd = new(f"f{size}")
-        os.ftruncate(fd, size)
-        name = f"f{size}"
-        for action in (functools.partial(os.truncate, name, size), functools.partial(os.ftruncate, fd, size)):
-            seen += [changes(action, f=name)]
-    return seen
-
-
-@case()
 def order_of_attribute_names(d: Path) -> Any:
     os.mkdir("d")
     entries = [(1, 7, 0xFFFFFFFF), (2, 6, 1000), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF)]
