@@ -321,3 +321,13 @@ def mapped_hole(pages: int = 4, flags: int = SHARED) -> Mapping:
     fd = new("f")
     os.ftruncate(fd, pages * PAGE)
     return Mapping(fd, pages * PAGE, READ | WRITE, flags)
+
+
+def preadv_with_flags(flags: int) -> Any:
+    """preadv2(2) of a new file "f", with these flags: the bytes read, or the name of the errno."""
+    return tried(os.preadv, new("f", b"content"), [bytearray(4)], 0, flags)
+
+
+def pwritev_with_flags(flags: int) -> Any:
+    """pwritev2(2) to a new file "f", with these flags: the answer, and the content of the file."""
+    return [tried(os.pwritev, new("f", b"content"), [b"NEW"], 0, flags), content("f")]

@@ -1,17 +1,13 @@
-"""Allocation and holes, files without names, copies, and flags: what FUSE has requests of its own for."""
+"""fallocate(2), and SEEK_DATA and SEEK_HOLE of what it leaves."""
 
 import os
 import random
-import resource
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
-    AT_EMPTY_PATH,
-    AT_SYMLINK_FOLLOW,
     KEEP_SIZE,
     PAGE,
     PUNCH,
@@ -26,7 +22,6 @@ from shmfs.conformance.tools import (
     free,
     mode,
     new,
-    opened,
     state,
     tried,
     unprivileged,
@@ -165,23 +160,6 @@ def times_and_privileges(d: Path) -> Any:
     return seen
 
 
-@case()
-def size_limits(d: Path) -> Any:
-
-    fd = new("f")
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
-        return {
-            f"{how}, {size}": allocate(fd, how, 0, size)
-            for how in (0, KEEP_SIZE, PUNCH)
-            for size in (9000, 10001)
-        }
-
-    return child(limited) | {"state": state()}
-
-
 # ---- SEEK_DATA, SEEK_HOLE
 
 
@@ -218,133 +196,6 @@ def seek_in_empty_and_full(d: Path) -> Any:
     ]
     os.ftruncate(full, 3000)
     return [seen, os.lseek(full, 0, os.SEEK_HOLE), isinstance(directory, int)]
-
-
-# ---- O_TMPFILE
-
-
-@case()
-def files_without_names(d: Path) -> Any:
-    before = free()
-    os.mkdir("d", 0o2777)
-    os.chown("d", 5, 6)
-    flags = os.O_TMPFILE | os.O_RDWR
-    fd = os.open("d", flags, 0o640)
-    os.write(fd, b"content")
-    status = os.fstat(fd)
-    seen: dict[str, Any] = {
-        "status": (status.st_nlink, status.st_size, status.st_uid, status.st_gid, oct(status.st_mode)),
-        "names": os.listdir("d"),
-        "charged": [a - b for a, b in zip(before, free(), strict=True)],
-        "linked": tried(call, "linkat", -100, f"/proc/self/fd/{fd}", -100, "d/named", AT_SYMLINK_FOLLOW),
-        "linked charged": [a - b for a, b in zip(before, free(), strict=True)],
-        "another": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
-        "exists": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
-    }
-    seen["content"] = content("another"), os.fstat(fd).st_nlink, os.listdir("d")
-    os.unlink("another"), os.unlink("d/named")
-    seen["gone"] = os.fstat(fd).st_nlink, tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH)
-    for extra in (os.O_EXCL, os.O_TRUNC, os.O_APPEND):
-        other = os.open("d", flags | extra)
-        seen[f"{extra:#o}"] = tried(call, "linkat", other, "", -100, f"e{extra}", AT_EMPTY_PATH)
-    seen["write only"] = opened("d", os.O_TMPFILE | os.O_WRONLY)
-    seen["read only"] = tried(os.open, "d", os.O_TMPFILE | os.O_RDONLY)
-    seen["in a file"] = tried(os.open, f"e{os.O_TRUNC}", flags)
-    seen["in nothing"] = tried(os.open, "missing", flags)
-    os.chmod("d", 0o755)
-    seen["not permitted"] = unprivileged(os.open, "d", flags)
-    os.rmdir("d")
-    m = Mapping(fd)
-    m.store(b"C")
-    return seen | {"mapped": os.pread(fd, 7, 0)}
-
-
-@case(options="size=64k,nr_inodes=7")
-def files_without_names_take_inodes(d: Path) -> Any:
-    fds = []
-    while isinstance(fd := tried(os.open, ".", os.O_TMPFILE | os.O_RDWR, 0o600), int):
-        fds.append(fd)
-    count = len(fds)
-    answers = [fd, free()[1], tried(call, "linkat", fds[0], "", -100, "a", AT_EMPTY_PATH), free()[1]]
-    answers += [tried(os.link, "a", "b"), os.close(fds.pop())]
-    return [count, answers, os.pwrite(fds[0], b"x" * 200000, 0), tried(os.pwrite, fds[1], b"x", 0)]
-
-
-# ---- sync
-
-
-@case()
-def sync_of_the_whole(d: Path) -> Any:
-    fd = new("f", b"x" * 10000)
-    m = Mapping(fd)
-    m.store(b"y")
-    seen = [tried(call, "syncfs", fd), tried(call, "syncfs", os.open(".", os.O_RDONLY))]
-    seen += [tried(call, "syncfs", os.open("f", os.O_PATH)), tried(os.fsync, os.open(".", os.O_RDONLY))]
-    return [*seen, os.pread(fd, 2, 0), tried(call, "sync_file_range", fd, 0, 0, 7)]
-
-
-@case()
-def file_size_limit(d: Path) -> Any:
-    fd = new("f")
-
-    def limited() -> Any:
-        signals = []
-        signal.signal(signal.SIGXFSZ, lambda number, frame: signals.append(number))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        steps = [tried(os.pwrite, fd, b"x" * 10, PAGE - 5), tried(os.pwrite, fd, b"x", PAGE)]
-        steps += [tried(os.ftruncate, fd, PAGE), tried(os.ftruncate, fd, PAGE + 1)]
-        return [steps, [int(number) for number in signals]]
-
-    def killed() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        return os.pwrite(fd, b"x", PAGE)
-
-    return [child(limited), child(killed), os.fstat(fd).st_size]
-
-
-# ---- RLIMIT_FSIZE
-
-
-@case()
-def rlimit_fsize_of_a_vector(d: Path) -> Any:
-    fd = new("f")
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        return [
-            tried(os.writev, fd, [b"x" * 60] * 3),
-            tried(os.writev, fd, [b"x"]),
-            tried(os.pwrite, fd, b"x", 99),
-        ]
-
-    return [child(limited), os.fstat(fd).st_size]
-
-
-@case()
-def rlimit_fsize_of_append(d: Path) -> Any:
-    os.close(new("f", b"x" * 90))
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        fd = os.open("f", os.O_WRONLY | os.O_APPEND)
-        return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y")]
-
-    return [child(limited), os.stat("f").st_size]
-
-
-@case()
-def rlimit_fsize_of_a_larger_file(d: Path) -> Any:
-    fd = new("f", b"x" * 1000)
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        return [tried(os.pwrite, fd, b"y", 50), tried(os.pwrite, fd, b"y", 500), tried(os.ftruncate, fd, 900)]
-
-    return child(limited)
 
 
 # ---- failures

@@ -7,7 +7,7 @@ from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.cases.directories import Stream, entries
-from shmfs.conformance.tools import PAGE, Mapping, content, free, new, opened
+from shmfs.conformance.tools import free, new, opened
 
 # ---- many
 
@@ -39,14 +39,6 @@ def ten_thousand_names(d: Path) -> Any:
 
 
 @case()
-def opened_ten_thousand_times(d: Path) -> Any:
-    os.close(new("f", b"x"))
-    for _ in range(10_000):
-        os.close(os.open("f", os.O_RDONLY))
-    return [content("f"), os.stat("f").st_nlink]
-
-
-@case()
 def a_thousand_links(d: Path) -> Any:
     os.close(new("f", b"x"))
     for index in range(1000):
@@ -55,28 +47,6 @@ def a_thousand_links(d: Path) -> Any:
     for index in range(1000):
         os.unlink(f"l{index}")
     return [*seen, os.stat("f").st_nlink, os.listdir(".")]
-
-
-@case()
-def a_thousand_mappings_of_one_file(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    mappings = [Mapping(fd) for _ in range(1000)]
-    mappings[0].store(b"seen")
-    return [{m.load(0, 4) for m in mappings}, [m.unmap() for m in mappings[:3]]]
-
-
-@case()
-def five_hundred_open_and_unlinked(d: Path) -> Any:
-    before = free()
-    fds = []
-    for index in range(500):
-        fds.append(new(f"f{index}", b"%d" % index))
-        os.unlink(f"f{index}")
-    return [
-        os.listdir("."),
-        before[0] - free()[0],
-        [os.pread(fd, 9, 0) for fd in fds] == [b"%d" % i for i in range(500)],
-    ]
 
 
 @case()

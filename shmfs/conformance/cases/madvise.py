@@ -1,7 +1,6 @@
-"""Advice about mappings, and their pages in memory: madvise, msync, mincore, mlock."""
+"""madvise(2)."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ from shmfs.conformance.tools import (
     mapped_hole,
     new,
     tried,
-    unprivileged,
 )
 
-ASYNC, INVALIDATE, MS_SYNC = 1, 2, 4
 MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE = 0, 3, 4, 8, 9
 MADV_WIPEONFORK, MADV_COLD, MADV_PAGEOUT, POPULATE_READ, POPULATE_WRITE = 18, 20, 21, 22, 23
 MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 24, 25, 102, 103
@@ -164,116 +161,6 @@ def madvise_of_what_is_not_mapped(d: Path) -> Any:
     return [tried(m.advise, number) for number in (MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE)]
 
 
-# ---- msync
-
-
-@case()
-def msync_flags(d: Path) -> Any:
-    m = mapped_file()
-    return [tried(m.sync, flags) for flags in range(10)]
-
-
-@case()
-def msync_with_a_hole_between(d: Path) -> Any:
-    m = mapped_file(3)
-    call("munmap", m.address + PAGE, PAGE)
-    return [tried(m.sync, flags) for flags in (ASYNC, MS_SYNC)]
-
-
-@case()
-def msync_of_a_locked_mapping(d: Path) -> Any:
-    m = mapped_file()
-    call("mlock", m.address, PAGE)
-    return [tried(m.sync, flags) for flags in (INVALIDATE, MS_SYNC | INVALIDATE, MS_SYNC)]
-
-
-@case()
-def msync_invalidate_keeps_stores(d: Path) -> Any:
-    m = mapped_file()
-    m.store(b"kept")
-    return [tried(m.sync, MS_SYNC | INVALIDATE), m.load(0, 4), content("f")[:4]]
-
-
-@case()
-def msync_of_a_private_mapping(d: Path) -> Any:
-    m = mapped_file(flags=PRIVATE)
-    m.store(b"own")
-    return [tried(m.sync, MS_SYNC), content("f")[:3], m.load(0, 3)]
-
-
-# ---- mincore, mlock
-
-
-@case()
-def mincore_after_a_write(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-    os.pwrite(fd, b"x", PAGE)
-    return Mapping(fd, 4 * PAGE).resident()
-
-
-@case()
-def mincore_of_another_who_may_not_write(d: Path) -> Any:
-    """can_do_mincore: all is said to be there."""
-    os.close(new("f", b"x" * PAGE, 0o644))
-    os.truncate("f", 4 * PAGE)
-    os.chmod("f", 0o644)
-    return unprivileged(lambda: Mapping(os.open("f", os.O_RDONLY), 4 * PAGE, READ).resident())
-
-
-@case()
-def mincore_behind_the_end(d: Path) -> Any:
-    return Mapping(new("f", b"x"), 3 * PAGE).resident()[1:]
-
-
-@case()
-def mlock_of_holes_allocates(d: Path) -> Any:
-    m = mapped_hole()
-    return [tried(call, "mlock", m.address, 2 * PAGE), blocks("f")]
-
-
-@case()
-def mlock_of_a_reader_of_data(d: Path) -> Any:
-    os.close(new("f", b"x" * PAGE))
-    return tried(call, "mlock", Mapping(os.open("f", os.O_RDONLY), PAGE, READ).address, PAGE)
-
-
-@case()
-def mlock_onfault(d: Path) -> Any:
-    m = mapped_hole()
-    return [tried(call, "mlock2", m.address, 4 * PAGE, 1), blocks("f"), m.load(PAGE), blocks("f")]
-
-
-@case()
-def mlock_behind_the_end(d: Path) -> Any:
-    return tried(call, "mlock", Mapping(new("f", b"x"), 3 * PAGE).address, 3 * PAGE)
-
-
-@case()
-def mlock_over_the_limit(d: Path) -> Any:
-    m = mapped_file()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))
-        return unprivileged(lambda: [tried(call, "mlock", m.address, n * PAGE) for n in (1, 2, 4)])
-
-    return child(limited)
-
-
-@case()
-def mlockall(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-
-    def locked() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, resource.getrlimit(resource.RLIMIT_MEMLOCK))
-        answer = tried(call, "mlockall", 2)
-        Mapping(fd, 4 * PAGE)
-        return [answer, blocks("f"), tried(call, "munlockall")]
-
-    return child(locked)
-
-
 # ---- beyond the end
 
 
@@ -283,3 +170,43 @@ def madv_remove_beyond_the_end(d: Path) -> Any:
     call("fallocate", fd, 1, 0, 4 * PAGE)
     mapping = Mapping(fd, 2 * PAGE)
     return [blocks("f"), mapping.advise(9), blocks("f")]
+
+
+@case()
+def every_advice(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * PAGE)
+    mapping, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, flags=PRIVATE)
+    private.store(b"mine")
+    mapping.store(b"ours", PAGE)
+    seen: dict[str, Any] = {
+        "dontneed": [
+            tried(private.advise, 4),
+            private.load(0, 4),
+            tried(mapping.advise, 4),
+            mapping.load(PAGE, 4),
+        ],
+    }
+    names = {
+        "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "free": 8, "dontfork": 10, "dofork": 11,
+        "mergeable": 12, "hugepage": 14, "nohugepage": 15, "dontdump": 16, "dodump": 17, "wipeonfork": 18,
+        "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23, "unknown": 77,
+    }  # fmt: skip
+    for name, number in names.items():
+        seen[name] = tried(mapping.advise, number)
+    seen["after"] = [mapping.load(0, 4), mapping.load(PAGE, 4), content("f")[PAGE : PAGE + 5]]
+    return seen
+
+
+@case()
+def madv_remove_of_a_page(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * PAGE)
+    mapping = Mapping(fd, 4 * PAGE)
+    return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
+
+
+@case()
+def madv_dontfork(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    mapping = Mapping(fd)
+    mapping.advise(10)
+    return [child(mapping.load), mapping.load()]

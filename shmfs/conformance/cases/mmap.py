@@ -1,7 +1,6 @@
 """The checks of do_mmap (mm/mmap.c) and its callers, one by one, as a process sees them."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from shmfs.conformance import case
 from shmfs.conformance.tools import (
     FIXED,
     FIXED_NOREPLACE,
-    LOCKED,
     PAGE,
     PRIVATE,
     READ,
@@ -18,9 +16,9 @@ from shmfs.conformance.tools import (
     SYNC,
     WRITE,
     Mapping,
-    call,
     child,
     data_file,
+    new,
     tried,
     try_map,
     unprivileged,
@@ -242,50 +240,14 @@ def an_address_that_is_only_a_hint(d: Path) -> Any:
 
 
 @case()
-def map_locked_over_rlimit_memlock(d: Path) -> Any:
-    fd = data_file(pages=16)
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))
-        return unprivileged(lambda: [try_map(fd, n * PAGE, READ, SHARED | LOCKED) for n in (1, 2, 16)])
-
-    return child(limited)
-
-
-@case()
-def map_locked_without_any_limit_left(d: Path) -> Any:
-    """can_do_mlock: EPERM, not EAGAIN."""
-    fd = data_file()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-        return unprivileged(lambda: try_map(fd, PAGE, READ, SHARED | LOCKED))
-
-    return child(limited)
-
-
-@case()
-def over_rlimit_as(d: Path) -> Any:
-    fd = data_file()
-
-    def limited() -> Any:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), used + (1 << 20)))
-        return [try_map(fd, PAGE, READ), try_map(fd, 4 << 20, READ)]
-
-    return child(limited)
-
-
-@case()
-def over_rlimit_data(d: Path) -> Any:
-    """Private writable mappings count, shared ones do not."""
-    fd = data_file()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_DATA, (PAGE, PAGE))
-        return [
-            try_map(fd, PAGE, READ | WRITE, SHARED),
-            tried(call, "mmap", 0, 64 << 20, READ | WRITE, PRIVATE, fd, 0),
-        ]
-
-    return child(limited)
+def map_fixed_and_noreplace(d: Path) -> Any:
+    fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
+    room = Mapping(fd, 3 * PAGE)
+    seen: list[Any] = [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)]
+    again = Mapping(fd, PAGE, READ | WRITE, SHARED | FIXED, 2 * PAGE, room.address)
+    seen += [again.address == room.address, room.load(0), room.load(PAGE), room.load(2 * PAGE)]
+    again.store(b"C")
+    seen += [room.load(2 * PAGE), tried(Mapping, fd, PAGE, READ, SHARED | FIXED, 0, room.address + 1)]
+    room.unmap()
+    seen += [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, PAGE, room.address)]
+    return [seen, room.load(0)]

@@ -314,11 +314,6 @@ def a_name_that_changes_its_kind(d: Path) -> Any:
 
 
 @case()
-def temporary_files(d: Path) -> Any:
-    return {"O_TMPFILE": opened(".", os.O_RDWR | os.O_TMPFILE)}
-
-
-@case()
 def random_operations(d: Path) -> Any:
     """The same thousand operations on few names: the same answers, the same tree."""
     choose = random.Random(2)

@@ -1,4 +1,4 @@
-"""Pages that system calls bring in: mlock, MAP_POPULATE and advice, up to a limit and beyond it."""
+"""Pages that one call allocates at once, up to a limit and beyond it: mlock, MAP_POPULATE, huge pages."""
 
 import contextlib
 import os
@@ -222,7 +222,10 @@ def madv_hugepage_of_data(d: Path) -> Any:
 
 
 @case()
-def fadvise_willneed_of_holes(d: Path) -> Any:
-    fd = new("f")
+def map_populate(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
     os.ftruncate(fd, 8 * PAGE)
-    return [tried(os.posix_fadvise, fd, 0, 0, os.POSIX_FADV_WILLNEED), blocks("f")]
+    mapping = Mapping(fd, 8 * PAGE, READ | WRITE, SHARED | POPULATE)
+    seen = [blocks("f"), mapping.resident()]
+    behind = Mapping(fd, 16 * PAGE, READ | WRITE, SHARED | POPULATE)
+    return [seen, behind.load(0), child(behind.load, 8 * PAGE)]

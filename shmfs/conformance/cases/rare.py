@@ -3,23 +3,16 @@
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import Mapping, call, mode, new, tried
+from shmfs.conformance.tools import call, mode, new, tried
 
 MS_PRIVATE = 0x44000  # with MS_REC
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
-
-
-def status_of(*command: str) -> Any:
-    """Exit status of a program, or the name of the errno that kept it from being executed."""
-    return tried(lambda: subprocess.run(command, check=False).returncode)
 
 
 def own_mounts() -> None:
@@ -28,81 +21,7 @@ def own_mounts() -> None:
     call("mount", "none", "/", 0, MS_PRIVATE, 0)
 
 
-# ---- pages
-
-
-@case()
-def userfaultfd_of_a_shared_mapping(d: Path) -> Any:
-    """UFFDIO_API and UFFDIO_REGISTER for missing pages."""
-    fd = new("f", b"x" * 4096)
-    watch = tried(call, "syscall", "userfaultfd", 1)  # UFFD_USER_MODE_ONLY
-    if isinstance(watch, str):
-        return {"answer": watch}
-    call("ioctl", watch, 0xC018AA3F, ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0)))
-    mapping = Mapping(fd)
-    place = ctypes.create_string_buffer(struct.pack("QQQQ", mapping.address, 4096, 1, 0))
-    return {"answer": tried(call, "ioctl", watch, 0xC020AA00, place)}
-
-
-@case()
-def a_mapping_registered_with_io_uring(d: Path) -> Any:
-    """Its pages stay pinned (FOLL_LONGTERM)."""
-    ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
-    if isinstance(ring, str):
-        return {"shared": ring}
-    fd, seen = new("f", b"x" * 4096), {}
-    for name, flags in (("shared", 1), ("private", 2)):
-        place = struct.pack("QQ", Mapping(fd, flags=flags).address, 4096)
-        seen[name] = tried(call, "syscall", "io_uring_register", ring, 0, place, 1)
-        tried(call, "syscall", "io_uring_register", ring, 1, 0, 0)
-    return seen
-
-
-@case()
-def a_memory_policy_is_the_files(d: Path) -> Any:
-    """What mbind(2) sets on one shared mapping holds for another."""
-    fd = new("f", b"x" * 4096)
-    one, other = Mapping(fd), Mapping(fd)
-    answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
-    policy = ctypes.c_int(-1)
-    tried(call, "syscall", "get_mempolicy", ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
-    return {"set": answer, "of the other": policy.value}
-
-
-@case()
-def a_mapping_outlives_its_descriptor(d: Path) -> Any:
-    """Who may write through it is a writer: of a program, to inotify, to leases."""
-    shutil.copy("/bin/true", "t")
-    watch = call("inotify_init1", os.O_NONBLOCK)
-    fd = os.open("t", os.O_RDWR)
-    mapping = Mapping(fd)
-    call("inotify_add_watch", watch, "t", 0x8)  # IN_CLOSE_WRITE
-    os.close(fd)
-    seen = {
-        "closed": isinstance(tried(os.read, watch, 100), bytes),
-        "executed": status_of("./t"),
-        "leased": tried(call, "fcntl", os.open("t", os.O_RDONLY), 1024, 0),  # F_SETLEASE, F_RDLCK
-    }
-    mapping.unmap()
-    return seen | {"executed later": status_of("./t")}
-
-
 # ---- files
-
-
-@case()
-def a_running_program_is_opened_to_be_truncated(d: Path) -> Any:
-    shutil.copy("/bin/cat", "s")
-    running = subprocess.Popen(["./s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    assert running.stdin is not None  # noqa: S101
-    assert running.stdout is not None  # noqa: S101
-    running.stdin.write(b"x"), running.stdout.read(1)  # now it only waits, and needs no page
-    seen: dict[str, Any] = {}
-    for name, flags in (("write", os.O_WRONLY), ("read", os.O_RDONLY)):
-        seen[name] = [tried(os.open, "s", flags | os.O_TRUNC), os.stat("s").st_size > 0]
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    return seen
 
 
 @case()

@@ -15,7 +15,6 @@ from shmfs.conformance.tools import (
     blocks,
     call,
     changes,
-    child,
     mode,
     new,
     tried,
@@ -55,13 +54,6 @@ def truncation_of_a_new_file_takes_no_set_id_bits(d: Path) -> Any:
     os.chmod(".", 0o777)
     seen = [unprivileged(_create, os.O_TRUNC)]
     return [*seen, unprivileged(_create, os.O_TRUNC)]  # the second finds it
-
-
-@case(options="size=64k,nr_inodes=24")
-def a_direct_write_is_partial_then_refused(d: Path) -> Any:
-    fd = os.open("f", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
-    big = child(lambda: os.pwrite(os.open("f", os.O_WRONLY | os.O_DIRECT), b"x" * 20 * PAGE, 0))
-    return [big, os.fstat(fd).st_size, blocks("f"), tried(os.pwrite, fd, b"x", 16 * PAGE)]
 
 
 @case()

@@ -3,7 +3,6 @@
 import ctypes
 import fcntl
 import functools
-import mmap
 import os
 import struct
 from pathlib import Path
@@ -15,32 +14,6 @@ from shmfs.conformance.tools import NOBODY, call, changes, child, mode, new, tri
 OTHER = 65533
 SETFLAGS = 0x40086602
 """FS_IOC_SETFLAGS."""
-
-
-@case()
-def direct_requests_end_at_once(d: Path) -> Any:
-    """What io_submit(2) starts with O_DIRECT is done when it returns: nothing is left to wait for."""
-    count, size = 32, 64 << 10
-    os.close(new("f", b"x" * size * count))
-    fd = os.open("f", os.O_RDWR | os.O_DIRECT)
-    context = ctypes.c_ulong()
-    call("syscall", "io_setup", count, ctypes.byref(context))
-    buffer = mmap.mmap(-1, size * count)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    events = ctypes.create_string_buffer(32 * count)
-    seen = []
-    for opcode in (0, 1):  # IOCB_CMD_PREAD, IOCB_CMD_PWRITE
-        blocks = [
-            ctypes.create_string_buffer(
-                struct.pack("<QIIHhIQQq16x", 0, 0, 0, opcode, 0, fd, address + n * size, size, n * size), 64
-            )
-            for n in range(count)
-        ]
-        pointers = (ctypes.c_void_p * count)(*map(ctypes.addressof, blocks))
-        seen.append(call("syscall", "io_submit", context.value, count, pointers))
-        no_time = (ctypes.c_long * 2)()
-        seen.append(call("syscall", "io_getevents", context.value, 0, count, events, no_time))
-    return [seen, buffer[:] == b"x" * size * count]
 
 
 @case()
@@ -135,14 +108,3 @@ def attributes_of_statx(d: Path) -> Any:
     flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
     attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
     return {"known": hex(known & flags), "set": hex(attributes & flags)}
-
-
-@case()
-def pages_that_cachestat_counts(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * 4096)
-    counts = ctypes.create_string_buffer(40)
-    return {
-        "answer": tried(call, "syscall", "cachestat", fd, struct.pack("<QQ", 4096, 2 * 4096), counts, 0),
-        "cached": struct.unpack_from("<Q", counts)[0],
-        "flags": tried(call, "syscall", "cachestat", fd, struct.pack("<QQ", 0, 0), counts, 1),
-    }

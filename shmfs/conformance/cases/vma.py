@@ -1,7 +1,8 @@
-"""What is done to a mapping once there is one: mprotect, mremap, munmap."""
+"""Operations on a mapping: mprotect, mremap, munmap, mbind, userfaultfd, io_uring buffers."""
 
 import ctypes
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,89 @@ def what_proc_maps_tells(d: Path) -> Any:
     )
     rights, offset, _, inode, name = line.split(None, 5)[1:]
     return [rights, offset, int(inode) == os.stat("f").st_ino, name.endswith("/room/f")]
+
+
+# ---- mprotect and mremap of several kinds
+
+
+@case()
+def mprotect_of_a_readers_mapping(d: Path) -> Any:
+    os.close(new("f", b"x" * PAGE))
+    reader = os.open("f", os.O_RDONLY)
+    shared, private = Mapping(reader, PAGE, READ), Mapping(reader, PAGE, READ, PRIVATE)
+    seen = {
+        "shared": tried(shared.protect, READ | WRITE),
+        "private": tried(private.protect, READ | WRITE),
+        "execute": tried(shared.protect, READ | EXEC),
+        "nothing": tried(shared.protect, 0),
+        "store": child(shared.store, b"y"),
+        "load without right": child(shared.load),
+    }
+    writable = Mapping(os.open("f", os.O_RDWR), PAGE, READ)
+    seen["raised"] = [
+        child(writable.store, b"z"),
+        tried(writable.protect, READ | WRITE),
+        child(writable.store, b"z"),
+    ]
+    seen["content"] = content("f")[:2]
+    return seen
+
+
+@case()
+def mremap_moves_and_duplicates(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, 8 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    mapping.store(b"first")
+    moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1, 0)
+    ctypes.memmove(moved + 7 * PAGE, b"last", 4)
+    seen: list[Any] = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
+    copy = call("mremap", moved, 0, PAGE, 1, 0)  # old size 0: a second mapping of the same pages
+    ctypes.memmove(copy, b"FIRST", 5)
+    seen += [ctypes.string_at(moved, 5)]
+    smaller = call("mremap", moved, 8 * PAGE, PAGE, 0, 0)
+    seen += [smaller == moved, child(ctypes.string_at, moved + PAGE, 1)]
+    kept = call("mremap", moved, PAGE, PAGE, 1 | 4, 0)  # MREMAP_DONTUNMAP
+    seen += [ctypes.string_at(kept, 5), tried(call, "mremap", kept + 1, PAGE, PAGE, 1, 0)]
+    return seen
+
+
+# ---- other users of its pages
+
+
+@case()
+def userfaultfd(d: Path) -> Any:
+    """UFFDIO_API and UFFDIO_REGISTER for missing pages."""
+    fd = new("f", b"x" * 4096)
+    watch = tried(call, "syscall", "userfaultfd", 1)  # UFFD_USER_MODE_ONLY
+    if isinstance(watch, str):
+        return {"answer": watch}
+    call("ioctl", watch, 0xC018AA3F, ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0)))
+    mapping = Mapping(fd)
+    place = ctypes.create_string_buffer(struct.pack("QQQQ", mapping.address, 4096, 1, 0))
+    return {"answer": tried(call, "ioctl", watch, 0xC020AA00, place)}
+
+
+@case()
+def io_uring_buffers(d: Path) -> Any:
+    """Its pages stay pinned (FOLL_LONGTERM)."""
+    ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
+    if isinstance(ring, str):
+        return {"shared": ring}
+    fd, seen = new("f", b"x" * 4096), {}
+    for name, flags in (("shared", 1), ("private", 2)):
+        place = struct.pack("QQ", Mapping(fd, flags=flags).address, 4096)
+        seen[name] = tried(call, "syscall", "io_uring_register", ring, 0, place, 1)
+        tried(call, "syscall", "io_uring_register", ring, 1, 0, 0)
+    return seen
+
+
+@case()
+def mbind_of_a_shared_file(d: Path) -> Any:
+    """What mbind(2) sets on one shared mapping holds for another."""
+    fd = new("f", b"x" * 4096)
+    one, other = Mapping(fd), Mapping(fd)
+    answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
+    policy = ctypes.c_int(-1)
+    tried(call, "syscall", "get_mempolicy", ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
+    return {"set": answer, "of the other": policy.value}
