@@ -233,37 +233,37 @@ EVERY: Known = {
     "directories.what_is_removed_while_a_listing_is_read": {"listed still": (..., LISTED_STILL)},
     "splice.atime_of_a_directory_after_a_refused_sendfile": {"f": ("", REFUSED_SENDFILE)},
     "resource_limits.rlimit_fsize_of_fallocate": {"1, 10001": (0, LIMIT)},
-    "flags.extents_and_clones": {"bmap": (bytes(4), BMAP)},
-    "flags.seals": {"get": ("EINVAL", SEALS), "add": ("EINVAL", SEALS)},
+    "file_control.extents_and_clones": {"bmap": (bytes(4), BMAP)},
+    "file_control.seals": {"get": ("EINVAL", SEALS), "add": ("EINVAL", SEALS)},
     "directories.a_rename_onto_a_name_keeps_or_moves_its_place": {
         "replaced": (["g", "f3", "f2", "f1"], REPLACED),
         "exchanged": (["g", "f3", "f2", "f1"], REPLACED),
     },
-    "mounting.flags_that_statvfs_tells": {"nodiratime": (0, NODIRATIME)},
+    "mount_options.flags_that_statvfs_tells": {"nodiratime": (0, NODIRATIME)},
     "mmap_access.shared_write_on_an_append_only_file": {"answer": ("mapped", APPEND_ONLY)},
     "mmap_access.shared_read_on_an_append_only_file": {"answer": (["mapped", 0], APPEND_ONLY)},
-    "watching.inotify_of_o_tmpfile": {"by number": ([False], NO_NUMBER)},
+    "fsnotify.inotify_of_o_tmpfile": {"by number": ([False], NO_NUMBER)},
     "attributes.the_kind_of_file_system": {"type": ("0x65735546", KIND)},
     "locks.polling": {"epoll": (None, EPOLL)},
-    "suites.attributes_of_statx": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
-    "suites.positions_of_directories": {
+    "attributes.statx_file_flags": {"known": ("0x0", STATX), "set": ("0x0", STATX)},
+    "directories.positions": {
         "end": (60, POSITIONS),
         "data": (0, POSITIONS),
         "hole": (60, POSITIONS),
     },
     "mapping.a_truncating_open_of_a_running_program": {"read": (["ETXTBSY", False], RUNNING)},
-    "rare.more_names_of_attributes_than_can_be_listed": {"size": (65536, NAMES_LISTED)},
-    "rare.ioctls_that_no_file_has": {"none": ("EFAULT", NO_ARGUMENT), "identity": (..., IDENTITY)},
-    "rare.fanotify_of_every_name": {"mark": (..., NO_FSID)},
-    "rare.other_ids_by_a_mount": {"answer": (..., IDMAPPED), "owner": (..., IDMAPPED)},
-    "rare.layers_of_an_overlay": {"below": (..., COPIED_UP)},
-    "regressions.times_of_a_fifo": {
+    "xattrs.a_list_over_the_limit": {"size": (65536, NAMES_LISTED)},
+    "file_control.unsupported_ioctls": {"none": ("EFAULT", NO_ARGUMENT), "identity": (..., IDENTITY)},
+    "fsnotify.fanotify_of_every_name": {"mark": (..., NO_FSID)},
+    "namespaces.an_idmapped_mount": {"answer": (..., IDMAPPED), "owner": (..., IDMAPPED)},
+    "overlayfs.operations_on_layers": {"below": (..., COPIED_UP)},
+    "fifos_and_devices.times_of_a_fifo": {
         "write": ({"p": ""}, LEFT_TO_THE_DAEMON),
         "read": ({"p": ""}, LEFT_TO_THE_DAEMON),
     },
-    "regressions.times_of_devices": {"sendfile": ({"f": ""}, LEFT_TO_THE_DAEMON)},
-    "regressions.times_of_a_socket": {"connect": ({"s": ""}, LEFT_TO_THE_DAEMON)},
-    "regressions.seeking_in_a_directory": {
+    "fifos_and_devices.times_of_devices": {"sendfile": ({"f": ""}, LEFT_TO_THE_DAEMON)},
+    "sockets.times_of_a_socket": {"connect": ({"s": ""}, LEFT_TO_THE_DAEMON)},
+    "directories.positions_of_an_empty_directory": {
         "end": (40, POSITIONS),
         "data": (0, POSITIONS),
         "hole": (40, POSITIONS),
@@ -278,11 +278,7 @@ _DOORS: Known = {
     "sysv_attach.last_to_attach_and_detach": {"detached by exit": (False, UNSEEN)},
 }
 """What serves System V and shared anonymous memory; without the extension the kernel does."""
-_TO_NOBODY: Known = {
-    "regressions.a_chown_to_nobody_takes_set_id_bits_from_the_owner_only": {
-        "another's": ([None, "-rwxr-xr-x"], TO_NOBODY)
-    }
-}
+_TO_NOBODY: Known = {"set_id_bits.chown_without_a_change": {"another's": ([None, "-rwxr-xr-x"], TO_NOBODY)}}
 _CACHED: Known = {
     "user_buffers.a_buffer_that_is_mapped_in_part": {
         "nothing": (["EFAULT", (7, 1)], UNREAD_BUFFER),
@@ -328,7 +324,7 @@ _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
         "at the end of a set-id file": ({"f": ""}, SENDFILE),
         "splice at the end of a set-id file": ({"f": ""}, SENDFILE),
     },
-    "regressions.atime_of_a_mapping_beside_another": {"f": ("a", NEIGHBOUR)},
+    "times.of_adjacent_mappings": {"f": ("a", NEIGHBOUR)},
     "mapping.a_writable_mapping_without_a_descriptor": {
         "closed": (True, NO_WRITER_LEFT),
         "executed": (0, NO_WRITER_LEFT),
@@ -338,11 +334,11 @@ _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
     "append.writes_through_o_append": {2: (b"start12\x00\x00\x00#34", APPEND)},
 }
 _NO_EXTENSION: Known = _CACHED | {
-    "flags.flags_of_inodes": {"get": ("ENOTTY", WITHOUT), "set": ("ENOTTY", WITHOUT)},
+    "inode_flags.get_and_set": {"get": ("ENOTTY", WITHOUT), "set": ("ENOTTY", WITHOUT)},
     "madvise.madv_remove_of_a_page": {"answer": ("ENOTSUP", WITHOUT), "load": (b"x", WITHOUT)},
     "lookup.relative_to_a_removed_directory": {4: ("ENOTSUP", WITHOUT)},
     "tmpfile.o_tmpfile": {"O_TMPFILE": ("ENOTSUP", WITHOUT)},
-    "special.birth_time": {"kept": (False, WITHOUT)},
+    "attributes.birth_after_utime": {"kept": (False, WITHOUT)},
     "xattrs.flags": {"both, missing": (None, BOTH_FLAGS)},
     "no_space.mapped_data_after_a_failed_write": {"mapped": (b"n", FAILED_WRITE)},
 }
@@ -366,20 +362,20 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "allocation.data_and_holes",
                 "tmpfile.files_without_names",
                 "tmpfile.files_without_names_take_inodes",
-                "flags.flags_and_what_they_forbid",
-                "flags.extended_flags",
-                "regressions.a_write_to_a_set_id_file_frees_nothing_behind_the_end",
+                "inode_flags.flags_and_what_they_forbid",
+                "inode_flags.extended_flags",
+                "set_id_bits.a_write_keeps_preallocation",
                 "madvise.madv_remove_beyond_the_end",
                 "allocation.a_failure_initialises_existing_pages",
-                "suites.attributes_of_statx",
-                "suites.flags_change_the_ctime",
+                "attributes.statx_file_flags",
+                "inode_flags.ctime",
                 "attributes.statx_of_every_kind",
                 "attributes.statx_asked_for_little",
                 "attributes.statx_of_a_descriptor",
                 "attributes.birth_is_the_first_ctime",
-                "watching.inotify_of_o_tmpfile",
-                "watching.inotify_of_allocation",
-                "users.setgid_of_o_tmpfile_in_a_foreign_group",
+                "fsnotify.inotify_of_o_tmpfile",
+                "fsnotify.inotify_of_allocation",
+                "set_id_bits.setgid_of_o_tmpfile_in_a_foreign_group",
                 "no_space.a_write_into_preallocation",
                 "no_space.a_write_into_preallocation_beyond_the_end",
                 "no_space.a_punched_hole",
@@ -396,15 +392,15 @@ WHOLE: dict[str, dict[str, Reason]] = {
         "truncation.a_store_beyond_the_end": RESIZED,
         "populate.mlock_beyond_the_limit_beside_another_user_of_the_file": RESIZED,
         "user_buffers.a_buffer_beyond_the_end": RESIZED,
-        "permissions.set_id_bits_go": SET_ID,
-        "suites.set_group_id_without_execution": SET_ID,
+        "set_id_bits.every_operation": SET_ID,
+        "set_id_bits.set_group_id_without_execution": SET_ID,
         "direct_io.io_submit_completes_requests": DIRECT,
         "direct_io.a_partial_write_then_enospc": DIRECT,
         "no_space.stores_after_a_failed_write": FAILED_WRITE,
-        "regressions.a_full_inode_space_is_told_before_bad_flags_of_an_attribute": BOTH_FLAGS,
-        "xattrs.lists_are_inherited": UMASK,
-        "users.a_default_list_is_inherited": UMASK,
-        "users.a_list_that_drops_setgid": KEPT_SET_GID,
+        "xattrs.enospc_precedes_bad_flags": BOTH_FLAGS,
+        "acls.lists_are_inherited": UMASK,
+        "acls.a_default_list_is_inherited": UMASK,
+        "acls.a_list_that_drops_setgid": KEPT_SET_GID,
     },
 }
 """Cases of which nothing can be expected of a store, and why."""

@@ -331,3 +331,6 @@ def preadv_with_flags(flags: int) -> Any:
 def pwritev_with_flags(flags: int) -> Any:
     """pwritev2(2) to a new file "f", with these flags: the answer, and the content of the file."""
     return [tried(os.pwritev, new("f", b"content"), [b"NEW"], 0, flags), content("f")]
+
+
+GETFLAGS, SETFLAGS = 0x80086601, 0x40086602

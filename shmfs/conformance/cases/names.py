@@ -3,6 +3,7 @@
 import os
 import random
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,37 @@ def random_operations(d: Path) -> Any:
         operation = choose.choice(operations)
         seen.append(tried(operation) if operations.index(operation) != 13 else None)
     return [seen, tree(), free()]
+
+
+@case()
+def a_thousand_links(d: Path) -> Any:
+    os.close(new("f", b"x"))
+    for index in range(1000):
+        os.link("f", f"l{index}")
+    seen = [os.stat("f").st_nlink]
+    for index in range(1000):
+        os.unlink(f"l{index}")
+    return [*seen, os.stat("f").st_nlink, os.listdir(".")]
+
+
+@case()
+def threads_that_create_and_remove(d: Path) -> Any:
+    failures: list[str] = []
+
+    def work(number: int) -> None:
+        for index in range(50):
+            name = f"{number}-{index}"
+            try:
+                os.close(new(name, b"x" * 100))
+                os.rename(name, name + "r")
+                os.link(name + "r", name)
+                os.unlink(name), os.unlink(name + "r")
+            except OSError as failure:
+                failures.append(str(failure))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [failures, os.listdir("."), os.stat(".").st_size]

@@ -99,28 +99,6 @@ def sticky(d: Path) -> Any:
 
 
 @case()
-def set_group_id_directories(d: Path) -> Any:
-    os.mkdir("g"), os.chown("g", 0, 4242), os.chmod("g", 0o2777)
-    seen = {}
-
-    def make(prefix: str) -> Any:
-        (
-            os.close(new(f"g/{prefix}f", mode=0o2775)),
-            os.mkdir(f"g/{prefix}d", 0o755),
-            os.symlink("x", f"g/{prefix}s"),
-        )
-        os.mkfifo(f"g/{prefix}p", 0o2755), os.close(new(f"g/{prefix}d/inside", mode=0o666))
-        names = [prefix + suffix for suffix in ("f", "d", "s", "p", "d/inside")]
-        return [[os.lstat(f"g/{n}").st_uid, os.lstat(f"g/{n}").st_gid, mode(f"g/{n}")] for n in names]
-
-    seen["root"] = make("r")
-    seen["user"] = child(make, "u", uid=1000, gid=1000)
-    seen["member"] = child(make, "m", uid=1000, gid=1000, groups=(4242,))
-    os.rename("g/rd", "moved")
-    return [seen, mode("moved"), os.stat("moved").st_gid]
-
-
-@case()
 def new_files_belong_to_the_caller(d: Path) -> Any:
     os.chmod(".", 0o777)
 
@@ -134,45 +112,6 @@ def new_files_belong_to_the_caller(d: Path) -> Any:
         return (os.stat("g").st_uid, os.stat("g").st_gid)
 
     return [child(make, uid=1000, gid=2000, groups=(5,)), child(filesystem_ids)]
-
-
-@case()
-def set_id_bits_go(d: Path) -> Any:
-    """What takes set-id bits away: for root and for their owner, with and without group execution."""
-    os.chmod(".", 0o777)
-    actions = {
-        "write": lambda fd, path: os.pwrite(fd, b"x", 0),
-        "write nothing": lambda fd, path: os.pwrite(fd, b"", 0),
-        "truncate": lambda fd, path: os.truncate(path, 3),
-        "truncate same": lambda fd, path: os.truncate(path, 5),
-        "ftruncate": lambda fd, path: os.ftruncate(fd, 3),
-        "O_TRUNC": lambda fd, path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
-        "chown": lambda fd, path: os.chown(path, -1, 1000),
-        "chown to itself": lambda fd, path: os.chown(path, 1000, 1000),
-        "chown nothing": lambda fd, path: os.chown(path, -1, -1),
-        "fchown": lambda fd, path: os.fchown(fd, -1, 1000),
-        "chmod": lambda fd, path: os.chmod(path, 0o6777),
-        "utime": lambda fd, path: os.utime(path),
-        "rename": lambda fd, path: os.rename(path, path),
-        "mapped store": lambda fd, path: Mapping(fd).store(b"x"),
-        "copy_file_range": lambda fd, path: os.copy_file_range(os.open("source", os.O_RDONLY), fd, 2, 0, 0),
-        "setxattr": lambda fd, path: os.setxattr(path, "user.x", b"1"),
-    }
-    os.close(new("source", b"source", 0o644))
-    seen = {}
-    for bits in (0o4777, 0o2777, 0o6777, 0o6755, 0o6766, 0o2767, 0o6666, 0o2747):
-        for who in (0, 1000):
-            for name, action in actions.items():
-                os.close(new("f", b"12345"))
-                os.chown("f", 1000, 1000), os.chmod("f", bits)
-
-                def act(action: Any = action) -> Any:
-                    return action(os.open("f", os.O_RDWR), "f")
-
-                answer = child(act, uid=who, gid=who)
-                seen[f"{bits:o} {name} by {who}"] = [answer if isinstance(answer, str) else "", mode("f")]
-                os.unlink("f")
-    return seen
 
 
 @case()
@@ -208,13 +147,6 @@ def who_may_change_attributes(d: Path) -> Any:
         }
 
     return child(look, uid=1000, gid=1000, groups=(77,))
-
-
-@case()
-def setgid_of_a_foreign_group_is_dropped(d: Path) -> Any:
-    os.close(new("f"))
-    os.chown("f", 1000, 55)
-    return [child(os.chmod, "f", 0o2755, uid=1000, gid=1000), mode("f")]
 
 
 @case()

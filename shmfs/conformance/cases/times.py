@@ -9,12 +9,14 @@ from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
+    FIXED,
     PAGE,
     PRIVATE,
     READ,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
+    SHARED,
     Mapping,
     aged,
     call,
@@ -283,3 +285,11 @@ def strictatime(d: Path) -> Any:
 @case(options="size=1m,nodiratime")
 def nodiratime(d: Path) -> Any:
     return _policies(d)
+
+
+@case()
+def of_adjacent_mappings(d: Path) -> Any:
+    fd = new("f")
+    place = Mapping(new("other"), 4 * PAGE, 0).address
+    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
+    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")
