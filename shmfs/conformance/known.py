@@ -230,7 +230,7 @@ LISTED_STILL = Reason(
 )
 
 EVERY: Known = {
-    "directories.what_is_removed_while_a_listing_is_read": {"listed still": (..., LISTED_STILL)},
+    "directories.names_removed_during_a_listing": {"listed still": (..., LISTED_STILL)},
     "splice.atime_of_a_directory_after_a_refused_sendfile": {"f": ("", REFUSED_SENDFILE)},
     "resource_limits.rlimit_fsize_of_fallocate": {"1, 10001": (0, LIMIT)},
     "file_control.extents_and_clones": {"bmap": (bytes(4), BMAP)},
@@ -239,7 +239,7 @@ EVERY: Known = {
         "replaced": (["g", "f3", "f2", "f1"], REPLACED),
         "exchanged": (["g", "f3", "f2", "f1"], REPLACED),
     },
-    "mount_options.flags_that_statvfs_tells": {"nodiratime": (0, NODIRATIME)},
+    "mount_options.flags_reported_by_statvfs": {"nodiratime": (0, NODIRATIME)},
     "mmap_access.shared_write_on_an_append_only_file": {"answer": ("mapped", APPEND_ONLY)},
     "mmap_access.shared_read_on_an_append_only_file": {"answer": (["mapped", 0], APPEND_ONLY)},
     "fsnotify.inotify_of_o_tmpfile": {"by number": ([False], NO_NUMBER)},
@@ -272,7 +272,7 @@ EVERY: Known = {
 """What every mount of shmfs differs in."""
 
 _DOORS: Known = {
-    "anon.its_name": {"name": (..., NAMELESS)},
+    "anon.name_in_proc_maps": {"name": (..., NAMELESS)},
     "sysv.info": {"resident": (11, CHARGED)},
     "sysv.huge_pages": {0: ("EINVAL", HUGE)},
     "sysv_attach.last_to_attach_and_detach": {"detached by exit": (False, UNSEEN)},
@@ -318,7 +318,7 @@ _CACHED: Known = {
 }
 _MANAGED: Known = _CACHED | _TO_NOBODY | _DOORS
 _NATIVE: Known = (_TO_NOBODY | _DOORS) | {
-    "sysv_attach.pieces_that_are_whole_again": {"whole again": (1, MERGED)},
+    "sysv_attach.pieces_that_merge_again": {"whole again": (1, MERGED)},
     "append.rwf_noappend": {1: (b"contentNEW", APPEND)},
     "splice.times_of_sendfile": {
         "at the end of a set-id file": ({"f": ""}, SENDFILE),
@@ -354,15 +354,15 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "allocation.arguments",
                 "allocation.random_allocation",
                 "allocation.a_failure_leaves_nothing",
-                "allocation.what_is_allocated_can_be_stored",
-                "allocation.behind_the_end",
+                "allocation.stores_into_preallocation",
+                "allocation.preallocation_beyond_the_end",
                 "allocation.holes_in_mappings",
                 "allocation.times_and_privileges",
                 "resource_limits.rlimit_fsize_of_fallocate",
                 "allocation.data_and_holes",
                 "tmpfile.files_without_names",
                 "tmpfile.files_without_names_take_inodes",
-                "inode_flags.flags_and_what_they_forbid",
+                "inode_flags.operations_that_flags_forbid",
                 "inode_flags.extended_flags",
                 "set_id_bits.a_write_keeps_preallocation",
                 "madvise.madv_remove_beyond_the_end",
@@ -370,7 +370,7 @@ WHOLE: dict[str, dict[str, Reason]] = {
                 "attributes.statx_file_flags",
                 "inode_flags.ctime",
                 "attributes.statx_of_every_kind",
-                "attributes.statx_asked_for_little",
+                "attributes.statx_of_few_fields",
                 "attributes.statx_of_a_descriptor",
                 "attributes.birth_is_the_first_ctime",
                 "fsnotify.inotify_of_o_tmpfile",

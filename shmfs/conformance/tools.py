@@ -31,6 +31,8 @@ KEEP_SIZE, PUNCH_HOLE, NO_HIDE_STALE, COLLAPSE, ZERO, INSERT, UNSHARE = (1 << n 
 PUNCH = KEEP_SIZE | PUNCH_HOLE
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x400, 0x1000
+GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
+"""FS_IOC_GETFLAGS and FS_IOC_SETFLAGS."""
 
 
 def call(name: str, *arguments: Any) -> int:
@@ -333,4 +335,7 @@ def pwritev_with_flags(flags: int) -> Any:
     return [tried(os.pwritev, new("f", b"content"), [b"NEW"], 0, flags), content("f")]
 
 
-GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
+def ask(channel: Channel, *order: Any) -> Any:
+    """Send an order, and return the answer."""
+    channel.send(order)
+    return channel.receive()

@@ -132,8 +132,26 @@ def a_read_fault_without_a_writer(d: Path) -> Any:
     return {"blocks": blocks("f")}
 
 
+@case()
+def a_read_fault_after_growth(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    writer = os.open("f", os.O_WRONLY)  # so that the managed store charges the fault too
+    os.truncate("f", 1)
+    seen = [os.stat("f").st_size, mapping.load(), blocks("f")]
+    os.close(writer)
+    return seen
+
+
+@case()
+def a_read_fault_after_growth_without_a_writer(d: Path) -> Any:
+    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
+    os.truncate("f", 1)
+    size, loaded = os.stat("f").st_size, mapping.load()
+    return {"seen": [size, loaded], "blocks": blocks("f")}
+
+
 @case(options=SMALL)
-def names_are_free_of_blocks(d: Path) -> Any:
+def names_without_free_blocks(d: Path) -> Any:
     fill_file_system()
     os.mkdir("d")
     os.close(new("d/f"))
@@ -184,7 +202,7 @@ def inodes_run_out(d: Path) -> Any:
 
 
 @case()
-def an_unlinked_file_keeps_what_it_has(d: Path) -> Any:
+def an_unlinked_open_file(d: Path) -> Any:
     before = os.statvfs(".")
     fd = new("f", b"x" * 3 * PAGE)
     os.unlink("f")
@@ -192,21 +210,3 @@ def an_unlinked_file_keeps_what_it_has(d: Path) -> Any:
     seen += [figures(before), tried(os.link, f"/proc/self/fd/{fd}", "g", follow_symlinks=True)]
     os.close(fd)
     return [seen, os.listdir(".")]
-
-
-@case()
-def a_read_fault_after_growth(d: Path) -> Any:
-    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
-    writer = os.open("f", os.O_WRONLY)  # so that the managed store charges the fault too
-    os.truncate("f", 1)
-    seen = [os.stat("f").st_size, mapping.load(), blocks("f")]
-    os.close(writer)
-    return seen
-
-
-@case()
-def a_read_fault_after_growth_without_a_writer(d: Path) -> Any:
-    mapping = Mapping(os.open("f", os.O_RDONLY | os.O_CREAT, 0o600), PAGE, 1)
-    os.truncate("f", 1)
-    size, loaded = os.stat("f").st_size, mapping.load()
-    return {"seen": [size, loaded], "blocks": blocks("f")}

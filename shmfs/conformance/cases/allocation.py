@@ -101,8 +101,21 @@ def a_failure_leaves_nothing(d: Path) -> Any:
     return [*answers, free()[0], state()]
 
 
+@case(options="size=64k,nr_inodes=24")
+def a_failure_initialises_existing_pages(d: Path) -> Any:
+    fd = new("f")
+    for page in (0, 1, 3, 12):
+        call("fallocate", fd, 0, page * PAGE, PAGE)
+    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
+    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
+    for page in range(13):
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
+    return seen
+
+
 @case(options=SMALL)
-def what_is_allocated_can_be_stored(d: Path) -> Any:
+def stores_into_preallocation(d: Path) -> Any:
     """In a file system that is full otherwise."""
     fd = new("f")
     os.posix_fallocate(fd, 0, 10 * PAGE)
@@ -120,7 +133,7 @@ def what_is_allocated_can_be_stored(d: Path) -> Any:
 
 
 @case()
-def behind_the_end(d: Path) -> Any:
+def preallocation_beyond_the_end(d: Path) -> Any:
     """Preallocation that the size does not cover: which truncations free it."""
     fd = new("f", b"x" * 100)
     seen = []
@@ -196,19 +209,3 @@ def seek_in_empty_and_full(d: Path) -> Any:
     ]
     os.ftruncate(full, 3000)
     return [seen, os.lseek(full, 0, os.SEEK_HOLE), isinstance(directory, int)]
-
-
-# ---- failures
-
-
-@case(options="size=64k,nr_inodes=24")
-def a_failure_initialises_existing_pages(d: Path) -> Any:
-    fd = new("f")
-    for page in (0, 1, 3, 12):
-        call("fallocate", fd, 0, page * PAGE, PAGE)
-    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
-    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
-    for page in range(13):
-        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
-        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
-    return seen

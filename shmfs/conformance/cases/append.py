@@ -8,7 +8,7 @@ from typing import Any
 from shmfs.conformance import case
 from shmfs.conformance.tools import content, new, preadv_with_flags, pwritev_with_flags, tried
 
-HIPRI, DSYNC, RWF_SYNC, NOWAIT, APPEND, NOAPPEND, ATOMIC, DONTCACHE = (1 << bit for bit in range(8))
+APPEND, NOAPPEND = 0x10, 0x20
 
 
 @case()

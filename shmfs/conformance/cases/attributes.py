@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import PAGE, Mapping, blocks, call, child, new, tried
+from shmfs.conformance.tools import PAGE, SETFLAGS, Mapping, blocks, call, child, new, tried
 
 BTIME, BASIC = 0x800, 0x7FF
-SETFLAGS = 0x40086602
-"""FS_IOC_SETFLAGS."""
 
 
 def statx(path: str, mask: int = BASIC | BTIME, flags: int = 0x100, at: int = -100) -> Any:
@@ -41,7 +39,7 @@ def statx_of_every_kind(d: Path) -> Any:
 
 
 @case()
-def statx_asked_for_little(d: Path) -> Any:
+def statx_of_few_fields(d: Path) -> Any:
     os.close(new("f", b"x"))
     return [int(statx("f", mask)[0], 16) & mask == mask for mask in (0, 0x200, 0x1, BTIME)]
 
@@ -59,7 +57,7 @@ def statx_refused(d: Path) -> Any:
 
 
 @case()
-def statx_told_not_to_sync(d: Path) -> Any:
+def statx_without_sync(d: Path) -> Any:
     fd = new("f", b"x")
     seen = [statx("f", flags=0x4000)[5]]
     os.pwrite(fd, b"more", 10)
@@ -71,6 +69,45 @@ def statx_of_a_descriptor(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     os.unlink("f")
     return statx("", flags=0x1000, at=fd)
+
+
+@case()
+def statx_fields(d: Path) -> Any:
+    os.close(new("f", b"x" * 5000)), os.symlink("f", "s"), os.mkdir("d")
+    seen: dict[Any, Any] = {}
+    for name in ("f", "s", "d"):
+        buffer = ctypes.create_string_buffer(256)
+        call("statx", -100, name, 0x100, 0x17FF, buffer)
+        figures = struct.unpack_from("<IIQIIIHHQQQ", buffer.raw)
+        mask, blksize, attributes, nlink, _, _, bits, _, _, size, blocks = figures
+        seen[name] = {
+            "basic": hex(mask & 0x7FF),
+            "btime": bool(mask & 0x800),
+            "blksize": blksize,
+            "attributes": hex(attributes & ~0x2000),
+            "nlink": nlink,
+            "mode": oct(bits),
+            "size": size,
+            "blocks": blocks,
+        }
+    buffer = ctypes.create_string_buffer(256)
+    seen["flags"] = [
+        tried(call, "statx", -100, "f", flag, 0x7FF, buffer) for flag in (0x2000, 0x4000, 0x6000)
+    ]
+    seen["empty path"] = tried(call, "statx", os.open("f", os.O_PATH), "", 0x1000, 0x7FF, buffer)
+    return seen
+
+
+@case()
+def statx_file_flags(d: Path) -> Any:
+    """Which file flags statx(2) knows of (stx_attributes_mask), and whether it tells of one that is set."""
+    fd = new("f")
+    fcntl.ioctl(fd, SETFLAGS, struct.pack("l", 0x40))
+    buffer = ctypes.create_string_buffer(256)
+    call("statx", -100, "f", 0, 0x7FF, buffer)
+    flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
+    attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
+    return {"known": hex(known & flags), "set": hex(attributes & flags)}
 
 
 @case()
@@ -88,6 +125,17 @@ def birth_is_the_first_ctime(d: Path) -> Any:
 
 
 @case()
+def birth_after_utime(d: Path) -> Any:
+    os.close(new("f"))
+    before = os.stat("f")
+    os.utime("f", (1, 2))
+    buffer = ctypes.create_string_buffer(256)
+    call("statx", -100, "f", 0, 0xFFF, buffer)
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer.raw, 0x50)
+    return {"kept": (seconds, nanoseconds) == divmod(before.st_ctime_ns, 10**9)}
+
+
+@case()
 def blocks_after_each_way_to_store(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 20 * PAGE)
@@ -101,7 +149,7 @@ def blocks_after_each_way_to_store(d: Path) -> Any:
 
 
 @case()
-def size_is_seen_by_all_at_once(d: Path) -> Any:
+def size_after_each_change(d: Path) -> Any:
     fd = new("f")
     seen = []
     for size in (1, 100, PAGE, 10 * PAGE, 50):
@@ -192,56 +240,3 @@ def pathconf(d: Path) -> Any:
         "PC_FILESIZEBITS",
     )
     return {name: tried(os.pathconf, ".", name) for name in names}
-
-
-# ---- more of statx
-
-
-@case()
-def statx_fields(d: Path) -> Any:
-    os.close(new("f", b"x" * 5000)), os.symlink("f", "s"), os.mkdir("d")
-    seen: dict[Any, Any] = {}
-    for name in ("f", "s", "d"):
-        buffer = ctypes.create_string_buffer(256)
-        call("statx", -100, name, 0x100, 0x17FF, buffer)
-        figures = struct.unpack_from("<IIQIIIHHQQQ", buffer.raw)
-        mask, blksize, attributes, nlink, _, _, bits, _, _, size, blocks = figures
-        seen[name] = {
-            "basic": hex(mask & 0x7FF),
-            "btime": bool(mask & 0x800),
-            "blksize": blksize,
-            "attributes": hex(attributes & ~0x2000),
-            "nlink": nlink,
-            "mode": oct(bits),
-            "size": size,
-            "blocks": blocks,
-        }
-    buffer = ctypes.create_string_buffer(256)
-    seen["flags"] = [
-        tried(call, "statx", -100, "f", flag, 0x7FF, buffer) for flag in (0x2000, 0x4000, 0x6000)
-    ]
-    seen["empty path"] = tried(call, "statx", os.open("f", os.O_PATH), "", 0x1000, 0x7FF, buffer)
-    return seen
-
-
-@case()
-def birth_after_utime(d: Path) -> Any:
-    os.close(new("f"))
-    before = os.stat("f")
-    os.utime("f", (1, 2))
-    buffer = ctypes.create_string_buffer(256)
-    call("statx", -100, "f", 0, 0xFFF, buffer)
-    seconds, nanoseconds = struct.unpack_from("<qI", buffer.raw, 0x50)
-    return {"kept": (seconds, nanoseconds) == divmod(before.st_ctime_ns, 10**9)}
-
-
-@case()
-def statx_file_flags(d: Path) -> Any:
-    """Which file flags statx(2) knows of (stx_attributes_mask), and whether it tells of one that is set."""
-    fd = new("f")
-    fcntl.ioctl(fd, SETFLAGS, struct.pack("l", 0x40))
-    buffer = ctypes.create_string_buffer(256)
-    call("statx", -100, "f", 0, 0x7FF, buffer)
-    flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
-    attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
-    return {"known": hex(known & flags), "set": hex(attributes & flags)}

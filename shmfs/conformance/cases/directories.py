@@ -117,7 +117,7 @@ def seek_to_every_name(d: Path) -> Any:
 
 
 @case()
-def names_come_and_go(d: Path) -> Any:
+def names_created_and_removed_during_a_listing(d: Path) -> Any:
     """Whoever reads a directory slowly misses no name that stays, and gets none twice."""
     create_files(300)
     fd = os.open(".", os.O_RDONLY)
@@ -172,7 +172,7 @@ def rewinding_shows_new_names(d: Path) -> Any:
 
 
 @case()
-def a_place_whose_name_has_gone(d: Path) -> Any:
+def the_position_of_a_removed_name(d: Path) -> Any:
     create_files(20)
     stream = Stream(".")
     for _ in range(8):
@@ -237,7 +237,7 @@ def a_rename_onto_a_name_keeps_or_moves_its_place(d: Path) -> Any:
 
 
 @case()
-def what_is_removed_while_a_listing_is_read(d: Path) -> Any:
+def names_removed_during_a_listing(d: Path) -> Any:
     os.mkdir("d")
     for number in range(20):
         os.close(new(f"d/{number}"))

@@ -34,7 +34,7 @@ def handles_of_every_kind(d: Path) -> Any:
 
 
 @case()
-def a_handle_of_what_is_gone(d: Path) -> Any:
+def a_handle_of_a_removed_file(d: Path) -> Any:
     os.close(new("f"))
     handle = handle_of("f")
     os.unlink("f")

@@ -42,7 +42,7 @@ def get_and_set(d: Path) -> Any:
 
 
 @case()
-def flags_and_what_they_forbid(d: Path) -> Any:
+def operations_that_flags_forbid(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     os.mkdir("d")
     os.close(new("d/inside"))

@@ -1,4 +1,4 @@
-"""File locks: flock(2), POSIX and open file description locks; and polling of files."""
+"""File locks: flock(2), POSIX locks and open file description locks. `polling` is of select(2) and epoll."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import Channel, new, process, tried
+from shmfs.conformance.tools import Channel, ask, new, process, tried
 
 RDLCK, WRLCK, UNLCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 OFD_GETLK, OFD_SETLK = 36, 37
@@ -33,11 +33,6 @@ def locking(channel: Channel, path: str) -> None:
             channel.send(os.close(fd))
         elif kind == "closing another":
             channel.send(os.close(os.open(path, os.O_RDWR)))
-
-
-def ask(channel: Channel, *order: Any) -> Any:
-    channel.send(order)
-    return channel.receive()
 
 
 @case()
@@ -103,7 +98,7 @@ def open_file_description_locks(d: Path) -> Any:
 
 
 @case()
-def a_lock_is_waited_for(d: Path) -> Any:
+def a_blocking_lock(d: Path) -> Any:
     fd = new("f")
     fcntl.lockf(fd, fcntl.LOCK_EX)
 
@@ -213,7 +208,7 @@ def a_posix_lock_ends_with_its_process(d: Path) -> Any:
 
 
 @case()
-def posix_locks_that_wait_for_each_other(d: Path) -> Any:
+def a_deadlock_of_posix_locks(d: Path) -> Any:
     fd = new("f")
     fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
 

@@ -23,11 +23,8 @@ from shmfs.conformance.tools import (
 
 MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE = 0, 3, 4, 8, 9
 MADV_WIPEONFORK, MADV_COLD, MADV_PAGEOUT, POPULATE_READ, POPULATE_WRITE = 18, 20, 21, 22, 23
-MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 24, 25, 102, 103
-MADV_HWPOISON, MADV_SOFT_OFFLINE, MADV_KEEPONFORK = 100, 101, 19
-
-
-# ---- madvise
+MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 24, 102, 103
+MADV_KEEPONFORK = 19
 
 
 def advised(number: int, m: Mapping | None = None) -> Any:
@@ -81,6 +78,21 @@ def madv_remove_changes_times(d: Path) -> Any:
 
 
 @case()
+def madv_remove_of_a_page(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * PAGE)
+    mapping = Mapping(fd, 4 * PAGE)
+    return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
+
+
+@case()
+def madv_remove_beyond_the_end(d: Path) -> Any:
+    fd = new("f")
+    call("fallocate", fd, 1, 0, 4 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    return [blocks("f"), mapping.advise(9), blocks("f")]
+
+
+@case()
 def madv_willneed(d: Path) -> Any:
     return advised(MADV_WILLNEED)
 
@@ -111,7 +123,7 @@ def madv_populate_write_of_a_private_mapping(d: Path) -> Any:
 
 
 @case()
-def madv_populate_behind_the_end(d: Path) -> Any:
+def madv_populate_beyond_the_end(d: Path) -> Any:
     m = Mapping(new("f", b"x"), 2 * PAGE)
     return [tried(m.advise, POPULATE_READ), tried(m.advise, POPULATE_WRITE)]
 
@@ -155,21 +167,10 @@ def madvise_that_is_not_aligned(d: Path) -> Any:
 
 
 @case()
-def madvise_of_what_is_not_mapped(d: Path) -> Any:
+def madvise_of_an_unmapped_range(d: Path) -> Any:
     m = mapped_file()
     m.unmap()
     return [tried(m.advise, number) for number in (MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE)]
-
-
-# ---- beyond the end
-
-
-@case()
-def madv_remove_beyond_the_end(d: Path) -> Any:
-    fd = new("f")
-    call("fallocate", fd, 1, 0, 4 * PAGE)
-    mapping = Mapping(fd, 2 * PAGE)
-    return [blocks("f"), mapping.advise(9), blocks("f")]
 
 
 @case()
@@ -195,13 +196,6 @@ def every_advice(d: Path) -> Any:
         seen[name] = tried(mapping.advise, number)
     seen["after"] = [mapping.load(0, 4), mapping.load(PAGE, 4), content("f")[PAGE : PAGE + 5]]
     return seen
-
-
-@case()
-def madv_remove_of_a_page(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
 
 
 @case()

@@ -1,4 +1,4 @@
-"""Mappings at work: holes, stores, programs and libraries that are run from the file system."""
+"""Use of mappings: holes, stores, many mappings, and programs and libraries that the kernel maps."""
 
 import ctypes
 import mmap
@@ -41,7 +41,7 @@ def noexec(d: Path) -> Any:
 
 
 @case()
-def too_many(d: Path) -> Any:
+def max_map_count(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
 
@@ -57,7 +57,15 @@ def too_many(d: Path) -> Any:
 
 
 @case()
-def a_hole_that_was_read_and_is_written(d: Path) -> Any:
+def a_thousand_mappings_of_one_file(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    mappings = [Mapping(fd) for _ in range(1000)]
+    mappings[0].store(b"seen")
+    return [{m.load(0, 4) for m in mappings}, [m.unmap() for m in mappings[:3]]]
+
+
+@case()
+def stores_into_holes_that_were_read(d: Path) -> Any:
     """The kernel's page for the hole must not go on being taken for the file's."""
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
@@ -109,7 +117,7 @@ def stores_reach_the_file(d: Path) -> Any:
 
 
 @case()
-def pythons_own(d: Path) -> Any:
+def mmap_of_python(d: Path) -> Any:
     with open("f", "w+b") as file:
         file.write(b"0123456789" * 1000)
         file.flush()
@@ -150,14 +158,6 @@ def a_library_is_loaded(d: Path) -> Any:
     library = next(Path(path) for path in sorted(mapped) if "/libc.so" in path or "/libm" in path)
     Path("lib.so").write_bytes(library.read_bytes())
     return child(lambda: bool(ctypes.CDLL("./lib.so")))
-
-
-@case()
-def a_thousand_mappings_of_one_file(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    mappings = [Mapping(fd) for _ in range(1000)]
-    mappings[0].store(b"seen")
-    return [{m.load(0, 4) for m in mappings}, [m.unmap() for m in mappings[:3]]]
 
 
 def status_of(*command: str) -> Any:

@@ -1,4 +1,4 @@
-"""The checks of do_mmap (mm/mmap.c) and its callers, one by one, as a process sees them."""
+"""Arguments of mmap(2): length, offset, type, flags and address. Compare mm/mmap.c:do_mmap."""
 
 import os
 from pathlib import Path

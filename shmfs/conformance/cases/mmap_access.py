@@ -1,6 +1,8 @@
-"""The checks of do_mmap (mm/mmap.c) that compare what a mapping asks for with what the descriptor permits."""
+"""Access that mmap(2) permits: protection, open flags, inode flags, kinds of files. See mm/mmap.c:do_mmap."""
 
+import fcntl
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from shmfs.conformance.tools import (
     PAGE,
     PRIVATE,
     READ,
+    SETFLAGS,
     SHARED,
     WRITE,
     Mapping,
@@ -106,17 +109,14 @@ def shared_write_with_o_append(d: Path) -> Any:
 
 def _append_only(look: Callable[[], Any]) -> Any:
     """What is answered while the file is append-only (chattr +a)."""
-    import fcntl
-    import struct
-
     fd = data_file(os.O_RDONLY)
-    answer = tried(fcntl.ioctl, fd, 0x40086602, struct.pack("<Q", 0x20))
+    answer = tried(fcntl.ioctl, fd, SETFLAGS, struct.pack("<Q", 0x20))
     if isinstance(answer, str):
         return {"chattr": answer}
     try:
         return {"chattr": "done", "answer": look()}
     finally:
-        fcntl.ioctl(fd, 0x40086602, bytes(8))
+        fcntl.ioctl(fd, SETFLAGS, bytes(8))
 
 
 @case()

@@ -38,7 +38,7 @@ def a_bare_size(d: Path) -> Any:
 
 
 @case(mounts=True)
-def a_percentage_of_what_takes_none(d: Path) -> Any:
+def a_percentage_of_a_count(d: Path) -> Any:
     return refused("nr_blocks=10%", "nr_inodes=10%")
 
 
@@ -63,7 +63,7 @@ def a_malformed_owner(d: Path) -> Any:
 
 
 @case(mounts=True)
-def a_value_for_what_takes_none(d: Path) -> Any:
+def a_value_of_a_flag(d: Path) -> Any:
     return refused("inode32=1", "inode64=yes")
 
 
@@ -174,7 +174,7 @@ def the_root(d: Path) -> Any:
 
 
 @case(mounts=True)
-def flags_that_statvfs_tells(d: Path) -> Any:
+def flags_reported_by_statvfs(d: Path) -> Any:
     known = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
     words = "ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosuid,nodev,noexec"
     return each(*words, look=lambda directory: os.statvfs(directory).f_flag & known)

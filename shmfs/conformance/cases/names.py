@@ -272,7 +272,7 @@ def paths(d: Path) -> Any:
 
 
 @case()
-def missing_names_are_seen_when_made(d: Path) -> Any:
+def negative_dentries(d: Path) -> Any:
     """Negative entries in the kernel's cache go when the name comes, by whatever operation."""
     seen = []
     os.close(new("f")), os.mkdir("d")

@@ -32,7 +32,7 @@ def mincore_after_a_write(d: Path) -> Any:
 
 
 @case()
-def mincore_of_another_who_may_not_write(d: Path) -> Any:
+def mincore_without_write_permission(d: Path) -> Any:
     """can_do_mincore: all is said to be there."""
     os.close(new("f", b"x" * PAGE, 0o644))
     os.truncate("f", 4 * PAGE)

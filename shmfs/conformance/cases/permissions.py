@@ -1,4 +1,4 @@
-"""Modes, owners, set-id bits: who may do what, and what a change takes away."""
+"""Modes and owners: which access they permit, and who may change them."""
 
 import os
 import stat
@@ -128,7 +128,7 @@ def chown_of_directories(d: Path) -> Any:
 
 
 @case()
-def who_may_change_attributes(d: Path) -> Any:
+def permission_to_change_attributes(d: Path) -> Any:
     os.chmod(".", 0o777)
     os.close(new("root", mode=0o666)), os.close(new("own", mode=0o644))
     os.chown("own", 1000, 1000)

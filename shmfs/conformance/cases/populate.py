@@ -1,4 +1,4 @@
-"""Pages that one call allocates at once, up to a limit and beyond it: mlock, MAP_POPULATE, huge pages."""
+"""Calls that allocate many pages, up to a limit and beyond it: mlock, MAP_POPULATE, huge pages."""
 
 import contextlib
 import os
@@ -76,7 +76,7 @@ def mlock_of_a_reader_beyond_the_limit(d: Path) -> Any:
 
 
 @case(options=SMALL)
-def mlock_beyond_the_limit_that_was_raised_meanwhile(d: Path) -> Any:
+def mlock_after_the_limit_is_raised(d: Path) -> Any:
     fd = full()
     m = Mapping(fd, PAGES * PAGE)
     seen = [tried(call, "mlock", m.address, m.length)]
@@ -185,6 +185,16 @@ def mlock_of_an_unlinked_file_beyond_the_limit(d: Path) -> Any:
     return [*seen, child(m.store, b"x", 5 * PAGE), m.load(28 * PAGE)]
 
 
+@case()
+def map_populate(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    os.ftruncate(fd, 8 * PAGE)
+    mapping = Mapping(fd, 8 * PAGE, READ | WRITE, SHARED | POPULATE)
+    seen = [blocks("f"), mapping.resident()]
+    behind = Mapping(fd, 16 * PAGE, READ | WRITE, SHARED | POPULATE)
+    return [seen, behind.load(0), child(behind.load, 8 * PAGE)]
+
+
 # ---- advice
 
 
@@ -219,13 +229,3 @@ def madv_hugepage_of_data(d: Path) -> Any:
     with contextlib.suppress(OSError):
         m.advise(MADV_HUGEPAGE)
     return [set(m.load(0, HUGE)), blocks("f")]
-
-
-@case()
-def map_populate(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    os.ftruncate(fd, 8 * PAGE)
-    mapping = Mapping(fd, 8 * PAGE, READ | WRITE, SHARED | POPULATE)
-    seen = [blocks("f"), mapping.resident()]
-    behind = Mapping(fd, 16 * PAGE, READ | WRITE, SHARED | POPULATE)
-    return [seen, behind.load(0), child(behind.load, 8 * PAGE)]

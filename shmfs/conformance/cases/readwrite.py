@@ -21,9 +21,8 @@ from shmfs.conformance.tools import (
     tried,
 )
 
-HIPRI, DSYNC, RWF_SYNC, NOWAIT, APPEND, NOAPPEND, ATOMIC, DONTCACHE = (1 << bit for bit in range(8))
+HIPRI, DSYNC, RWF_SYNC, NOWAIT, ATOMIC, DONTCACHE = 0x1, 0x2, 0x4, 0x8, 0x40, 0x80
 LONG_MAX = (1 << 63) - 1
-MAX = (1 << 63) - 1
 
 
 # ---- flags of preadv2 and pwritev2
@@ -69,6 +68,17 @@ def rwf_unknown(d: Path) -> Any:
     return [pwritev_with_flags(1 << 12), os.unlink("f"), preadv_with_flags(1 << 30)]
 
 
+@case()
+def rwf_nowait_atomic_and_unknown(d: Path) -> Any:
+    fd = new("f", b"x")
+    return {
+        "read": tried(os.preadv, fd, [bytearray(1)], 0, os.RWF_NOWAIT),
+        "write": tried(os.pwritev, fd, [b"x"], 0, 8),
+        "atomic": tried(os.pwritev, fd, [b"x"], 0, 0x40),
+        "unknown": tried(os.pwritev, fd, [b"x"], 0, 0x4000),
+    }
+
+
 # ---- vectors
 
 
@@ -90,6 +100,22 @@ def vectors_of_too_many_parts(d: Path) -> Any:
         tried(os.readv, fd, [bytearray(1)] * 1025),
         tried(os.writev, fd, []),
     ]
+
+
+@case()
+def vectors_at_offsets(d: Path) -> Any:
+    fd = new("f")
+    parts = [b"x" * 5000, b"", b"y" * 10]
+    seen: list[Any] = [
+        os.writev(fd, parts),
+        os.pwritev(fd, parts, 3),
+        os.pwritev(fd, [b"end"], 0, os.RWF_APPEND),
+    ]
+    buffers = [bytearray(4), bytearray(6000)]
+    seen += [os.preadv(fd, buffers, 2), bytes(buffers[0]), digest(bytes(buffers[1]))]
+    seen += [os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size]
+    seen += [tried(os.pwritev, fd, [b"s"], 0, os.RWF_SYNC), tried(os.pwritev, fd, [b"s"], 0, os.RWF_DSYNC)]
+    return seen
 
 
 @case()
@@ -144,6 +170,41 @@ def largest_offsets(d: Path) -> Any:
 
 
 @case()
+def bad_offsets(d: Path) -> Any:
+    fd = new("f", b"x")
+    return {
+        "pread": tried(os.pread, fd, 1, -1),
+        "pwrite": tried(os.pwrite, fd, b"x", -1),
+        "read far": tried(os.pread, fd, 1, LONG_MAX - 1),
+        "lseek": tried(os.lseek, fd, -1, os.SEEK_SET),
+        "lseek before": tried(os.lseek, fd, -2, os.SEEK_END),
+        "lseek far": tried(os.lseek, fd, LONG_MAX, os.SEEK_SET),
+        "read there": tried(os.read, fd, 1),
+        "write there": tried(os.write, fd, b"x"),
+        "lseek over": tried(os.lseek, fd, 1, os.SEEK_CUR),
+        "whence": tried(call, "lseek", fd, 0, 77),
+        "truncate": tried(os.ftruncate, fd, -1),
+        "truncate far": tried(os.ftruncate, fd, LONG_MAX),
+        "size": os.fstat(fd).st_size,
+    }
+
+
+@case()
+def writes_up_to_the_largest_offset(d: Path) -> Any:
+    fd = new("f")
+    seen = {
+        "last byte": tried(os.pwrite, fd, b"x", LONG_MAX - 1),
+        "beyond": tried(os.pwrite, fd, b"x", LONG_MAX),
+        "across": tried(os.pwrite, fd, b"xyz", LONG_MAX - 2),
+        "size": os.fstat(fd).st_size,
+        "blocks": blocks("f"),
+        "read": tried(os.pread, fd, 10, LONG_MAX - 2),
+    }
+    os.ftruncate(fd, 0)
+    return seen
+
+
+@case()
 def a_sparse_file_of_16_gib(d: Path) -> Any:
     fd = new("f")
     os.pwrite(fd, b"end", (16 << 30) - 3)
@@ -176,7 +237,7 @@ def a_read_across_holes(d: Path) -> Any:
     return [digest(os.pread(fd, 10 * PAGE, 0)), digest(os.pread(fd, 3 * PAGE, 99)), os.fstat(fd).st_size]
 
 
-# ---- ways to open
+# ---- synchronous and empty writes
 
 
 @case()
@@ -188,78 +249,7 @@ def o_sync_and_o_dsync(d: Path) -> Any:
     return [len(content("f")), blocks("f")]
 
 
-# ---- limits
-
-
 @case()
 def writes_of_nothing_change_no_times(d: Path) -> Any:
     fd = new("f", b"x")
     return [changes(lambda: os.pwrite(fd, b"", 0), f="f"), changes(lambda: os.writev(fd, [b"", b""]), f="f")]
-
-
-# ---- more flags and vectors
-
-
-@case()
-def nowait(d: Path) -> Any:
-    fd = new("f", b"x")
-    return {
-        "read": tried(os.preadv, fd, [bytearray(1)], 0, os.RWF_NOWAIT),
-        "write": tried(os.pwritev, fd, [b"x"], 0, 8),
-        "atomic": tried(os.pwritev, fd, [b"x"], 0, 0x40),
-        "unknown": tried(os.pwritev, fd, [b"x"], 0, 0x4000),
-    }
-
-
-@case()
-def vectors_and_flags(d: Path) -> Any:
-    fd = new("f")
-    parts = [b"x" * 5000, b"", b"y" * 10]
-    seen: list[Any] = [
-        os.writev(fd, parts),
-        os.pwritev(fd, parts, 3),
-        os.pwritev(fd, [b"end"], 0, os.RWF_APPEND),
-    ]
-    buffers = [bytearray(4), bytearray(6000)]
-    seen += [os.preadv(fd, buffers, 2), bytes(buffers[0]), digest(bytes(buffers[1]))]
-    seen += [os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size]
-    seen += [tried(os.pwritev, fd, [b"s"], 0, os.RWF_SYNC), tried(os.pwritev, fd, [b"s"], 0, os.RWF_DSYNC)]
-    return seen
-
-
-# ---- more offsets
-
-
-@case()
-def bad_offsets(d: Path) -> Any:
-    fd = new("f", b"x")
-    return {
-        "pread": tried(os.pread, fd, 1, -1),
-        "pwrite": tried(os.pwrite, fd, b"x", -1),
-        "read far": tried(os.pread, fd, 1, MAX - 1),
-        "lseek": tried(os.lseek, fd, -1, os.SEEK_SET),
-        "lseek before": tried(os.lseek, fd, -2, os.SEEK_END),
-        "lseek far": tried(os.lseek, fd, MAX, os.SEEK_SET),
-        "read there": tried(os.read, fd, 1),
-        "write there": tried(os.write, fd, b"x"),
-        "lseek over": tried(os.lseek, fd, 1, os.SEEK_CUR),
-        "whence": tried(call, "lseek", fd, 0, 77),
-        "truncate": tried(os.ftruncate, fd, -1),
-        "truncate far": tried(os.ftruncate, fd, MAX),
-        "size": os.fstat(fd).st_size,
-    }
-
-
-@case()
-def writes_at_the_far_end(d: Path) -> Any:
-    fd = new("f")
-    seen = {
-        "last byte": tried(os.pwrite, fd, b"x", MAX - 1),
-        "beyond": tried(os.pwrite, fd, b"x", MAX),
-        "across": tried(os.pwrite, fd, b"xyz", MAX - 2),
-        "size": os.fstat(fd).st_size,
-        "blocks": blocks("f"),
-        "read": tried(os.pread, fd, 10, MAX - 2),
-    }
-    os.ftruncate(fd, 0)
-    return seen

@@ -16,6 +16,7 @@ from shmfs.conformance.tools import (
     WRITE,
     Channel,
     Mapping,
+    ask,
     blocks,
     child,
     content,
@@ -35,11 +36,6 @@ def obey(channel: Channel, flags: int, pages: int = 4) -> None:
             channel.send("stored")
         else:
             channel.send(mapping.load(offset, data))
-
-
-def ask(channel: Channel, offset: int, data: Any) -> Any:
-    channel.send((offset, data))
-    return channel.receive()
 
 
 @case()
@@ -102,7 +98,7 @@ def over_fork(d: Path) -> Any:
 
 
 @case()
-def mapped_by_unlinked_name(d: Path) -> Any:
+def mappings_of_an_unlinked_file(d: Path) -> Any:
     os.ftruncate(new("f"), 4 * PAGE)
     with process(obey, 1) as one, process(obey, 1) as two:
         one.receive(), two.receive()

@@ -12,7 +12,7 @@ from shmfs.conformance import case
 from shmfs.conformance.tools import PAGE, PRIVATE, Channel, Mapping, call, child, libc, new, process, tried
 
 MUTEX, CONDITION, BARRIER, RWLOCK, COUNTER = 0, 64, 128, 192, 256
-WAIT, WAKE, REQUEUE, PRIVATE_FLAG = 0, 1, 3, 128
+WAIT, WAKE = 0, 1
 
 
 def shared_page() -> Mapping:

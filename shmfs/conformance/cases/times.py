@@ -1,4 +1,4 @@
-"""Which operation changes which times of which files. Nothing here depends on how long anything takes."""
+"""Times of files: which operation changes which. No case depends on how long anything takes."""
 
 import os
 import struct
@@ -168,6 +168,14 @@ def of_first_stores(d: Path) -> Any:
 
 
 @case()
+def of_adjacent_mappings(d: Path) -> Any:
+    fd = new("f")
+    place = Mapping(new("other"), 4 * PAGE, 0).address
+    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
+    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")
+
+
+@case()
 def of_attributes(d: Path) -> Any:
     fd = new("f", b"x")
     os.symlink("f", "s"), os.mkdir("d")
@@ -232,7 +240,7 @@ def never_go_back(d: Path) -> Any:
 
 
 @case()
-def who_may_set(d: Path) -> Any:
+def permission_to_set(d: Path) -> Any:
     os.close(new("f", b"x", 0o666))
     os.close(new("g", b"x", 0o644))
     return {
@@ -285,11 +293,3 @@ def strictatime(d: Path) -> Any:
 @case(options="size=1m,nodiratime")
 def nodiratime(d: Path) -> Any:
     return _policies(d)
-
-
-@case()
-def of_adjacent_mappings(d: Path) -> Any:
-    fd = new("f")
-    place = Mapping(new("other"), 4 * PAGE, 0).address
-    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
-    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")

@@ -1,4 +1,4 @@
-"""Operations on a mapping: mprotect, mremap, munmap, mbind, userfaultfd, io_uring buffers."""
+"""Operations on an existing mapping: mprotect, mremap, munmap, mbind, userfaultfd, buffers of io_uring."""
 
 import ctypes
 import os
@@ -44,7 +44,7 @@ def mprotect_that_is_not_aligned(d: Path) -> Any:
 
 
 @case()
-def mprotect_of_what_is_not_mapped(d: Path) -> Any:
+def mprotect_of_an_unmapped_range(d: Path) -> Any:
     m = mapped_file()
     m.unmap()
     return tried(m.protect, READ)
@@ -94,6 +94,29 @@ def pkey_mprotect_without_a_key(d: Path) -> Any:
     return tried(call, "pkey_mprotect", m.address, PAGE, READ, -1)
 
 
+@case()
+def mprotect_of_a_readers_mapping(d: Path) -> Any:
+    os.close(new("f", b"x" * PAGE))
+    reader = os.open("f", os.O_RDONLY)
+    shared, private = Mapping(reader, PAGE, READ), Mapping(reader, PAGE, READ, PRIVATE)
+    seen = {
+        "shared": tried(shared.protect, READ | WRITE),
+        "private": tried(private.protect, READ | WRITE),
+        "execute": tried(shared.protect, READ | EXEC),
+        "nothing": tried(shared.protect, 0),
+        "store": child(shared.store, b"y"),
+        "load without right": child(shared.load),
+    }
+    writable = Mapping(os.open("f", os.O_RDWR), PAGE, READ)
+    seen["raised"] = [
+        child(writable.store, b"z"),
+        tried(writable.protect, READ | WRITE),
+        child(writable.store, b"z"),
+    ]
+    seen["content"] = content("f")[:2]
+    return seen
+
+
 # ---- mremap
 
 
@@ -109,7 +132,7 @@ def mremap_grows(d: Path) -> Any:
 
 
 @case()
-def mremap_grows_behind_the_end(d: Path) -> Any:
+def mremap_grows_beyond_the_end(d: Path) -> Any:
     moved = remap(mapped_file(1), PAGE, 4 * PAGE)
     return [ctypes.string_at(moved, 1), child(ctypes.string_at, moved + PAGE, 1)]
 
@@ -189,87 +212,6 @@ def mremap_of_a_part_keeps_its_offset(d: Path) -> Any:
     ]
 
 
-# ---- munmap
-
-
-@case()
-def munmap_of_a_part(d: Path) -> Any:
-    m = mapped_file(3)
-    m.store(b"kept", 2 * PAGE)
-    call("munmap", m.address + PAGE, PAGE)
-    return [m.load(), child(m.load, PAGE), m.load(2 * PAGE, 4), content("f")[2 * PAGE :][:4]]
-
-
-@case()
-def munmap_refused(d: Path) -> Any:
-    m = mapped_file()
-    return [tried(call, "munmap", m.address + 1, PAGE), tried(call, "munmap", m.address, 0), m.load()]
-
-
-@case()
-def munmap_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapped_file()
-    return [m.unmap(), m.unmap()]
-
-
-@case()
-def an_unmapped_and_unlinked_file_gives_its_pages_back(d: Path) -> Any:
-    before = free()
-    fd = new("f", b"x" * 10 * PAGE)
-    m = Mapping(fd, 10 * PAGE)
-    os.close(fd)
-    os.unlink("f")
-    held = before[0] - free()[0]
-    m.unmap()
-    return [held, eventually(free, before) == before]
-
-
-@case()
-def remap_file_pages(d: Path) -> Any:
-    fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
-    m = Mapping(fd, 3 * PAGE)
-    return [tried(call, "remap_file_pages", m.address, PAGE, 0, 2, 0), m.load(), m.load(PAGE)]
-
-
-@case()
-def what_proc_maps_tells(d: Path) -> Any:
-    """/proc/self/maps: rights, offset and name."""
-    m = mapped_file(2)
-    line = next(
-        line
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if line.startswith(f"{m.address:x}-")
-    )
-    rights, offset, _, inode, name = line.split(None, 5)[1:]
-    return [rights, offset, int(inode) == os.stat("f").st_ino, name.endswith("/room/f")]
-
-
-# ---- mprotect and mremap of several kinds
-
-
-@case()
-def mprotect_of_a_readers_mapping(d: Path) -> Any:
-    os.close(new("f", b"x" * PAGE))
-    reader = os.open("f", os.O_RDONLY)
-    shared, private = Mapping(reader, PAGE, READ), Mapping(reader, PAGE, READ, PRIVATE)
-    seen = {
-        "shared": tried(shared.protect, READ | WRITE),
-        "private": tried(private.protect, READ | WRITE),
-        "execute": tried(shared.protect, READ | EXEC),
-        "nothing": tried(shared.protect, 0),
-        "store": child(shared.store, b"y"),
-        "load without right": child(shared.load),
-    }
-    writable = Mapping(os.open("f", os.O_RDWR), PAGE, READ)
-    seen["raised"] = [
-        child(writable.store, b"z"),
-        tried(writable.protect, READ | WRITE),
-        child(writable.store, b"z"),
-    ]
-    seen["content"] = content("f")[:2]
-    return seen
-
-
 @case()
 def mremap_moves_and_duplicates(d: Path) -> Any:
     fd = new("f")
@@ -289,7 +231,62 @@ def mremap_moves_and_duplicates(d: Path) -> Any:
     return seen
 
 
-# ---- other users of its pages
+# ---- munmap
+
+
+@case()
+def munmap_of_a_part(d: Path) -> Any:
+    m = mapped_file(3)
+    m.store(b"kept", 2 * PAGE)
+    call("munmap", m.address + PAGE, PAGE)
+    return [m.load(), child(m.load, PAGE), m.load(2 * PAGE, 4), content("f")[2 * PAGE :][:4]]
+
+
+@case()
+def munmap_refused(d: Path) -> Any:
+    m = mapped_file()
+    return [tried(call, "munmap", m.address + 1, PAGE), tried(call, "munmap", m.address, 0), m.load()]
+
+
+@case()
+def munmap_of_an_unmapped_range(d: Path) -> Any:
+    m = mapped_file()
+    return [m.unmap(), m.unmap()]
+
+
+@case()
+def pages_of_an_unmapped_unlinked_file(d: Path) -> Any:
+    before = free()
+    fd = new("f", b"x" * 10 * PAGE)
+    m = Mapping(fd, 10 * PAGE)
+    os.close(fd)
+    os.unlink("f")
+    held = before[0] - free()[0]
+    m.unmap()
+    return [held, eventually(free, before) == before]
+
+
+@case()
+def remap_file_pages(d: Path) -> Any:
+    fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
+    m = Mapping(fd, 3 * PAGE)
+    return [tried(call, "remap_file_pages", m.address, PAGE, 0, 2, 0), m.load(), m.load(PAGE)]
+
+
+@case()
+def proc_maps(d: Path) -> Any:
+    """/proc/self/maps: rights, offset and name."""
+    m = mapped_file(2)
+    line = next(
+        line
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.startswith(f"{m.address:x}-")
+    )
+    rights, offset, _, inode, name = line.split(None, 5)[1:]
+    return [rights, offset, int(inode) == os.stat("f").st_ino, name.endswith("/room/f")]
+
+
+# ---- other users of the pages
 
 
 @case()
