@@ -229,7 +229,7 @@ def chmod_changes_the_mask(d: Path) -> Any:
 
 @case()
 def a_list_that_drops_setgid(d: Path) -> Any:
-    """posix_acl_update_mode: who is not in the group loses the bit by setting a list."""
+    """A caller outside the group clears the bit by setting a list. Compare posix_acl_update_mode."""
     os.close(new("f")), os.chown("f", ALICE, 77), os.chmod("f", 0o2775)
     value = acl((USER_OBJ, 7), (USER, 6, BOB), (GROUP_OBJ, 5), (MASK, 7), (OTHER, 5))
     return [alice(os.setxattr, "f", ACCESS, value), mode("f")]
@@ -237,7 +237,7 @@ def a_list_that_drops_setgid(d: Path) -> Any:
 
 @case()
 def a_list_that_is_removed_drops_setgid(d: Path) -> Any:
-    """As one that is set does; also where there was none."""
+    """Removing a list clears the bit as setting one does, even where the file had no list."""
     seen = {}
     for how, groups in (("outsider", ()), ("member", (77,))):
         for name, remove in (

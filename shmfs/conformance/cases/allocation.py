@@ -62,7 +62,7 @@ def arguments(d: Path) -> Any:
 
 @case()
 def random_allocation(d: Path) -> Any:
-    """Sizes, blocks, data and holes after every one of many steps."""
+    """Sizes, blocks, data and holes after each of 300 random steps."""
     random.seed(5)
     fd = new("f")
     m = Mapping(fd, 40 * PAGE)
@@ -116,7 +116,7 @@ def a_failure_initialises_existing_pages(d: Path) -> Any:
 
 @case(options=SMALL)
 def stores_into_preallocation(d: Path) -> Any:
-    """In a file system that is full otherwise."""
+    """The file system has no other free pages."""
     fd = new("f")
     os.posix_fallocate(fd, 0, 10 * PAGE)
     m = Mapping(fd, 10 * PAGE)
@@ -134,7 +134,7 @@ def stores_into_preallocation(d: Path) -> Any:
 
 @case()
 def preallocation_beyond_the_end(d: Path) -> Any:
-    """Preallocation that the size does not cover: which truncations free it."""
+    """Which truncations free preallocation beyond the end of the file."""
     fd = new("f", b"x" * 100)
     seen = []
     for size in (100, 50, 5 * PAGE, 20 * PAGE, 0):
@@ -146,7 +146,7 @@ def preallocation_beyond_the_end(d: Path) -> Any:
 
 @case()
 def holes_in_mappings(d: Path) -> Any:
-    """A hole is made under a mapping: zeros, and a store fills it again."""
+    """A punched hole reads as zeros in mappings, and a store fills it again."""
     fd = new("f", b"x" * 8 * PAGE)
     m, private = Mapping(fd, 8 * PAGE), Mapping(fd, 8 * PAGE, flags=2)
     private.store(b"own", PAGE)

@@ -100,7 +100,7 @@ def statx_fields(d: Path) -> Any:
 
 @case()
 def statx_file_flags(d: Path) -> Any:
-    """Which file flags statx(2) knows of (stx_attributes_mask), and whether it tells of one that is set."""
+    """The flags in stx_attributes_mask, and stx_attributes of a file with FS_NODUMP_FL."""
     fd = new("f")
     fcntl.ioctl(fd, SETFLAGS, struct.pack("l", 0x40))
     buffer = ctypes.create_string_buffer(256)

@@ -35,7 +35,7 @@ def random_writes_and_truncations(d: Path) -> Any:
 
 @case()
 def random_readers_and_writers(d: Path) -> Any:
-    """Descriptors and mappings of every kind come and go over one file with holes."""
+    """Random descriptors and mappings of one file with holes, opened and closed between reads and writes."""
     choose = random.Random(4)
     os.close(new("f"))
     fds: list[tuple[int, int]] = []

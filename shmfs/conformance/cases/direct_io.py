@@ -102,7 +102,7 @@ def o_direct_by_fcntl(d: Path) -> Any:
 
 @case()
 def io_submit_completes_requests(d: Path) -> Any:
-    """What io_submit(2) starts with O_DIRECT is done when it returns: nothing is left to wait for."""
+    """Requests with O_DIRECT are complete when io_submit(2) returns."""
     count, size = 32, 64 << 10
     os.close(new("f", b"x" * size * count))
     fd = os.open("f", os.O_RDWR | os.O_DIRECT)

@@ -118,7 +118,7 @@ def seek_to_every_name(d: Path) -> Any:
 
 @case()
 def names_created_and_removed_during_a_listing(d: Path) -> Any:
-    """Whoever reads a directory slowly misses no name that stays, and gets none twice."""
+    """A slow reader gets each name that stays exactly once."""
     create_files(300)
     fd = os.open(".", os.O_RDONLY)
     names: list[bytes] = []

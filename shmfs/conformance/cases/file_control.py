@@ -26,7 +26,7 @@ def extents_and_clones(d: Path) -> Any:
 
 @case()
 def unsupported_ioctls(d: Path) -> Any:
-    """FITRIM, with an argument and with none, and FS_IOC_GETFSUUID."""
+    """FITRIM with and without an argument, and FS_IOC_GETFSUUID."""
     fd = new("f")
     room = ctypes.create_string_buffer(64)
     return {

@@ -91,7 +91,7 @@ def inotify_of_allocation(d: Path) -> Any:
 
 @case()
 def inotify_of_mappings(d: Path) -> Any:
-    """Stores are told to nobody."""
+    """Stores through a mapping cause no events."""
     fd = new("f", b"x" * 4096)
     return events_of(lambda: (m := Mapping(fd), m.load(), m.store(b"y"), m.sync(4)), path="f")
 
@@ -195,7 +195,7 @@ def fanotify_of_the_whole_file_system(d: Path) -> Any:
 
 @case()
 def fanotify_of_every_name(d: Path) -> Any:
-    """A mark on the file system that tells events by handle (FAN_REPORT_DFID_NAME)."""
+    """A mark on the whole file system with FAN_REPORT_DFID_NAME."""
     watch = tried(call, "fanotify_init", 0xC00, os.O_RDONLY)
     if isinstance(watch, str):
         return {"mark": watch}

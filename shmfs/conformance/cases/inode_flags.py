@@ -113,7 +113,7 @@ def extended_flags(d: Path) -> Any:
 
 @case()
 def ctime(d: Path) -> Any:
-    """FS_IOC_SETFLAGS, also for one who has just looked at the attributes."""
+    """FS_IOC_SETFLAGS changes it, even where the kernel has the attributes cached."""
     os.close(new("f"))
     os.mkdir("s")
     seen = []

@@ -16,7 +16,7 @@ NOW = fcntl.LOCK_NB
 
 
 def locking(channel: Channel, path: str) -> None:
-    """A process that locks as it is told."""
+    """The main loop of a process that locks on request."""
     fd = os.open(path, os.O_RDWR)
     channel.send("ready")
     while (order := channel.receive()) != "gone":

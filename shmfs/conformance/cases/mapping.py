@@ -66,7 +66,7 @@ def a_thousand_mappings_of_one_file(d: Path) -> Any:
 
 @case()
 def stores_into_holes_that_were_read(d: Path) -> Any:
-    """The kernel's page for the hole must not go on being taken for the file's."""
+    """Readers see the stored data, not a page of zeros that was cached for the hole."""
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
     os.close(fd)
@@ -182,7 +182,7 @@ def a_truncating_open_of_a_running_program(d: Path) -> Any:
 
 @case()
 def a_writable_mapping_without_a_descriptor(d: Path) -> Any:
-    """Who may write through it is a writer: of a program, to inotify, to leases."""
+    """The mapping keeps the file open for writing: for inotify, for execve(2) and for leases."""
     shutil.copy("/bin/true", "t")
     watch = call("inotify_init1", os.O_NONBLOCK)
     fd = os.open("t", os.O_RDWR)

@@ -90,7 +90,7 @@ def offset_plus_length_overflows(d: Path) -> Any:
 
 @case()
 def offset_over_the_largest_file(d: Path) -> Any:
-    """file_mmap_ok: s_maxbytes."""
+    """Compare mm/mmap.c:file_mmap_ok, which checks s_maxbytes."""
     fd = data_file()
     return [
         try_map(fd, PAGE, READ, SHARED, LONG_MAX & -PAGE),

@@ -108,7 +108,7 @@ def shared_write_with_o_append(d: Path) -> Any:
 
 
 def _append_only(look: Callable[[], Any]) -> Any:
-    """What is answered while the file is append-only (chattr +a)."""
+    """The answer of a function while the file is append-only (chattr +a)."""
     fd = data_file(os.O_RDONLY)
     answer = tried(fcntl.ioctl, fd, SETFLAGS, struct.pack("<Q", 0x20))
     if isinstance(answer, str):

@@ -273,7 +273,7 @@ def paths(d: Path) -> Any:
 
 @case()
 def negative_dentries(d: Path) -> Any:
-    """Negative entries in the kernel's cache go when the name comes, by whatever operation."""
+    """Every operation that creates a name invalidates the kernel's negative dentry."""
     seen = []
     os.close(new("f")), os.mkdir("d")
     for name, make in (
@@ -316,7 +316,7 @@ def a_name_that_changes_its_kind(d: Path) -> Any:
 
 @case()
 def random_operations(d: Path) -> Any:
-    """The same thousand operations on few names: the same answers, the same tree."""
+    """A thousand random operations on few names: their answers, and the tree that they leave."""
     choose = random.Random(2)
     seen = []
     places = ["", "a/", "b/", "a/b/", "b/a/", "a/b/c/"]

@@ -145,7 +145,7 @@ def mapped_data_after_a_failed_write(d: Path) -> Any:
 
 @case(options="size=64k,nr_inodes=24")
 def a_failed_write_up_to_the_end(d: Path) -> Any:
-    """The writer of a last page that is not cached has its lock until it is answered."""
+    """The last page is not cached, so the kernel holds its lock until the write is answered."""
     os.pwrite(new("f"), b"o" * (PAGE - 1), PAGE)
     fd = os.open("f", os.O_RDWR)
     os.fsync(fd), os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -156,7 +156,7 @@ def a_failed_write_up_to_the_end(d: Path) -> Any:
 
 @case(options="size=64k,nr_inodes=24")
 def stores_after_a_failed_write(d: Path) -> Any:
-    """It is kept, and what was refused beside it is not."""
+    """Data stored after a failed write is kept; data of the failed write is not."""
     fd = new("f")
     for page in (1, 3, 4):
         os.pwrite(fd, b"o" * PAGE, page * PAGE)
@@ -230,7 +230,7 @@ def a_read_of_a_hole(d: Path) -> Any:
 
 @case(options=SMALL)
 def a_private_copy_of_an_allocated_page(d: Path) -> Any:
-    """Copies on write are anonymous memory: the file system is not charged."""
+    """Private copies are anonymous memory, which the file system does not charge."""
     fd = new("f", b"x" * 4 * PAGE)
     fill_file_system()
     m = Mapping(fd, 4 * PAGE, flags=PRIVATE)

@@ -75,7 +75,7 @@ def o_noatime_is_for_the_owner(d: Path) -> Any:
 
 @case()
 def o_creat_without_rights(d: Path) -> Any:
-    """The descriptor may do what the new file's mode forbids."""
+    """The mode of a new file does not restrict the descriptor that created it."""
     fd = os.open("f", os.O_CREAT | os.O_RDWR, 0)
     return [os.write(fd, b"x"), mode("f"), unprivileged(opened, "f", os.O_RDONLY)]
 

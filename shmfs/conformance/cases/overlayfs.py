@@ -11,7 +11,7 @@ from shmfs.conformance.tools import call, mode, new, tried
 
 @case(mounts=True)
 def operations_on_layers(d: Path) -> Any:
-    """Copied up, renamed, removed; what is copied up keeps its set-id bits though its owner is set last."""
+    """Copy up, rename and remove; a copied-up file keeps its set-id bits although its owner is set last."""
     unshare_mounts()
     here = Path.cwd()
     for name in ("lower", "upper", "work", "m", "lower/d"):

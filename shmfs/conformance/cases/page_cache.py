@@ -33,7 +33,7 @@ def mincore_after_a_write(d: Path) -> Any:
 
 @case()
 def mincore_without_write_permission(d: Path) -> Any:
-    """can_do_mincore: all is said to be there."""
+    """All pages are reported resident. Compare mm/mincore.c:can_do_mincore."""
     os.close(new("f", b"x" * PAGE, 0o644))
     os.truncate("f", 4 * PAGE)
     os.chmod("f", 0o644)

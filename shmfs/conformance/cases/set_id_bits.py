@@ -61,7 +61,7 @@ def setgid_directories_pass_the_group_on(d: Path) -> Any:
 
 @case()
 def setgid_of_a_file_in_a_foreign_group(d: Path) -> Any:
-    """inode_init_owner, mode_strip_sgid: who is not in the group gets no setgid file of it."""
+    """Creation by a caller outside the group drops the set-gid bit. Compare fs/inode.c:mode_strip_sgid."""
     shared_directory()
     os.chown("d", 0, 77), os.chmod("d", 0o2777)
 
@@ -90,7 +90,7 @@ def setgid_of_o_tmpfile_in_a_foreign_group(d: Path) -> Any:
 
 @case()
 def o_trunc_of_new_and_existing_files(d: Path) -> Any:
-    """O_TRUNC at the creation of a file takes no set-id bit away, and at a later open it does."""
+    """O_TRUNC clears set-id bits of an existing file, but not when the open creates the file."""
     os.chmod(".", 0o777)
     seen = []
     for _ in range(2):
@@ -116,7 +116,7 @@ def o_trunc_with_write_only_access(d: Path) -> Any:
 
 @case()
 def every_operation(d: Path) -> Any:
-    """What takes set-id bits away: for root and for their owner, with and without group execution."""
+    """Operations by root and by the owner, on files with and without group execution."""
     os.chmod(".", 0o777)
     actions = {
         "write": lambda fd, path: os.pwrite(fd, b"x", 0),
@@ -155,7 +155,7 @@ def every_operation(d: Path) -> Any:
 
 @case()
 def set_group_id_without_execution(d: Path) -> Any:
-    """The bit of a file that its group may not execute goes where the caller is not of that group."""
+    """The set-gid bit of a file without group execution is cleared for callers outside the group."""
     actions = {
         "write": lambda: os.pwrite(os.open("f", os.O_WRONLY), b"x", 0),
         "truncate": lambda: os.truncate("f", 10),
@@ -224,7 +224,7 @@ def _write_into_what_is_allocated() -> Any:
 
 @case()
 def a_write_keeps_preallocation(d: Path) -> Any:
-    """Its writes reach the daemon with either store."""
+    """A write that clears set-id bits frees no pages beyond the end. Each store's daemon serves it."""
     os.chmod(".", 0o777)
     return unprivileged(_write_into_what_is_allocated)
 
@@ -234,7 +234,7 @@ def a_write_keeps_preallocation(d: Path) -> Any:
 
 @case()
 def every_operation_and_capabilities(d: Path) -> Any:
-    """A change of content takes a program's capabilities away, also if root makes it."""
+    """Changes of the content remove security.capability, whoever makes them."""
     capability = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
     seen: dict[str, Any] = {}
     actions = {
@@ -258,7 +258,7 @@ def every_operation_and_capabilities(d: Path) -> Any:
 
 @case()
 def writes_and_chown_and_capabilities(d: Path) -> Any:
-    """security.capability goes with a write and with chown."""
+    """A write and chown(2) remove security.capability."""
     seen = []
     value = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
     for take in (

@@ -26,7 +26,7 @@ from shmfs.conformance.tools import (
 
 
 def obey(channel: Channel, flags: int, pages: int = 4) -> None:
-    """A process that opens the file itself and does what it is told."""
+    """The main loop of a process that maps the file itself, and loads and stores on request."""
     mapping = Mapping(os.open("f", os.O_RDWR), pages * PAGE, flags=flags)
     channel.send("ready")
     while (order := channel.receive()) != "gone":

@@ -26,7 +26,7 @@ def pointer(m: Mapping, offset: int) -> ctypes.c_void_p:
 
 
 def mapped_again() -> Mapping:
-    """The page as another process maps it, who opens the file by its name."""
+    """The shared page, mapped by opening the file by its name, as another process does."""
     return Mapping(os.open("f", os.O_RDWR))
 
 
@@ -64,7 +64,7 @@ def a_mutex_of_processes(d: Path) -> Any:
 
 @case()
 def a_mutex_that_is_inherited(d: Path) -> Any:
-    """Processes add to one word under a lock; none of the additions is lost."""
+    """Children increment a counter under a mutex that they inherit; no increment is lost."""
     fd = new("f")
     os.ftruncate(fd, PAGE)
     mapping = Mapping(fd)
@@ -257,7 +257,7 @@ def two_semaphores_of_one_mapping(d: Path) -> Any:
 
 @case()
 def a_named_semaphore(d: Path) -> Any:
-    """What sem_open(3) does, by hand: a temporary file that is linked to its name."""
+    """The steps of sem_open(3): a temporary file that is linked to its name."""
     fd = new("sem.tmp")
     os.ftruncate(fd, 32)
     libc.sem_init(pointer(Mapping(fd), 0), 1, 2)
@@ -275,7 +275,7 @@ def a_named_semaphore(d: Path) -> Any:
 
 @case()
 def a_futex_by_two_names(d: Path) -> Any:
-    """The key of a shared futex is the inode: another mapping by another name will do."""
+    """The key of a shared futex is the inode, so a mapping by another name wakes the waiter."""
     m = shared_page()
     os.link("f", "g")
 

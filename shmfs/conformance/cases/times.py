@@ -218,7 +218,7 @@ def are_set(d: Path) -> Any:
 
 @case()
 def never_go_back(d: Path) -> Any:
-    """What is done later has no earlier time, whatever clock the operations take it from."""
+    """A later operation never stores an earlier time, whichever clock it reads."""
     back = {}
     for name, action in (
         ("touch", lambda: os.utime("f")),

@@ -64,7 +64,7 @@ def times(d: Path) -> Any:
 
 @case()
 def times_of_truncations_to_the_same_size(d: Path) -> Any:
-    """By its name an empty file keeps its times, by a descriptor not; and later looks say the same."""
+    """truncate(2) keeps the times of an empty file; ftruncate(2) changes them."""
     seen: list[Any] = []
     for size in (0, 5000):
         fd = new(f"f{size}")
@@ -162,7 +162,7 @@ def truncations_within_the_last_page(d: Path) -> Any:
 
 @case()
 def concurrent_faults_and_truncations(d: Path) -> Any:
-    """Stores end in a signal or in the file, and nothing else; at the end all is as truncated."""
+    """Each store either raises SIGBUS or reaches the file; the last truncation frees all pages."""
     fd = new("f", b"x" * 8 * PAGE)
     m = Mapping(fd, 8 * PAGE)
 
@@ -206,7 +206,7 @@ def faults_beyond_the_end(d: Path) -> Any:
 
 @case()
 def a_store_beyond_the_end(d: Path) -> Any:
-    """Bytes stored behind the end of the file, in its last page, show when the file grows over them."""
+    """Bytes stored in the last page beyond the end become visible when the file grows over them."""
     fd = new("f", b"x" * 10)
     mapping = Mapping(fd, PAGE)
     mapping.store(b"behind", 100)
@@ -228,7 +228,7 @@ def a_store_beyond_the_end_then_a_write(d: Path) -> Any:
 
 @case()
 def a_synced_store_beyond_the_end(d: Path) -> Any:
-    """Compare a_store_beyond_the_end."""
+    """As a_store_beyond_the_end, with msync(2) before the file grows."""
     fd = new("f", b"x" * 10)
     mapping = Mapping(fd, PAGE)
     mapping.store(b"behind", 100)

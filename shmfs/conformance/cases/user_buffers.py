@@ -153,7 +153,7 @@ def a_bad_buffer(d: Path) -> Any:
 
 @case()
 def a_buffer_that_is_mapped_in_part(d: Path) -> Any:
-    """A write from no memory grows a file up to its offset; one from some memory stores what there is."""
+    """A write from an unmapped buffer, and one from a buffer whose second half is unmapped."""
     fd = new("f", b"content")
     seen = {"nothing": [tried(call, "pwrite", fd, 8, 10, 9000), state()]}
     area = call("mmap", 0, 8192, 3, 0x22, -1, 0)

@@ -28,7 +28,7 @@ def a_group_shares_a_file(d: Path) -> Any:
 
 @case()
 def the_owner_has_only_his_own_bits(d: Path) -> Any:
-    """Where the owner's bits deny, those of others do not help."""
+    """Permission bits of others do not apply to the owner."""
     os.close(new("f", b"x")), os.chown("f", ALICE, ALICE)
     os.chmod("f", 0o077)
     return [alice(opened, "f", os.O_RDONLY), bob(opened, "f", os.O_RDONLY)]

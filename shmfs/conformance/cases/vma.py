@@ -304,7 +304,7 @@ def userfaultfd(d: Path) -> Any:
 
 @case()
 def io_uring_buffers(d: Path) -> Any:
-    """Its pages stay pinned (FOLL_LONGTERM)."""
+    """Registration pins the pages (FOLL_LONGTERM)."""
     ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
     if isinstance(ring, str):
         return {"shared": ring}
@@ -318,7 +318,7 @@ def io_uring_buffers(d: Path) -> Any:
 
 @case()
 def mbind_of_a_shared_file(d: Path) -> Any:
-    """What mbind(2) sets on one shared mapping holds for another."""
+    """A policy that mbind(2) sets through one shared mapping applies to another."""
     fd = new("f", b"x" * 4096)
     one, other = Mapping(fd), Mapping(fd)
     answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
