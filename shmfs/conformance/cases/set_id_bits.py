@@ -224,7 +224,7 @@ def _write_into_what_is_allocated() -> Any:
 
 @case()
 def a_write_keeps_preallocation(d: Path) -> Any:
-    """A write that clears set-id bits frees no pages beyond the end. Each store's daemon serves it."""
+    """A write that clears set-id bits frees no pages beyond the end, with either store."""
     os.chmod(".", 0o777)
     return unprivileged(_write_into_what_is_allocated)
 
