@@ -21,6 +21,8 @@ RDONLY, RND, REMAP, EXEC = 0o10000, 0o20000, 0o40000, 0o100000
 RMID, SET, STAT, IPC_INFO = range(4)
 LOCK, UNLOCK, SHM_STAT, SHM_INFO, SHM_STAT_ANY = range(11, 16)
 DEST, LOCKED = 0o1000, 0o2000
+FREE = 1 << 44
+"""An address that no mapping is near."""
 
 
 class Status(ctypes.Structure):
@@ -193,3 +195,13 @@ def areas(start: int, end: int) -> list[str]:
         if low < end and high > start:
             found.append(f"{line.split()[1]} {(high - low) // 4096}")
     return found
+
+
+def load(address: int, size: int = 1) -> bytes:
+    """The bytes at an address."""
+    return ctypes.string_at(address, size)
+
+
+def store(address: int, data: bytes = b"x") -> None:
+    """Store bytes at an address."""
+    ctypes.memmove(address, data, len(data))

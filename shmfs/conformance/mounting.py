@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.client import launch, service
-from shmfs.conformance.tools import tried
+from shmfs.conformance.tools import call, tried
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import VFS_OPTIONS, OptionError
 from shmfs.system import mounts, namespaces
+from shmfs.system.namespaces import CLONE_NEWNS, MS_REC
 
 FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
 FLAGS |= {"nodiratime": 2048, "relatime": 1 << 21, "strictatime": 1 << 24}
 MS_REMOUNT = 32
+PRIVATE = MS_REC | 1 << 18
+"""Nothing below the mount propagates: MS_REC and MS_PRIVATE."""
 
 more_options = ""
 """Added to the options of every shmfs; the worker sets it."""
@@ -87,3 +90,9 @@ def remount(directory: Path, options: str) -> None:
             raise OSError(errno.EBUSY if busy else errno.EINVAL, str(failure)) from None
     else:
         tmpfs(str(directory), options, MS_REMOUNT)
+
+
+def unshare_mounts() -> None:
+    """Enter a mount namespace from which no mount propagates."""
+    call("unshare", CLONE_NEWNS)
+    call("mount", "none", "/", 0, PRIVATE, 0)

@@ -31,6 +31,8 @@ KEEP_SIZE, PUNCH_HOLE, NO_HIDE_STALE, COLLAPSE, ZERO, INSERT, UNSHARE = (1 << n 
 PUNCH = KEEP_SIZE | PUNCH_HOLE
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x400, 0x1000
+GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
+"""FS_IOC_GETFLAGS and FS_IOC_SETFLAGS."""
 
 
 def call(name: str, *arguments: Any) -> int:
@@ -285,3 +287,55 @@ def changes(action: Callable[[], Any], **paths: Any) -> dict[str, Any]:
     if isinstance(result, str):
         seen["answer"] = result
     return seen
+
+
+def fill_file_system(path: str = "filler") -> int:
+    """Write a file until the file system is full, and return its descriptor."""
+    fd = new(path)
+    offset = 0
+    while (stored := tried(os.pwrite, fd, b"f" * PAGE, offset)) == PAGE:
+        offset += PAGE
+    if stored != "ENOSPC":
+        raise RuntimeError(f"it is not full: {stored}")
+    return fd
+
+
+def data_file(flags: int = os.O_RDWR, pages: int = 4) -> int:
+    """Create "f" with pages of data, and open it with these flags."""
+    os.close(new("f", b"x" * pages * PAGE))
+    return os.open("f", flags)
+
+
+def try_map(fd: int, *arguments: Any, **more: Any) -> Any:
+    """A mapping of the descriptor, or the name of the errno; the arguments are those of Mapping."""
+    return tried(Mapping, fd, *arguments, **more)
+
+
+def mapped_file(
+    pages: int = 4, letter: bytes = b"x", flags: int = SHARED, protection: int = READ | WRITE
+) -> Mapping:
+    """A mapping of a new file "f" that is filled with a letter."""
+    return Mapping(new("f", letter * pages * PAGE), pages * PAGE, protection, flags)
+
+
+def mapped_hole(pages: int = 4, flags: int = SHARED) -> Mapping:
+    """A mapping of a new file "f" that is one hole."""
+    fd = new("f")
+    os.ftruncate(fd, pages * PAGE)
+    return Mapping(fd, pages * PAGE, READ | WRITE, flags)
+
+
+def preadv_with_flags(flags: int) -> Any:
+    """preadv2(2) of a new file "f", with these flags: the bytes read, or the name of the errno."""
+    return tried(os.preadv, new("f", b"content"), [bytearray(4)], 0, flags)
+
+
+def pwritev_with_flags(flags: int) -> Any:
+    """pwritev2(2) to a new file "f", with these flags: the answer, and the content of the file."""
+    return [tried(os.pwritev, new("f", b"content"), [b"NEW"], 0, flags), content("f")]
+
+
+def ask(channel: Channel, *order: Any) -> Any:
+    """Send an order, and return the answer."""
+    channel.send(order)
+    return channel.receive()

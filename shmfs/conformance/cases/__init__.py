@@ -1,1 +1,1 @@
-"""The cases, one module per section of what a tmpfs does. The name of a case is its sentence."""
+"""The cases, one module per subject. The name of a case says what it does or looks at."""

@@ -1,23 +1,20 @@
-"""Allocation and holes, files without names, copies, and flags: what FUSE has requests of its own for."""
+"""fallocate(2), and SEEK_DATA and SEEK_HOLE of what it leaves."""
 
 import os
 import random
-import resource
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
-    AT_EMPTY_PATH,
-    AT_SYMLINK_FOLLOW,
     KEEP_SIZE,
     PAGE,
     PUNCH,
     ZERO,
     Mapping,
     allocate,
+    blocks,
     call,
     changes,
     child,
@@ -25,7 +22,6 @@ from shmfs.conformance.tools import (
     free,
     mode,
     new,
-    opened,
     state,
     tried,
     unprivileged,
@@ -66,7 +62,7 @@ def arguments(d: Path) -> Any:
 
 @case()
 def random_allocation(d: Path) -> Any:
-    """Sizes, blocks, data and holes after every one of many steps."""
+    """Sizes, blocks, data and holes after each of 300 random steps."""
     random.seed(5)
     fd = new("f")
     m = Mapping(fd, 40 * PAGE)
@@ -105,9 +101,22 @@ def a_failure_leaves_nothing(d: Path) -> Any:
     return [*answers, free()[0], state()]
 
 
+@case(options="size=64k,nr_inodes=24")
+def a_failure_initialises_existing_pages(d: Path) -> Any:
+    fd = new("f")
+    for page in (0, 1, 3, 12):
+        call("fallocate", fd, 0, page * PAGE, PAGE)
+    os.pwrite(new("filler"), b"x" * 5 * PAGE, 0)  # seven pages are left: up to page 10, for 2 is a hole too
+    seen = [tried(call, "fallocate", fd, 0, PAGE, 15 * PAGE), blocks("f")]
+    for page in range(13):
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_DATA))
+        seen.append(tried(os.lseek, fd, page * PAGE, os.SEEK_HOLE))
+    return seen
+
+
 @case(options=SMALL)
-def what_is_allocated_can_be_stored(d: Path) -> Any:
-    """In a file system that is full otherwise."""
+def stores_into_preallocation(d: Path) -> Any:
+    """The file system has no other free pages."""
     fd = new("f")
     os.posix_fallocate(fd, 0, 10 * PAGE)
     m = Mapping(fd, 10 * PAGE)
@@ -124,8 +133,8 @@ def what_is_allocated_can_be_stored(d: Path) -> Any:
 
 
 @case()
-def behind_the_end(d: Path) -> Any:
-    """Preallocation that the size does not cover: which truncations free it."""
+def preallocation_beyond_the_end(d: Path) -> Any:
+    """Which truncations free preallocation beyond the end of the file."""
     fd = new("f", b"x" * 100)
     seen = []
     for size in (100, 50, 5 * PAGE, 20 * PAGE, 0):
@@ -137,7 +146,7 @@ def behind_the_end(d: Path) -> Any:
 
 @case()
 def holes_in_mappings(d: Path) -> Any:
-    """A hole is made under a mapping: zeros, and a store fills it again."""
+    """A punched hole reads as zeros in mappings, and a store fills it again."""
     fd = new("f", b"x" * 8 * PAGE)
     m, private = Mapping(fd, 8 * PAGE), Mapping(fd, 8 * PAGE, flags=2)
     private.store(b"own", PAGE)
@@ -162,23 +171,6 @@ def times_and_privileges(d: Path) -> Any:
         unprivileged(lambda how=how: allocate(os.open("f", os.O_RDWR), how, 0, PAGE))
         seen[f"{how} other"] = mode("f")
     return seen
-
-
-@case()
-def size_limits(d: Path) -> Any:
-
-    fd = new("f")
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
-        return {
-            f"{how}, {size}": allocate(fd, how, 0, size)
-            for how in (0, KEEP_SIZE, PUNCH)
-            for size in (9000, 10001)
-        }
-
-    return child(limited) | {"state": state()}
 
 
 # ---- SEEK_DATA, SEEK_HOLE
@@ -217,136 +209,3 @@ def seek_in_empty_and_full(d: Path) -> Any:
     ]
     os.ftruncate(full, 3000)
     return [seen, os.lseek(full, 0, os.SEEK_HOLE), isinstance(directory, int)]
-
-
-# ---- O_TMPFILE
-
-
-@case()
-def files_without_names(d: Path) -> Any:
-    before = free()
-    os.mkdir("d", 0o2777)
-    os.chown("d", 5, 6)
-    flags = os.O_TMPFILE | os.O_RDWR
-    fd = os.open("d", flags, 0o640)
-    os.write(fd, b"content")
-    status = os.fstat(fd)
-    seen: dict[str, Any] = {
-        "status": (status.st_nlink, status.st_size, status.st_uid, status.st_gid, oct(status.st_mode)),
-        "names": os.listdir("d"),
-        "charged": [a - b for a, b in zip(before, free(), strict=True)],
-        "linked": tried(call, "linkat", -100, f"/proc/self/fd/{fd}", -100, "d/named", AT_SYMLINK_FOLLOW),
-        "linked charged": [a - b for a, b in zip(before, free(), strict=True)],
-        "another": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
-        "exists": tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH),
-    }
-    seen["content"] = content("another"), os.fstat(fd).st_nlink, os.listdir("d")
-    os.unlink("another"), os.unlink("d/named")
-    seen["gone"] = os.fstat(fd).st_nlink, tried(call, "linkat", fd, "", -100, "another", AT_EMPTY_PATH)
-    for extra in (os.O_EXCL, os.O_TRUNC, os.O_APPEND):
-        other = os.open("d", flags | extra)
-        seen[f"{extra:#o}"] = tried(call, "linkat", other, "", -100, f"e{extra}", AT_EMPTY_PATH)
-    seen["write only"] = opened("d", os.O_TMPFILE | os.O_WRONLY)
-    seen["read only"] = tried(os.open, "d", os.O_TMPFILE | os.O_RDONLY)
-    seen["in a file"] = tried(os.open, f"e{os.O_TRUNC}", flags)
-    seen["in nothing"] = tried(os.open, "missing", flags)
-    os.chmod("d", 0o755)
-    seen["not permitted"] = unprivileged(os.open, "d", flags)
-    os.rmdir("d")
-    m = Mapping(fd)
-    m.store(b"C")
-    return seen | {"mapped": os.pread(fd, 7, 0)}
-
-
-@case(options="size=64k,nr_inodes=7")
-def files_without_names_take_inodes(d: Path) -> Any:
-    fds = []
-    while isinstance(fd := tried(os.open, ".", os.O_TMPFILE | os.O_RDWR, 0o600), int):
-        fds.append(fd)
-    count = len(fds)
-    answers = [fd, free()[1], tried(call, "linkat", fds[0], "", -100, "a", AT_EMPTY_PATH), free()[1]]
-    answers += [tried(os.link, "a", "b"), os.close(fds.pop())]
-    return [count, answers, os.pwrite(fds[0], b"x" * 200000, 0), tried(os.pwrite, fds[1], b"x", 0)]
-
-
-# ---- copy_file_range
-
-
-# ---- flags of inodes
-
-
-# ---- sync
-
-
-@case()
-def sync_of_the_whole(d: Path) -> Any:
-    fd = new("f", b"x" * 10000)
-    m = Mapping(fd)
-    m.store(b"y")
-    seen = [tried(call, "syncfs", fd), tried(call, "syncfs", os.open(".", os.O_RDONLY))]
-    seen += [tried(call, "syncfs", os.open("f", os.O_PATH)), tried(os.fsync, os.open(".", os.O_RDONLY))]
-    return [*seen, os.pread(fd, 2, 0), tried(call, "sync_file_range", fd, 0, 0, 7)]
-
-
-@case()
-def file_size_limit(d: Path) -> Any:
-    fd = new("f")
-
-    def limited() -> Any:
-        signals = []
-        signal.signal(signal.SIGXFSZ, lambda number, frame: signals.append(number))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        steps = [tried(os.pwrite, fd, b"x" * 10, PAGE - 5), tried(os.pwrite, fd, b"x", PAGE)]
-        steps += [tried(os.ftruncate, fd, PAGE), tried(os.ftruncate, fd, PAGE + 1)]
-        return [steps, [int(number) for number in signals]]
-
-    def killed() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        return os.pwrite(fd, b"x", PAGE)
-
-    return [child(limited), child(killed), os.fstat(fd).st_size]
-
-
-# ---- RLIMIT_FSIZE
-
-
-@case()
-def rlimit_fsize_of_a_vector(d: Path) -> Any:
-    fd = new("f")
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        return [
-            tried(os.writev, fd, [b"x" * 60] * 3),
-            tried(os.writev, fd, [b"x"]),
-            tried(os.pwrite, fd, b"x", 99),
-        ]
-
-    return [child(limited), os.fstat(fd).st_size]
-
-
-@case()
-def rlimit_fsize_of_append(d: Path) -> Any:
-    os.close(new("f", b"x" * 90))
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        fd = os.open("f", os.O_WRONLY | os.O_APPEND)
-        return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y")]
-
-    return [child(limited), os.stat("f").st_size]
-
-
-@case()
-def rlimit_fsize_of_a_larger_file(d: Path) -> Any:
-    fd = new("f", b"x" * 1000)
-
-    def limited() -> Any:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        return [tried(os.pwrite, fd, b"y", 50), tried(os.pwrite, fd, b"y", 500), tried(os.ftruncate, fd, 900)]
-
-    return child(limited)

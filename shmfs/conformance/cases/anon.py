@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.doors import Doors, areas, door
+from shmfs.conformance.doors import FREE, Doors, areas, door, load, store
 from shmfs.conformance.tools import (
     EXEC,
     FIXED,
@@ -29,7 +29,6 @@ from shmfs.conformance.tools import (
 
 ANONYMOUS, GROWSDOWN, NORESERVE, HUGETLB, LOW = 0x20, 0x100, 0x4000, 0x40000, 0x40
 BOTH = SHARED | ANONYMOUS
-FREE = 1 << 44
 
 
 def anonymous(
@@ -42,14 +41,6 @@ def mapped(doors: Doors, *arguments: Any, **keywords: Any) -> Any:
     """Whether it can be mapped, or the name of its errno."""
     result = tried(doors.map, *arguments, **keywords)
     return result if isinstance(result, str) else "mapped"
-
-
-def load(address: int, size: int = 1) -> bytes:
-    return ctypes.string_at(address, size)
-
-
-def store(address: int, data: bytes = b"x") -> None:
-    ctypes.memmove(address, data, len(data))
 
 
 @case()
@@ -90,7 +81,7 @@ def a_store_is_seen_at_once(d: Path) -> Any:
 
 
 @case()
-def it_outlives_its_maker(d: Path) -> Any:
+def a_mapping_outlives_its_creator(d: Path) -> Any:
     doors = door()
     address = anonymous(doors)
 
@@ -104,7 +95,7 @@ def it_outlives_its_maker(d: Path) -> Any:
 
 
 @case()
-def two_mappings_are_two(d: Path) -> Any:
+def two_mappings_share_nothing(d: Path) -> Any:
     doors = door()
     one, two = anonymous(doors, 2), anonymous(doors, 2)
     store(one, b"one"), store(two, b"two")
@@ -146,7 +137,7 @@ def at_an_address(d: Path) -> Any:
 
 
 @case()
-def rights(d: Path) -> Any:
+def protection(d: Path) -> Any:
     doors = door()
     nothing, reading = anonymous(doors, 1, 0), anonymous(doors, 1, READ)
     seen = {
@@ -233,7 +224,7 @@ def other_devices_and_files(d: Path) -> Any:
 
 
 @case()
-def more_than_there_is(d: Path) -> Any:
+def more_than_the_available_memory(d: Path) -> Any:
     doors = door()
     refused = mapped(doors, 1 << 46, READ | WRITE, BOTH)
     sparse = doors.map(1 << 40, READ | WRITE, BOTH | NORESERVE)
@@ -242,7 +233,7 @@ def more_than_there_is(d: Path) -> Any:
 
 
 @case()
-def limits_of_the_process(d: Path) -> Any:
+def resource_limits(d: Path) -> Any:
     doors = door()
 
     def files() -> Any:
@@ -267,7 +258,7 @@ def limits_of_the_process(d: Path) -> Any:
 
 
 @case()
-def present_at_once(d: Path) -> Any:
+def map_populate_and_map_locked(d: Path) -> Any:
     doors = door()
     seen = []
     for more in (POPULATE, LOCKED):
@@ -303,7 +294,7 @@ def as_another_user(d: Path) -> Any:
 
 
 @case()
-def its_name(d: Path) -> Any:
+def name_in_proc_maps(d: Path) -> Any:
     address = anonymous(door())
     lines = Path("/proc/self/maps").read_text().splitlines()
     fields = next(line for line in lines if line.startswith(f"{address:x}-")).split(None, 5)

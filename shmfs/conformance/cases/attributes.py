@@ -1,31 +1,17 @@
-"""What is told of a file: stat, statx, statfs, and files of other kinds."""
+"""What stat(2), statx(2), statfs(2) and pathconf(3) report."""
 
 import ctypes
+import fcntl
 import os
-import socket
-import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import (
-    PAGE,
-    Mapping,
-    allocate,
-    blocks,
-    call,
-    child,
-    mode,
-    new,
-    opened,
-    tried,
-    unprivileged,
-)
+from shmfs.conformance.tools import PAGE, SETFLAGS, Mapping, blocks, call, child, new, tried
 
 BTIME, BASIC = 0x800, 0x7FF
-KINDS = {"fifo": 0o10000, "character": 0o20000, "block": 0o60000, "socket": 0o140000, "file": 0o100000}
 
 
 def statx(path: str, mask: int = BASIC | BTIME, flags: int = 0x100, at: int = -100) -> Any:
@@ -53,7 +39,7 @@ def statx_of_every_kind(d: Path) -> Any:
 
 
 @case()
-def statx_asked_for_little(d: Path) -> Any:
+def statx_of_few_fields(d: Path) -> Any:
     os.close(new("f", b"x"))
     return [int(statx("f", mask)[0], 16) & mask == mask for mask in (0, 0x200, 0x1, BTIME)]
 
@@ -71,7 +57,7 @@ def statx_refused(d: Path) -> Any:
 
 
 @case()
-def statx_told_not_to_sync(d: Path) -> Any:
+def statx_without_sync(d: Path) -> Any:
     fd = new("f", b"x")
     seen = [statx("f", flags=0x4000)[5]]
     os.pwrite(fd, b"more", 10)
@@ -83,6 +69,45 @@ def statx_of_a_descriptor(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     os.unlink("f")
     return statx("", flags=0x1000, at=fd)
+
+
+@case()
+def statx_fields(d: Path) -> Any:
+    os.close(new("f", b"x" * 5000)), os.symlink("f", "s"), os.mkdir("d")
+    seen: dict[Any, Any] = {}
+    for name in ("f", "s", "d"):
+        buffer = ctypes.create_string_buffer(256)
+        call("statx", -100, name, 0x100, 0x17FF, buffer)
+        figures = struct.unpack_from("<IIQIIIHHQQQ", buffer.raw)
+        mask, blksize, attributes, nlink, _, _, bits, _, _, size, blocks = figures
+        seen[name] = {
+            "basic": hex(mask & 0x7FF),
+            "btime": bool(mask & 0x800),
+            "blksize": blksize,
+            "attributes": hex(attributes & ~0x2000),
+            "nlink": nlink,
+            "mode": oct(bits),
+            "size": size,
+            "blocks": blocks,
+        }
+    buffer = ctypes.create_string_buffer(256)
+    seen["flags"] = [
+        tried(call, "statx", -100, "f", flag, 0x7FF, buffer) for flag in (0x2000, 0x4000, 0x6000)
+    ]
+    seen["empty path"] = tried(call, "statx", os.open("f", os.O_PATH), "", 0x1000, 0x7FF, buffer)
+    return seen
+
+
+@case()
+def statx_file_flags(d: Path) -> Any:
+    """The flags in stx_attributes_mask, and stx_attributes of a file with FS_NODUMP_FL."""
+    fd = new("f")
+    fcntl.ioctl(fd, SETFLAGS, struct.pack("l", 0x40))
+    buffer = ctypes.create_string_buffer(256)
+    call("statx", -100, "f", 0, 0x7FF, buffer)
+    flags = 0x10 | 0x20 | 0x40  # STATX_ATTR_IMMUTABLE, APPEND, NODUMP
+    attributes, known = (struct.unpack_from("<Q", buffer, at)[0] for at in (8, 56))
+    return {"known": hex(known & flags), "set": hex(attributes & flags)}
 
 
 @case()
@@ -100,6 +125,17 @@ def birth_is_the_first_ctime(d: Path) -> Any:
 
 
 @case()
+def birth_after_utime(d: Path) -> Any:
+    os.close(new("f"))
+    before = os.stat("f")
+    os.utime("f", (1, 2))
+    buffer = ctypes.create_string_buffer(256)
+    call("statx", -100, "f", 0, 0xFFF, buffer)
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer.raw, 0x50)
+    return {"kept": (seconds, nanoseconds) == divmod(before.st_ctime_ns, 10**9)}
+
+
+@case()
 def blocks_after_each_way_to_store(d: Path) -> Any:
     fd = new("f")
     os.ftruncate(fd, 20 * PAGE)
@@ -113,7 +149,7 @@ def blocks_after_each_way_to_store(d: Path) -> Any:
 
 
 @case()
-def size_is_seen_by_all_at_once(d: Path) -> Any:
+def size_after_each_change(d: Path) -> Any:
     fd = new("f")
     seen = []
     for size in (1, 100, PAGE, 10 * PAGE, 50):
@@ -204,172 +240,3 @@ def pathconf(d: Path) -> Any:
         "PC_FILESIZEBITS",
     )
     return {name: tried(os.pathconf, ".", name) for name in names}
-
-
-# ---- other kinds of files
-
-
-@case()
-def mknod_of_every_kind(d: Path) -> Any:
-    seen = {}
-    for name, kind in KINDS.items():
-        os.mknod(name, kind | 0o640, os.makedev(7, 99))
-        status = os.lstat(name)
-        seen[name] = [mode(name), status.st_rdev, status.st_size, status.st_nlink, status.st_blocks]
-    return seen
-
-
-@case()
-def other_kinds_cannot_be_truncated(d: Path) -> Any:
-    for name, kind in KINDS.items():
-        os.mknod(name, kind | 0o600, os.makedev(1, 3))
-    return {name: tried(os.truncate, name, 100) for name in KINDS}
-
-
-@case()
-def other_kinds_cannot_be_allocated(d: Path) -> Any:
-    os.mkfifo("p"), os.mknod("null", 0o20600, os.makedev(1, 3))
-    return [allocate(os.open(name, os.O_RDWR), 0, 0, PAGE) for name in ("p", "null")]
-
-
-@case()
-def numbers_of_devices(d: Path) -> Any:
-    numbers = [(0, 0), (1, 3), (255, 255), (256, 256), (4095, 1048575)]
-    for index, (major, minor) in enumerate(numbers):
-        os.mknod(f"n{index}", 0o20600, os.makedev(major, minor))
-    return [
-        (os.major(os.stat(f"n{i}").st_rdev), os.minor(os.stat(f"n{i}").st_rdev)) for i in range(len(numbers))
-    ]
-
-
-@case()
-def devices_work(d: Path) -> Any:
-    os.mknod("zero", 0o20666, os.makedev(1, 5)), os.mknod("full", 0o20666, os.makedev(1, 7))
-    os.mknod("none", 0o20666, os.makedev(4000, 5))
-    return [
-        os.read(os.open("zero", os.O_RDONLY), 3),
-        tried(os.write, os.open("full", os.O_WRONLY), b"x"),
-        opened("none"),
-    ]
-
-
-@case()
-def a_fifo_by_two_names(d: Path) -> Any:
-    os.mkfifo("p")
-    os.link("p", "q")
-    one, other = os.open("p", os.O_RDWR), os.open("q", os.O_RDWR)
-    os.write(one, b"through")
-    os.unlink("p")
-    return [os.read(other, 10), os.stat("q").st_nlink]
-
-
-@case()
-def a_fifo_nobody_reads(d: Path) -> Any:
-    os.mkfifo("p")
-    reader = os.open("p", os.O_RDONLY | os.O_NONBLOCK)
-    seen = [opened("p", os.O_WRONLY | os.O_NONBLOCK)]
-    os.close(reader)
-    return [*seen, opened("p", os.O_WRONLY | os.O_NONBLOCK)]
-
-
-@case()
-def a_socket_is_bound(d: Path) -> Any:
-    os.umask(0o077)
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        server.bind("s")
-        seen = [mode("s"), stat.S_ISSOCK(os.stat("s").st_mode), tried(client.connect, "s")]
-        server.listen()
-        seen += [
-            tried(client.connect, "s"),
-            opened("s"),
-            unprivileged(lambda: socket.socket(socket.AF_UNIX).connect("s")),
-        ]
-    return [*seen, os.listdir(".")]
-
-
-@case()
-def a_socket_is_bound_twice(d: Path) -> Any:
-    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
-        one.bind("s")
-        seen = [tried(other.bind, "s"), tried(other.bind, "none/s")]
-        os.unlink("s")
-        return [*seen, tried(other.bind, "s")]
-
-
-@case()
-def a_socket_by_a_link(d: Path) -> Any:
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        server.bind("s")
-        server.listen()
-        os.link("s", "t"), os.symlink("t", "l"), os.unlink("s")
-        return [tried(client.connect, "l"), mode("t")]
-
-
-@case()
-def messages_to_a_socket(d: Path) -> Any:
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-    ):
-        receiver.bind("r"), sender.bind("s")
-        sender.sendto(b"one", "r")
-        data, source = receiver.recvfrom(10)
-        os.rename("r", "moved")
-        return [
-            data,
-            source,
-            tried(sender.sendto, b"two", "r"),
-            tried(sender.sendto, b"two", "moved"),
-            receiver.recv(10),
-        ]
-
-
-# ---- copies inside the kernel
-
-
-@case(options="size=64k,nr_inodes=16")
-def sendfile_into_a_full_file_system(d: Path) -> Any:
-    source = os.memfd_create("source")
-    os.write(source, b"x" * 30 * PAGE)
-    sink = new("f")
-    seen = [tried(os.sendfile, sink, source, 0, 30 * PAGE), tried(os.sendfile, sink, source, 0, PAGE)]
-    return [*seen, os.fstat(sink).st_size]
-
-
-@case(options="size=64k,nr_inodes=16")
-def splice_into_a_full_file_system(d: Path) -> Any:
-    reader, writer = os.pipe()
-    sink = new("f", b"x" * 15 * PAGE)
-    os.write(writer, b"y" * 2 * PAGE)
-    seen = [tried(os.splice, reader, sink, 2 * PAGE, offset_dst=15 * PAGE)]
-    return [*seen, tried(os.splice, reader, sink, PAGE, offset_dst=16 * PAGE), os.fstat(sink).st_size]
-
-
-@case()
-def splice_and_tee(d: Path) -> Any:
-    fd = new("f", b"0123456789" * 1000)
-    (one, into), (other, end) = os.pipe(), os.pipe()
-    seen = [os.splice(fd, into, 5000, offset_src=5), call("tee", one, end, 5000, 0)]
-    return [*seen, os.read(one, 10), os.read(other, 10), os.lseek(fd, 0, os.SEEK_CUR)]
-
-
-@case()
-def splice_of_holes(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 8 * PAGE)
-    reader, writer = os.pipe()
-    return [os.splice(fd, writer, 2 * PAGE, offset_src=PAGE), os.read(reader, 2 * PAGE) == bytes(2 * PAGE)]
-
-
-@case()
-def copy_file_range_refused(d: Path) -> Any:
-    fd, other = new("f", b"x" * 100), new("g")
-    os.mkfifo("p")
-    return [
-        tried(call, "copy_file_range", fd, 0, other, 0, 10, 1),
-        tried(os.copy_file_range, fd, os.open("p", os.O_RDWR), 10),
-        tried(os.copy_file_range, os.open(".", os.O_RDONLY), other, 10),
-        tried(os.copy_file_range, fd, fd, 50, 0, 20),
-        tried(os.copy_file_range, fd, other, 10, (1 << 63) - 5),
-        tried(os.copy_file_range, fd, other, 10, 100),
-    ]

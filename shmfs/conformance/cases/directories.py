@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import call, libc, new, tried
+from shmfs.conformance.tools import call, free, libc, new, opened, tried
 
 libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
 libc.telldir.restype = ctypes.c_long
@@ -56,7 +56,7 @@ def entries(fd: int, size: int) -> list[tuple[int, bytes, int]]:
     return found
 
 
-def fill(count: int, form: str = "f{}") -> None:
+def create_files(count: int, form: str = "f{}") -> None:
     for index in range(count):
         os.close(new(form.format(index)))
 
@@ -72,21 +72,21 @@ def order_and_types(d: Path) -> Any:
 
 @case()
 def inode_numbers(d: Path) -> Any:
-    fill(10)
+    create_files(10)
     with os.scandir(".") as scan:
         return [entry.inode() == os.stat(entry.name).st_ino for entry in scan]
 
 
 @case()
 def many(d: Path) -> Any:
-    fill(1500)
+    create_files(1500)
     listed = os.listdir(".")
     return [listed == [f"f{index}" for index in reversed(range(1500))], len(listed)]
 
 
 @case()
 def small_buffers(d: Path) -> Any:
-    fill(50, "a-rather-long-name-{:03}")
+    create_files(50, "a-rather-long-name-{:03}")
     fd = os.open(".", os.O_RDONLY)
     names = []
     while part := entries(fd, 200):
@@ -97,7 +97,7 @@ def small_buffers(d: Path) -> Any:
 
 @case()
 def seek_to_every_name(d: Path) -> Any:
-    fill(40)
+    create_files(40)
     stream = Stream(".")
     places = []
     while True:
@@ -117,9 +117,9 @@ def seek_to_every_name(d: Path) -> Any:
 
 
 @case()
-def names_come_and_go(d: Path) -> Any:
-    """Whoever reads a directory slowly misses no name that stays, and gets none twice."""
-    fill(300)
+def names_created_and_removed_during_a_listing(d: Path) -> Any:
+    """A slow reader gets each name that stays exactly once."""
+    create_files(300)
     fd = os.open(".", os.O_RDONLY)
     names: list[bytes] = []
     step = 0
@@ -139,7 +139,7 @@ def names_come_and_go(d: Path) -> Any:
 
 @case()
 def a_growing_directory_ends(d: Path) -> Any:
-    fill(5)
+    create_files(5)
     count = 0
     with os.scandir(".") as scan:
         for entry in scan:
@@ -151,7 +151,7 @@ def a_growing_directory_ends(d: Path) -> Any:
 
 @case()
 def removal_while_reading(d: Path) -> Any:
-    fill(700)
+    create_files(700)
     with os.scandir(".") as scan:
         for entry in scan:
             os.unlink(entry.name)
@@ -160,7 +160,7 @@ def removal_while_reading(d: Path) -> Any:
 
 @case()
 def rewinding_shows_new_names(d: Path) -> Any:
-    fill(3)
+    create_files(3)
     stream = Stream(".")
     first = stream.rest()
     os.close(new("late")), os.unlink("f1")
@@ -172,8 +172,8 @@ def rewinding_shows_new_names(d: Path) -> Any:
 
 
 @case()
-def a_place_whose_name_has_gone(d: Path) -> Any:
-    fill(20)
+def the_position_of_a_removed_name(d: Path) -> Any:
+    create_files(20)
     stream = Stream(".")
     for _ in range(8):
         stream.next()
@@ -186,7 +186,7 @@ def a_place_whose_name_has_gone(d: Path) -> Any:
 
 @case()
 def offsets(d: Path) -> Any:
-    fill(5)
+    create_files(5)
     fd = os.open(".", os.O_RDONLY)
     found = entries(fd, 4096)
     end = entries(fd, 4096)
@@ -218,7 +218,7 @@ def a_removed_directory_reads_as_empty(d: Path) -> Any:
 
 @case()
 def two_readers(d: Path) -> Any:
-    fill(100)
+    create_files(100)
     one, two = Stream("."), Stream(".")
     first = [one.next() for _ in range(50)]
     os.unlink("f10")
@@ -227,7 +227,7 @@ def two_readers(d: Path) -> Any:
 
 @case()
 def a_rename_onto_a_name_keeps_or_moves_its_place(d: Path) -> Any:
-    fill(5)
+    create_files(5)
     os.rename("f4", "f1")
     os.rename("f0", "g")
     seen = {"replaced": os.listdir(".")}
@@ -237,7 +237,7 @@ def a_rename_onto_a_name_keeps_or_moves_its_place(d: Path) -> Any:
 
 
 @case()
-def what_is_removed_while_a_listing_is_read(d: Path) -> Any:
+def names_removed_during_a_listing(d: Path) -> Any:
     os.mkdir("d")
     for number in range(20):
         os.close(new(f"d/{number}"))
@@ -250,3 +250,66 @@ def what_is_removed_while_a_listing_is_read(d: Path) -> Any:
     while part := entries(fd, 4096):
         rest += [name for _, name, _ in part]
     return {"begun": len(first), "listed still": len(rest), "listed anew": os.listdir("d")}
+
+
+# ---- lseek
+
+
+@case()
+def positions(d: Path) -> Any:
+    """lseek(2) of a directory from its end, for data and for holes."""
+    os.close(new("f"))
+    fd = os.open(".", os.O_RDONLY)
+    seen = {"start": tried(os.lseek, fd, 0, os.SEEK_SET), "before": tried(os.lseek, fd, -1, os.SEEK_SET)}
+    for name, whence in (("end", os.SEEK_END), ("data", os.SEEK_DATA), ("hole", os.SEEK_HOLE)):
+        seen[name] = tried(os.lseek, fd, 0, whence)
+    return seen
+
+
+@case()
+def positions_of_an_empty_directory(d: Path) -> Any:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    kinds = {"set": os.SEEK_SET, "current": os.SEEK_CUR, "end": os.SEEK_END, "data": os.SEEK_DATA}
+    return {name: tried(os.lseek, fd, 0, kind) for name, kind in (kinds | {"hole": os.SEEK_HOLE}).items()}
+
+
+# ---- many names, and names created and removed while they are read
+
+
+@case()
+def removal_of_a_thousand_names(d: Path) -> Any:
+    for index in range(1000):
+        os.mknod(f"f{index}")
+    fd = os.open(".", os.O_RDONLY)
+    removed = 0
+    while found := entries(fd, 4096):
+        for _, name, _ in found:
+            if name not in (b".", b".."):
+                os.unlink(name)
+                removed += 1
+    return [removed, os.listdir("."), os.stat(".").st_size]
+
+
+@case(options="size=64m,nr_inodes=20k")
+def ten_thousand_names(d: Path) -> Any:
+    for index in range(10_000):
+        os.mknod(f"n{index}")
+    listed = os.listdir(".")
+    seen = [len(listed), len(set(listed)), os.stat(".").st_size, listed[:2], free()[1]]
+    seen += [opened("n7777"), opened("n10000"), os.stat("n5").st_nlink]
+    for index in range(0, 10_000, 2):
+        os.unlink(f"n{index}")
+    return [*seen, len(os.listdir(".")), os.stat(".").st_size]
+
+
+@case()
+def a_growing_directory_that_is_rewound(d: Path) -> Any:
+    for index in range(100):
+        os.mknod(f"a{index}")
+    stream = Stream(".")
+    seen: list[bytes] = []
+    while (name := stream.next()) is not None and len(seen) < 5000:
+        seen.append(name)
+        os.mknod(f"b{len(seen)}")
+    stream.rewind()
+    return [len(seen), len(set(seen)), len(stream.rest()) - len(seen)]

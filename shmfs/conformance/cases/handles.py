@@ -34,7 +34,7 @@ def handles_of_every_kind(d: Path) -> Any:
 
 
 @case()
-def a_handle_of_what_is_gone(d: Path) -> Any:
+def a_handle_of_a_removed_file(d: Path) -> Any:
     os.close(new("f"))
     handle = handle_of("f")
     os.unlink("f")
@@ -70,7 +70,7 @@ def a_handle_by_nobody(d: Path) -> Any:
 
 @case(mounts=True)
 def handles_outlive_the_cache(d: Path) -> Any:
-    """Also of what the kernel has forgotten meanwhile; and a directory knows the one above it."""
+    """Handles of inodes that the kernel has evicted open them again, and ".." of a directory resolves."""
     return with_options("size=1m", _forgotten)
 
 

@@ -1,4 +1,4 @@
-"""Locks, leases and inotify: the kernel's, on inodes of ours."""
+"""File locks: flock(2), POSIX locks and open file description locks. `polling` is of select(2) and epoll."""
 
 import fcntl
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import Channel, call, new, opened, process, tried
+from shmfs.conformance.tools import Channel, ask, new, process, tried
 
 RDLCK, WRLCK, UNLCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
-OFD_SETLK = 37
+OFD_GETLK, OFD_SETLK = 36, 37
 NOW = fcntl.LOCK_NB
 
 
 def locking(channel: Channel, path: str) -> None:
-    """A process that locks as it is told."""
+    """The main loop of a process that locks on request."""
     fd = os.open(path, os.O_RDWR)
     channel.send("ready")
     while (order := channel.receive()) != "gone":
@@ -33,11 +33,6 @@ def locking(channel: Channel, path: str) -> None:
             channel.send(os.close(fd))
         elif kind == "closing another":
             channel.send(os.close(os.open(path, os.O_RDWR)))
-
-
-def ask(channel: Channel, *order: Any) -> Any:
-    channel.send(order)
-    return channel.receive()
 
 
 @case()
@@ -103,7 +98,7 @@ def open_file_description_locks(d: Path) -> Any:
 
 
 @case()
-def a_lock_is_waited_for(d: Path) -> Any:
+def a_blocking_lock(d: Path) -> Any:
     fd = new("f")
     fcntl.lockf(fd, fcntl.LOCK_EX)
 
@@ -121,38 +116,6 @@ def a_lock_is_waited_for(d: Path) -> Any:
 
 
 @case()
-def leases(d: Path) -> Any:
-    fd = new("f")
-    reader = os.open("f", os.O_RDONLY)
-    seen = [tried(fcntl.fcntl, reader, fcntl.F_GETLEASE), tried(fcntl.fcntl, reader, fcntl.F_SETLEASE, RDLCK)]
-    os.close(fd)
-    return [*seen, opened("f", os.O_RDONLY)]
-
-
-@case()
-def inotify(d: Path) -> Any:
-    os.mkdir("d"), os.close(new("d/old"))
-    watch = call("inotify_init1", os.O_NONBLOCK)
-    call("inotify_add_watch", watch, "d", 0xFFF)
-    fd = new("d/f", b"x")
-    os.close(fd)
-    os.read(os.open("d/f", os.O_RDONLY), 1)
-    os.chmod("d/f", 0o600), os.truncate("d/f", 0), os.setxattr("d/f", "user.a", b"1"), os.utime("d/f", (1, 2))
-    os.rename("d/f", "d/g"), os.link("d/g", "d/h"), os.unlink("d/h"), os.mkdir("d/s"), os.rmdir("d/s")
-    os.rename("d/old", "d/g"), os.symlink("x", "d/y"), os.listdir("d"), os.unlink("d/g")
-    events = []
-    while select.select([watch], [], [], 0)[0]:
-        data = os.read(watch, 1 << 16)
-        position = 0
-        while position < len(data):
-            _, mask, _, length = struct.unpack_from("iIII", data, position)
-            name = data[position + 16 : position + 16 + length].rstrip(b"\0")
-            events.append((hex(mask), name))
-            position += 16 + length
-    return events
-
-
-@case()
 def polling(d: Path) -> Any:
     fd = new("f")
     epoll = select.epoll()
@@ -160,3 +123,117 @@ def polling(d: Path) -> Any:
         "select": select.select([fd], [fd], [], 0) == ([fd], [fd], []),
         "epoll": tried(epoll.register, fd),
     }
+
+
+# ---- open file description locks
+
+
+def lock_word(kind: int, start: int = 0, length: int = 0) -> bytes:
+    return struct.pack("hhqqi4x", kind, 0, start, length, 0)
+
+
+def ofd(fd: int, kind: int, start: int = 0, length: int = 0) -> str:
+    answer = tried(fcntl.fcntl, fd, OFD_SETLK, lock_word(kind, start, length))
+    return answer if isinstance(answer, str) else "done"
+
+
+@case()
+def an_ofd_lock_of_duplicates(d: Path) -> Any:
+    one, other = new("f"), os.open("f", os.O_RDWR)
+    again = os.dup(one)
+    seen = [ofd(one, WRLCK), ofd(again, WRLCK), ofd(other, WRLCK), ofd(other, RDLCK)]
+    os.close(one)
+    seen.append(ofd(other, RDLCK))
+    os.close(again)
+    return [*seen, ofd(other, RDLCK)]
+
+
+@case()
+def f_ofd_getlk(d: Path) -> Any:
+    one, other = new("f"), os.open("f", os.O_RDWR)
+    ofd(one, WRLCK, 10, 5)
+    answer = struct.unpack("hhqqi4x", fcntl.fcntl(other, OFD_GETLK, lock_word(RDLCK)))
+    return [answer, tried(fcntl.fcntl, one, OFD_SETLK, struct.pack("hhqqi4x", WRLCK, 0, 0, 0, 5))]
+
+
+@case()
+def an_ofd_lock_without_rights(d: Path) -> Any:
+    os.close(new("f"))
+    return [ofd(os.open("f", os.O_RDONLY), WRLCK), ofd(os.open("f", os.O_WRONLY), RDLCK)]
+
+
+# ---- several kinds, and the end of their owners
+
+
+@case()
+def ofd_and_posix_locks_exclude_each_other(d: Path) -> Any:
+    one, other = new("f"), os.open("f", os.O_RDWR)
+    seen = [ofd(one, WRLCK), tried(fcntl.lockf, other, fcntl.LOCK_EX | NOW)]
+    ofd(one, UNLCK)
+    return [*seen, tried(fcntl.lockf, other, fcntl.LOCK_EX | NOW), ofd(one, WRLCK)]
+
+
+@case()
+def flock_and_posix_locks_are_independent(d: Path) -> Any:
+    one, other = new("f"), os.open("f", os.O_RDWR)
+    return [tried(fcntl.flock, one, fcntl.LOCK_EX | NOW), tried(fcntl.lockf, other, fcntl.LOCK_EX | NOW)]
+
+
+@case()
+def flock_is_kept_over_fork(d: Path) -> Any:
+    fd = new("f")
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return [
+        tried(fcntl.flock, os.open("f", os.O_RDWR), fcntl.LOCK_EX | NOW),
+        tried(fcntl.flock, fd, fcntl.LOCK_SH | NOW),
+    ]
+
+
+@case()
+def a_posix_lock_ends_with_its_process(d: Path) -> Any:
+    fd = new("f")
+
+    def hold(channel: Channel) -> None:
+        fcntl.lockf(os.open("f", os.O_RDWR), fcntl.LOCK_EX)
+        channel.send("held")
+        channel.receive()
+
+    with process(hold) as other:
+        seen = [other.receive(), tried(fcntl.lockf, fd, fcntl.LOCK_EX | NOW)]
+    return [*seen, tried(fcntl.lockf, fd, fcntl.LOCK_EX | NOW)]
+
+
+@case()
+def a_deadlock_of_posix_locks(d: Path) -> Any:
+    fd = new("f")
+    fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
+
+    def other_way(channel: Channel) -> None:
+        own = os.open("f", os.O_RDWR)
+        fcntl.lockf(own, fcntl.LOCK_EX, 1, 1)
+        channel.send("held")
+        fcntl.lockf(own, fcntl.LOCK_EX, 1, 0)
+        channel.send("both")
+
+    with process(other_way) as other:
+        other.receive()
+        waits = f" {other.pid} "  # type: ignore[attr-defined]
+        while not any(
+            "->" in line and waits in line for line in Path("/proc/locks").read_text().splitlines()
+        ):
+            os.sched_yield()
+        seen = [tried(fcntl.lockf, fd, fcntl.LOCK_EX, 1, 1)]
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, 0)
+        return [*seen, other.receive()]
+
+
+@case()
+def locks_outlive_the_name(d: Path) -> Any:
+    one, other = new("f"), os.open("f", os.O_RDWR)
+    fcntl.flock(one, fcntl.LOCK_EX)
+    os.unlink("f")
+    return [tried(fcntl.flock, other, fcntl.LOCK_SH | NOW), tried(fcntl.flock, new("f"), fcntl.LOCK_EX | NOW)]

@@ -1,4 +1,4 @@
-"""How a name becomes a file: openat2, O_PATH, links that loop, descriptors of directories."""
+"""Lookup of paths: openat2(2), O_PATH, symbolic links, paths relative to a directory's descriptor."""
 
 import ctypes
 import os
@@ -154,7 +154,7 @@ def o_path_of_a_symlink_is_read(d: Path) -> Any:
 
 
 @case()
-def o_path_of_what_may_not_be_read(d: Path) -> Any:
+def o_path_of_an_unreadable_file(d: Path) -> Any:
     os.close(new("f"))
     os.chmod("f", 0)
     return [unprivileged(opened, "f", os.O_PATH), unprivileged(opened, "f")]
@@ -306,13 +306,13 @@ def relative_to_a_removed_directory(d: Path) -> Any:
 
 
 @case()
-def relative_to_what_is_no_directory(d: Path) -> Any:
+def relative_to_a_file(d: Path) -> Any:
     at = new("f")
     return [tried(os.stat, "x", dir_fd=at), tried(os.mkdir, "x", dir_fd=at), tried(os.stat, "x", dir_fd=999)]
 
 
 @case()
-def a_root_of_its_own(d: Path) -> Any:
+def chroot(d: Path) -> Any:
     os.makedirs("root/inside"), os.close(new("root/f", b"found")), os.symlink("/f", "root/link")
 
     def inside() -> Any:

@@ -1,12 +1,10 @@
-"""Advice about mappings, and their pages in memory: madvise, msync, mincore, mlock."""
+"""madvise(2)."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.vma import holes, mapping
 from shmfs.conformance.tools import (
     PAGE,
     PRIVATE,
@@ -17,23 +15,20 @@ from shmfs.conformance.tools import (
     changes,
     child,
     content,
+    mapped_file,
+    mapped_hole,
     new,
     tried,
-    unprivileged,
 )
 
-ASYNC, INVALIDATE, MS_SYNC = 1, 2, 4
 MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE = 0, 3, 4, 8, 9
 MADV_WIPEONFORK, MADV_COLD, MADV_PAGEOUT, POPULATE_READ, POPULATE_WRITE = 18, 20, 21, 22, 23
-MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 24, 25, 102, 103
-MADV_HWPOISON, MADV_SOFT_OFFLINE, MADV_KEEPONFORK = 100, 101, 19
-
-
-# ---- madvise
+MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 24, 102, 103
+MADV_KEEPONFORK = 19
 
 
 def advised(number: int, m: Mapping | None = None) -> Any:
-    m = m or mapping()
+    m = m or mapped_file()
     m.store(b"y", PAGE)
     return [tried(m.advise, number), m.load(), m.load(PAGE, 2), blocks("f")]
 
@@ -45,7 +40,7 @@ def madv_dontneed_of_a_shared_mapping(d: Path) -> Any:
 
 @case()
 def madv_dontneed_of_a_private_mapping(d: Path) -> Any:
-    return advised(MADV_DONTNEED, mapping(flags=PRIVATE))
+    return advised(MADV_DONTNEED, mapped_file(flags=PRIVATE))
 
 
 @case()
@@ -55,7 +50,7 @@ def madv_free(d: Path) -> Any:
 
 @case()
 def madv_remove(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [
         tried(m.advise, MADV_REMOVE, PAGE, 2 * PAGE),
         m.load(),
@@ -67,7 +62,7 @@ def madv_remove(d: Path) -> Any:
 
 @case()
 def madv_remove_of_a_private_mapping(d: Path) -> Any:
-    return tried(mapping(flags=PRIVATE).advise, MADV_REMOVE)
+    return tried(mapped_file(flags=PRIVATE).advise, MADV_REMOVE)
 
 
 @case()
@@ -78,8 +73,23 @@ def madv_remove_of_a_reader(d: Path) -> Any:
 
 @case()
 def madv_remove_changes_times(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return changes(lambda: m.advise(MADV_REMOVE, 0, PAGE), f="f")
+
+
+@case()
+def madv_remove_of_a_page(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * PAGE)
+    mapping = Mapping(fd, 4 * PAGE)
+    return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
+
+
+@case()
+def madv_remove_beyond_the_end(d: Path) -> Any:
+    fd = new("f")
+    call("fallocate", fd, 1, 0, 4 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    return [blocks("f"), mapping.advise(9), blocks("f")]
 
 
 @case()
@@ -89,31 +99,31 @@ def madv_willneed(d: Path) -> Any:
 
 @case()
 def madv_willneed_of_a_hole_allocates_nothing(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     seen = [tried(m.advise, MADV_WILLNEED, 0, PAGE), blocks("f")]
     return [*seen, tried(m.advise, MADV_WILLNEED), blocks("f")]
 
 
 @case()
 def madv_populate_read_of_holes(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(m.advise, POPULATE_READ), blocks("f"), m.resident()]
 
 
 @case()
 def madv_populate_write_of_holes(d: Path) -> Any:
-    m = holes()
+    m = mapped_hole()
     return [tried(m.advise, POPULATE_WRITE), blocks("f"), m.resident()]
 
 
 @case()
 def madv_populate_write_of_a_private_mapping(d: Path) -> Any:
-    m = holes(flags=PRIVATE)
+    m = mapped_hole(flags=PRIVATE)
     return [tried(m.advise, POPULATE_WRITE), content("f") == bytes(4 * PAGE)]
 
 
 @case()
-def madv_populate_behind_the_end(d: Path) -> Any:
+def madv_populate_beyond_the_end(d: Path) -> Any:
     m = Mapping(new("f", b"x"), 2 * PAGE)
     return [tried(m.advise, POPULATE_READ), tried(m.advise, POPULATE_WRITE)]
 
@@ -132,142 +142,65 @@ def madv_pageout_keeps_the_data(d: Path) -> Any:
 @case()
 def madv_wipeonfork(d: Path) -> Any:
     """Only for private anonymous memory."""
-    m = mapping()
+    m = mapped_file()
     return [tried(m.advise, MADV_WIPEONFORK), tried(m.advise, MADV_KEEPONFORK)]
 
 
 @case()
 def madv_dontneed_locked(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     call("mlock", m.address, PAGE)
     return [tried(m.advise, MADV_DONTNEED), tried(m.advise, MADV_DONTNEED_LOCKED), m.load()]
 
 
 @case()
 def madv_guard(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     seen = [tried(m.advise, MADV_GUARD_INSTALL, PAGE, PAGE), child(m.load, PAGE), child(m.load)]
     return [*seen, tried(m.advise, MADV_GUARD_REMOVE, PAGE, PAGE), child(m.load, PAGE)]
 
 
 @case()
 def madvise_that_is_not_aligned(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(m.advise, MADV_NORMAL, 1, PAGE), tried(call, "madvise", m.address, 0, MADV_NORMAL)]
 
 
 @case()
-def madvise_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+def madvise_of_an_unmapped_range(d: Path) -> Any:
+    m = mapped_file()
     m.unmap()
     return [tried(m.advise, number) for number in (MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE)]
 
 
-# ---- msync
+@case()
+def every_advice(d: Path) -> Any:
+    fd = new("f", b"x" * 4 * PAGE)
+    mapping, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, flags=PRIVATE)
+    private.store(b"mine")
+    mapping.store(b"ours", PAGE)
+    seen: dict[str, Any] = {
+        "dontneed": [
+            tried(private.advise, 4),
+            private.load(0, 4),
+            tried(mapping.advise, 4),
+            mapping.load(PAGE, 4),
+        ],
+    }
+    names = {
+        "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "free": 8, "dontfork": 10, "dofork": 11,
+        "mergeable": 12, "hugepage": 14, "nohugepage": 15, "dontdump": 16, "dodump": 17, "wipeonfork": 18,
+        "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23, "unknown": 77,
+    }  # fmt: skip
+    for name, number in names.items():
+        seen[name] = tried(mapping.advise, number)
+    seen["after"] = [mapping.load(0, 4), mapping.load(PAGE, 4), content("f")[PAGE : PAGE + 5]]
+    return seen
 
 
 @case()
-def msync_flags(d: Path) -> Any:
-    m = mapping()
-    return [tried(m.sync, flags) for flags in range(10)]
-
-
-@case()
-def msync_with_a_hole_between(d: Path) -> Any:
-    m = mapping(3)
-    call("munmap", m.address + PAGE, PAGE)
-    return [tried(m.sync, flags) for flags in (ASYNC, MS_SYNC)]
-
-
-@case()
-def msync_of_a_locked_mapping(d: Path) -> Any:
-    m = mapping()
-    call("mlock", m.address, PAGE)
-    return [tried(m.sync, flags) for flags in (INVALIDATE, MS_SYNC | INVALIDATE, MS_SYNC)]
-
-
-@case()
-def msync_invalidate_keeps_stores(d: Path) -> Any:
-    m = mapping()
-    m.store(b"kept")
-    return [tried(m.sync, MS_SYNC | INVALIDATE), m.load(0, 4), content("f")[:4]]
-
-
-@case()
-def msync_of_a_private_mapping(d: Path) -> Any:
-    m = mapping(flags=PRIVATE)
-    m.store(b"own")
-    return [tried(m.sync, MS_SYNC), content("f")[:3], m.load(0, 3)]
-
-
-# ---- mincore, mlock
-
-
-@case()
-def mincore_after_a_write(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-    os.pwrite(fd, b"x", PAGE)
-    return Mapping(fd, 4 * PAGE).resident()
-
-
-@case()
-def mincore_of_another_who_may_not_write(d: Path) -> Any:
-    """can_do_mincore: all is said to be there."""
-    os.close(new("f", b"x" * PAGE, 0o644))
-    os.truncate("f", 4 * PAGE)
-    os.chmod("f", 0o644)
-    return unprivileged(lambda: Mapping(os.open("f", os.O_RDONLY), 4 * PAGE, READ).resident())
-
-
-@case()
-def mincore_behind_the_end(d: Path) -> Any:
-    return Mapping(new("f", b"x"), 3 * PAGE).resident()[1:]
-
-
-@case()
-def mlock_of_holes_allocates(d: Path) -> Any:
-    m = holes()
-    return [tried(call, "mlock", m.address, 2 * PAGE), blocks("f")]
-
-
-@case()
-def mlock_of_a_reader_of_data(d: Path) -> Any:
-    os.close(new("f", b"x" * PAGE))
-    return tried(call, "mlock", Mapping(os.open("f", os.O_RDONLY), PAGE, READ).address, PAGE)
-
-
-@case()
-def mlock_onfault(d: Path) -> Any:
-    m = holes()
-    return [tried(call, "mlock2", m.address, 4 * PAGE, 1), blocks("f"), m.load(PAGE), blocks("f")]
-
-
-@case()
-def mlock_behind_the_end(d: Path) -> Any:
-    return tried(call, "mlock", Mapping(new("f", b"x"), 3 * PAGE).address, 3 * PAGE)
-
-
-@case()
-def mlock_over_the_limit(d: Path) -> Any:
-    m = mapping()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))
-        return unprivileged(lambda: [tried(call, "mlock", m.address, n * PAGE) for n in (1, 2, 4)])
-
-    return child(limited)
-
-
-@case()
-def mlockall(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-
-    def locked() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, resource.getrlimit(resource.RLIMIT_MEMLOCK))
-        answer = tried(call, "mlockall", 2)
-        Mapping(fd, 4 * PAGE)
-        return [answer, blocks("f"), tried(call, "munlockall")]
-
-    return child(locked)
+def madv_dontfork(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    mapping = Mapping(fd)
+    mapping.advise(10)
+    return [child(mapping.load), mapping.load()]

@@ -1,20 +1,18 @@
-"""mmap(2): what do_mmap and its kin check, and what a mapping does."""
+"""Use of mappings: holes, stores, many mappings, and programs and libraries that the kernel maps."""
 
 import ctypes
 import mmap
 import os
-import resource
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
     EXEC,
-    FIXED,
-    FIXED_NOREPLACE,
-    LOCKED,
     PAGE,
-    POPULATE,
     PRIVATE,
     READ,
     SHARED,
@@ -26,33 +24,7 @@ from shmfs.conformance.tools import (
     content,
     new,
     tried,
-    unprivileged,
 )
-
-MAX = (1 << 63) - 1
-
-
-@case()
-def protection_of_a_readers_mapping(d: Path) -> Any:
-    os.close(new("f", b"x" * PAGE))
-    reader = os.open("f", os.O_RDONLY)
-    shared, private = Mapping(reader, PAGE, READ), Mapping(reader, PAGE, READ, PRIVATE)
-    seen = {
-        "shared": tried(shared.protect, READ | WRITE),
-        "private": tried(private.protect, READ | WRITE),
-        "execute": tried(shared.protect, READ | EXEC),
-        "nothing": tried(shared.protect, 0),
-        "store": child(shared.store, b"y"),
-        "load without right": child(shared.load),
-    }
-    writable = Mapping(os.open("f", os.O_RDWR), PAGE, READ)
-    seen["raised"] = [
-        child(writable.store, b"z"),
-        tried(writable.protect, READ | WRITE),
-        child(writable.store, b"z"),
-    ]
-    seen["content"] = content("f")[:2]
-    return seen
 
 
 @case(options="size=1m,noexec")
@@ -69,19 +41,7 @@ def noexec(d: Path) -> Any:
 
 
 @case()
-def behind_the_end(d: Path) -> Any:
-    fd = new("f", b"x" * 100)
-    mapping = Mapping(fd, 3 * PAGE)
-    seen = [mapping.load(99, 3), child(mapping.load, PAGE), child(mapping.store, b"x", 2 * PAGE)]
-    seen += [child(mapping.store, b"y", PAGE - 1), os.fstat(fd).st_size]
-    os.ftruncate(fd, 2 * PAGE)
-    seen += [child(mapping.load, PAGE), child(mapping.load, 2 * PAGE), blocks("f")]
-    os.ftruncate(fd, 0)
-    return [seen, child(mapping.load, 0), Mapping(new("empty"), PAGE)]
-
-
-@case()
-def too_many(d: Path) -> Any:
+def max_map_count(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
 
@@ -97,151 +57,16 @@ def too_many(d: Path) -> Any:
 
 
 @case()
-def limits(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 8 << 20)
-
-    def address_space() -> Any:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), used + (1 << 20)))
-        return tried(Mapping, fd, 4 << 20)
-
-    def locked() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))
-        return {
-            "over": unprivileged(Mapping, fd, 16 * PAGE, READ | WRITE, SHARED | LOCKED),
-            "under": unprivileged(Mapping, fd, PAGE, READ | WRITE, SHARED | LOCKED),
-            "mlock": unprivileged(lambda: call("mlock", Mapping(fd, 16 * PAGE).address, 16 * PAGE)),
-        }
-
-    return [child(address_space), child(locked)]
-
-
-@case()
-def fixed(d: Path) -> Any:
-    fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
-    room = Mapping(fd, 3 * PAGE)
-    seen: list[Any] = [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)]
-    again = Mapping(fd, PAGE, READ | WRITE, SHARED | FIXED, 2 * PAGE, room.address)
-    seen += [again.address == room.address, room.load(0), room.load(PAGE), room.load(2 * PAGE)]
-    again.store(b"C")
-    seen += [room.load(2 * PAGE), tried(Mapping, fd, PAGE, READ, SHARED | FIXED, 0, room.address + 1)]
-    room.unmap()
-    seen += [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, PAGE, room.address)]
-    return [seen, room.load(0)]
-
-
-@case()
-def populate(d: Path) -> Any:
+def a_thousand_mappings_of_one_file(d: Path) -> Any:
     fd = new("f", b"x" * PAGE)
-    os.ftruncate(fd, 8 * PAGE)
-    mapping = Mapping(fd, 8 * PAGE, READ | WRITE, SHARED | POPULATE)
-    seen = [blocks("f"), mapping.resident()]
-    behind = Mapping(fd, 16 * PAGE, READ | WRITE, SHARED | POPULATE)
-    return [seen, behind.load(0), child(behind.load, 8 * PAGE)]
+    mappings = [Mapping(fd) for _ in range(1000)]
+    mappings[0].store(b"seen")
+    return [{m.load(0, 4) for m in mappings}, [m.unmap() for m in mappings[:3]]]
 
 
 @case()
-def remap(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 8 * PAGE)
-    mapping = Mapping(fd, 2 * PAGE)
-    mapping.store(b"first")
-    moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1, 0)
-    ctypes.memmove(moved + 7 * PAGE, b"last", 4)
-    seen: list[Any] = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
-    copy = call("mremap", moved, 0, PAGE, 1, 0)  # old size 0: a second mapping of the same pages
-    ctypes.memmove(copy, b"FIRST", 5)
-    seen += [ctypes.string_at(moved, 5)]
-    smaller = call("mremap", moved, 8 * PAGE, PAGE, 0, 0)
-    seen += [smaller == moved, child(ctypes.string_at, moved + PAGE, 1)]
-    kept = call("mremap", moved, PAGE, PAGE, 1 | 4, 0)  # MREMAP_DONTUNMAP
-    seen += [ctypes.string_at(kept, 5), tried(call, "mremap", kept + 1, PAGE, PAGE, 1, 0)]
-    return seen
-
-
-@case()
-def advice(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    mapping, private = Mapping(fd, 4 * PAGE), Mapping(fd, 4 * PAGE, flags=PRIVATE)
-    private.store(b"mine")
-    mapping.store(b"ours", PAGE)
-    seen: dict[str, Any] = {
-        "dontneed": [
-            tried(private.advise, 4),
-            private.load(0, 4),
-            tried(mapping.advise, 4),
-            mapping.load(PAGE, 4),
-        ],
-    }
-    names = {
-        "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "free": 8, "dontfork": 10, "dofork": 11,
-        "mergeable": 12, "hugepage": 14, "nohugepage": 15, "dontdump": 16, "dodump": 17, "wipeonfork": 18,
-        "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23, "unknown": 77,
-    }  # fmt: skip
-    for name, number in names.items():
-        seen[name] = tried(mapping.advise, number)
-    seen["after"] = [mapping.load(0, 4), mapping.load(PAGE, 4), content("f")[PAGE : PAGE + 5]]
-    return seen
-
-
-@case()
-def remove(d: Path) -> Any:
-    fd = new("f", b"x" * 4 * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    return {"answer": tried(mapping.advise, 9, PAGE, PAGE), "load": mapping.load(PAGE), "blocks": blocks("f")}
-
-
-@case()
-def dontfork(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    mapping = Mapping(fd)
-    mapping.advise(10)
-    return [child(mapping.load), mapping.load()]
-
-
-@case()
-def msync(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 2 * PAGE)
-    mapping = Mapping(fd, 2 * PAGE)
-    mapping.store(b"data", PAGE)
-    seen: dict[Any, Any] = {flags: tried(mapping.sync, flags) for flags in range(9)}
-    seen["unaligned"] = tried(call, "msync", mapping.address + 1, PAGE, 4)
-    mapping.unmap()
-    seen["unmapped"] = tried(mapping.sync, 4)
-    seen["content"] = os.pread(fd, 4, PAGE)
-    return seen
-
-
-@case()
-def lock(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    seen = [call("mlock", mapping.address, 2 * PAGE), mapping.resident()[:2], blocks("f")]
-    seen += [tried(mapping.sync, 2), tried(mapping.advise, 4), call("munlock", mapping.address, 4 * PAGE)]
-    seen += [tried(call, "mlock2", mapping.address + 2 * PAGE, PAGE, 1), blocks("f")]
-    seen += [tried(call, "mlock", Mapping(fd, 8 * PAGE).address, 8 * PAGE)]
-    return seen
-
-
-@case()
-def mincore(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 4 * PAGE)
-    mapping = Mapping(fd, 4 * PAGE)
-    seen = [mapping.resident()]
-    mapping.load(2 * PAGE)
-    seen.append(mapping.resident())
-    os.ftruncate(fd, PAGE)
-    seen.append(mapping.resident())
-    return [seen, tried(call, "mincore", mapping.address + 1, PAGE, b"x" * 8)]
-
-
-@case()
-def a_hole_that_was_read_and_is_written(d: Path) -> Any:
-    """The kernel's page for the hole must not go on being taken for the file's."""
+def stores_into_holes_that_were_read(d: Path) -> Any:
+    """Readers see the stored data, not a page of zeros that was cached for the hole."""
     fd = new("f")
     os.ftruncate(fd, 4 * PAGE)
     os.close(fd)
@@ -292,7 +117,7 @@ def stores_reach_the_file(d: Path) -> Any:
 
 
 @case()
-def pythons_own(d: Path) -> Any:
+def mmap_of_python(d: Path) -> Any:
     with open("f", "w+b") as file:
         file.write(b"0123456789" * 1000)
         file.flush()
@@ -333,3 +158,41 @@ def a_library_is_loaded(d: Path) -> Any:
     library = next(Path(path) for path in sorted(mapped) if "/libc.so" in path or "/libm" in path)
     Path("lib.so").write_bytes(library.read_bytes())
     return child(lambda: bool(ctypes.CDLL("./lib.so")))
+
+
+def status_of(*command: str) -> Any:
+    """Exit status of a program, or the name of the errno that kept it from being executed."""
+    return tried(lambda: subprocess.run(command, check=False).returncode)
+
+
+@case()
+def a_truncating_open_of_a_running_program(d: Path) -> Any:
+    shutil.copy("/bin/cat", "s")
+    running = subprocess.Popen(["./s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert running.stdin is not None  # noqa: S101
+    assert running.stdout is not None  # noqa: S101
+    running.stdin.write(b"x"), running.stdout.read(1)  # now it only waits, and needs no page
+    seen: dict[str, Any] = {}
+    for name, flags in (("write", os.O_WRONLY), ("read", os.O_RDONLY)):
+        seen[name] = [tried(os.open, "s", flags | os.O_TRUNC), os.stat("s").st_size > 0]
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    return seen
+
+
+@case()
+def a_writable_mapping_without_a_descriptor(d: Path) -> Any:
+    """The mapping keeps the file open for writing: for inotify, for execve(2) and for leases."""
+    shutil.copy("/bin/true", "t")
+    watch = call("inotify_init1", os.O_NONBLOCK)
+    fd = os.open("t", os.O_RDWR)
+    mapping = Mapping(fd)
+    call("inotify_add_watch", watch, "t", 0x8)  # IN_CLOSE_WRITE
+    os.close(fd)
+    seen = {
+        "closed": isinstance(tried(os.read, watch, 100), bytes),
+        "executed": status_of("./t"),
+        "leased": tried(call, "fcntl", os.open("t", os.O_RDONLY), 1024, 0),  # F_SETLEASE, F_RDLCK
+    }
+    mapping.unmap()
+    return seen | {"executed later": status_of("./t")}

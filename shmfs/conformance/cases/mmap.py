@@ -1,16 +1,13 @@
-"""The checks of do_mmap (mm/mmap.c) and its callers, one by one, as a process sees them."""
+"""Arguments of mmap(2): length, offset, type, flags and address. Compare mm/mmap.c:do_mmap."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.mmap_access import file, mapped
 from shmfs.conformance.tools import (
     FIXED,
     FIXED_NOREPLACE,
-    LOCKED,
     PAGE,
     PRIVATE,
     READ,
@@ -19,9 +16,11 @@ from shmfs.conformance.tools import (
     SYNC,
     WRITE,
     Mapping,
-    call,
     child,
+    data_file,
+    new,
     tried,
+    try_map,
     unprivileged,
 )
 
@@ -36,73 +35,73 @@ MAP_DROPPABLE = 0x08
 
 @case()
 def length_0(d: Path) -> Any:
-    return mapped(file(), 0)
+    return try_map(data_file(), 0)
 
 
 @case()
 def length_of_one_byte(d: Path) -> Any:
-    return Mapping(file(), 1).load(PAGE - 1)
+    return Mapping(data_file(), 1).load(PAGE - 1)
 
 
 @case()
 def length_that_rounds_up_to_0(d: Path) -> Any:
-    return [mapped(file(), -1), mapped(os.open("f", os.O_RDWR), -PAGE + 1)]
+    return [try_map(data_file(), -1), try_map(os.open("f", os.O_RDWR), -PAGE + 1)]
 
 
 @case()
 def length_over_task_size(d: Path) -> Any:
-    return mapped(file(), LONG_MAX & -PAGE, READ)
+    return try_map(data_file(), LONG_MAX & -PAGE, READ)
 
 
 @case()
 def length_beyond_the_end(d: Path) -> Any:
-    mapping = Mapping(file(pages=1), 4 * PAGE)
+    mapping = Mapping(data_file(pages=1), 4 * PAGE)
     return [mapping.load(), child(mapping.load, PAGE), child(mapping.store, b"x", 3 * PAGE)]
 
 
 @case()
 def offset_not_a_multiple_of_the_page_size(d: Path) -> Any:
-    fd = file()
-    return [mapped(fd, PAGE, offset=offset) for offset in (1, 512, PAGE - 1, PAGE + 1)]
+    fd = data_file()
+    return [try_map(fd, PAGE, offset=offset) for offset in (1, 512, PAGE - 1, PAGE + 1)]
 
 
 @case()
 def offset_of_a_page(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     os.pwrite(fd, b"second", PAGE)
     return Mapping(fd, PAGE, offset=PAGE).load(0, 6)
 
 
 @case()
 def offset_beyond_the_end(d: Path) -> Any:
-    mapping = Mapping(file(), PAGE, offset=100 * PAGE)
+    mapping = Mapping(data_file(), PAGE, offset=100 * PAGE)
     return [child(mapping.load), child(mapping.store, b"x")]
 
 
 @case()
 def offset_plus_length_overflows(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     return [
-        mapped(fd, 2 * PAGE, READ, SHARED, -PAGE),
-        mapped(fd, PAGE, READ, SHARED, -PAGE),
-        mapped(fd, 2 * PAGE, READ, SHARED, -2 * PAGE),
+        try_map(fd, 2 * PAGE, READ, SHARED, -PAGE),
+        try_map(fd, PAGE, READ, SHARED, -PAGE),
+        try_map(fd, 2 * PAGE, READ, SHARED, -2 * PAGE),
     ]
 
 
 @case()
 def offset_over_the_largest_file(d: Path) -> Any:
-    """file_mmap_ok: s_maxbytes."""
-    fd = file()
+    """Compare mm/mmap.c:file_mmap_ok, which checks s_maxbytes."""
+    fd = data_file()
     return [
-        mapped(fd, PAGE, READ, SHARED, LONG_MAX & -PAGE),
-        mapped(fd, PAGE, READ, SHARED, (LONG_MAX & -PAGE) - PAGE),
-        mapped(fd, 2 * PAGE, READ, SHARED, (LONG_MAX & -PAGE) - PAGE),
+        try_map(fd, PAGE, READ, SHARED, LONG_MAX & -PAGE),
+        try_map(fd, PAGE, READ, SHARED, (LONG_MAX & -PAGE) - PAGE),
+        try_map(fd, 2 * PAGE, READ, SHARED, (LONG_MAX & -PAGE) - PAGE),
     ]
 
 
 @case()
 def offset_of_16_gib(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     os.ftruncate(fd, (16 << 30) + PAGE)
     mapping = Mapping(fd, PAGE, offset=16 << 30)
     mapping.store(b"far")
@@ -114,71 +113,71 @@ def offset_of_16_gib(d: Path) -> Any:
 
 @case()
 def neither_shared_nor_private(d: Path) -> Any:
-    return mapped(file(), PAGE, READ, 0)
+    return try_map(data_file(), PAGE, READ, 0)
 
 
 @case()
 def an_unknown_type(d: Path) -> Any:
-    fd = file()
-    return [mapped(fd, PAGE, READ, kind) for kind in (4, 5, 6, 7, 8, 12, 15)]
+    fd = data_file()
+    return [try_map(fd, PAGE, READ, kind) for kind in (4, 5, 6, 7, 8, 12, 15)]
 
 
 @case()
 def shared_validate(d: Path) -> Any:
-    mapping = Mapping(file(), PAGE, READ | WRITE, SHARED_VALIDATE)
+    mapping = Mapping(data_file(), PAGE, READ | WRITE, SHARED_VALIDATE)
     mapping.store(b"y")
     return os.pread(os.open("f", os.O_RDONLY), 2, 0)
 
 
 @case()
 def shared_validate_with_unknown_flags(d: Path) -> Any:
-    fd = file()
-    return [mapped(fd, PAGE, READ, SHARED_VALIDATE | 1 << bit) for bit in (26, 27, 28, 29, 30)]
+    fd = data_file()
+    return [try_map(fd, PAGE, READ, SHARED_VALIDATE | 1 << bit) for bit in (26, 27, 28, 29, 30)]
 
 
 @case()
 def shared_validate_with_map_sync(d: Path) -> Any:
-    return mapped(file(), PAGE, READ, SHARED_VALIDATE | SYNC)
+    return try_map(data_file(), PAGE, READ, SHARED_VALIDATE | SYNC)
 
 
 @case()
 def shared_with_unknown_flags(d: Path) -> Any:
-    fd = file()
-    return [mapped(fd, PAGE, READ, SHARED | 1 << bit) for bit in (26, 27, 28, 29, 30)]
+    fd = data_file()
+    return [try_map(fd, PAGE, READ, SHARED | 1 << bit) for bit in (26, 27, 28, 29, 30)]
 
 
 @case()
 def shared_with_map_sync(d: Path) -> Any:
-    return mapped(file(), PAGE, READ, SHARED | SYNC)
+    return try_map(data_file(), PAGE, READ, SHARED | SYNC)
 
 
 @case()
 def flags_that_are_ignored(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     flags = MAP_DENYWRITE, MAP_EXECUTABLE, MAP_NORESERVE, MAP_NONBLOCK, MAP_STACK
-    return [mapped(fd, PAGE, READ, SHARED | flag) for flag in flags]
+    return [try_map(fd, PAGE, READ, SHARED | flag) for flag in flags]
 
 
 @case()
 def map_32bit(d: Path) -> Any:
-    return Mapping(file(), PAGE, READ, SHARED | MAP_32BIT).address < 1 << 32
+    return Mapping(data_file(), PAGE, READ, SHARED | MAP_32BIT).address < 1 << 32
 
 
 @case()
 def map_hugetlb(d: Path) -> Any:
     """Only hugetlbfs has such files."""
-    return mapped(file(), 2 << 20, READ, SHARED | MAP_HUGETLB)
+    return try_map(data_file(), 2 << 20, READ, SHARED | MAP_HUGETLB)
 
 
 @case()
 def map_growsdown(d: Path) -> Any:
-    fd = file()
-    return [mapped(fd, PAGE, READ, SHARED | MAP_GROWSDOWN), mapped(fd, PAGE, READ, PRIVATE | MAP_GROWSDOWN)]
+    fd = data_file()
+    return [try_map(fd, PAGE, READ, SHARED | MAP_GROWSDOWN), try_map(fd, PAGE, READ, PRIVATE | MAP_GROWSDOWN)]
 
 
 @case()
 def map_droppable(d: Path) -> Any:
-    return mapped(file(), PAGE, READ, MAP_DROPPABLE)
+    return try_map(data_file(), PAGE, READ, MAP_DROPPABLE)
 
 
 # ---- the address
@@ -186,14 +185,14 @@ def map_droppable(d: Path) -> Any:
 
 @case()
 def map_fixed_that_is_not_aligned(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     room = Mapping(fd, 2 * PAGE)
-    return mapped(fd, PAGE, READ, SHARED | FIXED, 0, room.address + 1)
+    return try_map(fd, PAGE, READ, SHARED | FIXED, 0, room.address + 1)
 
 
 @case()
 def map_fixed_over_a_mapping(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     os.pwrite(fd, b"y" * PAGE, PAGE)
     room = Mapping(fd, 3 * PAGE)
     over = Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, room.address)
@@ -202,7 +201,7 @@ def map_fixed_over_a_mapping(d: Path) -> Any:
 
 @case()
 def map_fixed_in_the_middle(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     os.pwrite(fd, b"y" * PAGE, 3 * PAGE)
     room = Mapping(fd, 3 * PAGE)
     Mapping(fd, PAGE, READ, PRIVATE | FIXED, 3 * PAGE, room.address + PAGE)
@@ -211,27 +210,27 @@ def map_fixed_in_the_middle(d: Path) -> Any:
 
 @case()
 def map_fixed_noreplace(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     room = Mapping(fd, PAGE)
-    taken = mapped(fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)
+    taken = try_map(fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)
     room.unmap()
-    return [taken, mapped(fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)]
+    return [taken, try_map(fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)]
 
 
 @case()
 def map_fixed_at_the_end_of_the_address_space(d: Path) -> Any:
-    return mapped(file(), PAGE, READ, SHARED | FIXED, 0, 0x7FFF_FFFF_F000)
+    return try_map(data_file(), PAGE, READ, SHARED | FIXED, 0, 0x7FFF_FFFF_F000)
 
 
 @case()
 def map_fixed_below_mmap_min_addr(d: Path) -> Any:
-    fd = file()
-    return unprivileged(lambda: mapped(fd, PAGE, READ, SHARED | FIXED, 0, 0))
+    fd = data_file()
+    return unprivileged(lambda: try_map(fd, PAGE, READ, SHARED | FIXED, 0, 0))
 
 
 @case()
 def an_address_that_is_only_a_hint(d: Path) -> Any:
-    fd = file()
+    fd = data_file()
     room = Mapping(fd, PAGE)
     other = Mapping(fd, PAGE, address=room.address)
     return [other.address != room.address, Mapping(fd, PAGE, address=room.address + 5).address % PAGE]
@@ -241,50 +240,14 @@ def an_address_that_is_only_a_hint(d: Path) -> Any:
 
 
 @case()
-def map_locked_over_rlimit_memlock(d: Path) -> Any:
-    fd = file(pages=16)
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * PAGE, 2 * PAGE))
-        return unprivileged(lambda: [mapped(fd, n * PAGE, READ, SHARED | LOCKED) for n in (1, 2, 16)])
-
-    return child(limited)
-
-
-@case()
-def map_locked_without_any_limit_left(d: Path) -> Any:
-    """can_do_mlock: EPERM, not EAGAIN."""
-    fd = file()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-        return unprivileged(lambda: mapped(fd, PAGE, READ, SHARED | LOCKED))
-
-    return child(limited)
-
-
-@case()
-def over_rlimit_as(d: Path) -> Any:
-    fd = file()
-
-    def limited() -> Any:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), used + (1 << 20)))
-        return [mapped(fd, PAGE, READ), mapped(fd, 4 << 20, READ)]
-
-    return child(limited)
-
-
-@case()
-def over_rlimit_data(d: Path) -> Any:
-    """Private writable mappings count, shared ones do not."""
-    fd = file()
-
-    def limited() -> Any:
-        resource.setrlimit(resource.RLIMIT_DATA, (PAGE, PAGE))
-        return [
-            mapped(fd, PAGE, READ | WRITE, SHARED),
-            tried(call, "mmap", 0, 64 << 20, READ | WRITE, PRIVATE, fd, 0),
-        ]
-
-    return child(limited)
+def map_fixed_and_noreplace(d: Path) -> Any:
+    fd = new("f", b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
+    room = Mapping(fd, 3 * PAGE)
+    seen: list[Any] = [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, 0, room.address)]
+    again = Mapping(fd, PAGE, READ | WRITE, SHARED | FIXED, 2 * PAGE, room.address)
+    seen += [again.address == room.address, room.load(0), room.load(PAGE), room.load(2 * PAGE)]
+    again.store(b"C")
+    seen += [room.load(2 * PAGE), tried(Mapping, fd, PAGE, READ, SHARED | FIXED, 0, room.address + 1)]
+    room.unmap()
+    seen += [tried(Mapping, fd, PAGE, READ, SHARED | FIXED_NOREPLACE, PAGE, room.address)]
+    return [seen, room.load(0)]

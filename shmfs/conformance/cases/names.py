@@ -3,6 +3,7 @@
 import os
 import random
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -271,8 +272,8 @@ def paths(d: Path) -> Any:
 
 
 @case()
-def missing_names_are_seen_when_made(d: Path) -> Any:
-    """Negative entries in the kernel's cache go when the name comes, by whatever operation."""
+def negative_dentries(d: Path) -> Any:
+    """Every operation that creates a name invalidates the kernel's negative dentry."""
     seen = []
     os.close(new("f")), os.mkdir("d")
     for name, make in (
@@ -314,13 +315,8 @@ def a_name_that_changes_its_kind(d: Path) -> Any:
 
 
 @case()
-def temporary_files(d: Path) -> Any:
-    return {"O_TMPFILE": opened(".", os.O_RDWR | os.O_TMPFILE)}
-
-
-@case()
 def random_operations(d: Path) -> Any:
-    """The same thousand operations on few names: the same answers, the same tree."""
+    """A thousand random operations on few names: their answers, and the tree that they leave."""
     choose = random.Random(2)
     seen = []
     places = ["", "a/", "b/", "a/b/", "b/a/", "a/b/c/"]
@@ -351,3 +347,37 @@ def random_operations(d: Path) -> Any:
         operation = choose.choice(operations)
         seen.append(tried(operation) if operations.index(operation) != 13 else None)
     return [seen, tree(), free()]
+
+
+@case()
+def a_thousand_links(d: Path) -> Any:
+    os.close(new("f", b"x"))
+    for index in range(1000):
+        os.link("f", f"l{index}")
+    seen = [os.stat("f").st_nlink]
+    for index in range(1000):
+        os.unlink(f"l{index}")
+    return [*seen, os.stat("f").st_nlink, os.listdir(".")]
+
+
+@case()
+def threads_that_create_and_remove(d: Path) -> Any:
+    failures: list[str] = []
+
+    def work(number: int) -> None:
+        for index in range(50):
+            name = f"{number}-{index}"
+            try:
+                os.close(new(name, b"x" * 100))
+                os.rename(name, name + "r")
+                os.link(name + "r", name)
+                os.unlink(name), os.unlink(name + "r")
+            except OSError as failure:
+                failures.append(str(failure))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [failures, os.listdir("."), os.stat(".").st_size]

@@ -1,19 +1,20 @@
-"""Capabilities one by one, and user namespaces: ids are mapped both ways."""
+"""Capabilities, user namespaces and idmapped mounts."""
 
 import ast
+import contextlib
 import os
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.users import ALICE, BOB, bob, owner, shared_directory
-from shmfs.conformance.cases.xattrs import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
+from shmfs.conformance.access_lists import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
+from shmfs.conformance.mounting import unshare_mounts
 from shmfs.conformance.tools import NeedsRootError, call, child, libc, mode, new, opened, tried
-
-CLONE_NEWUSER = 0x10000000
-
+from shmfs.conformance.users import ALICE, BOB, bob, owner, shared_directory
+from shmfs.system.namespaces import CLONE_NEWUSER
 
 # ---- capabilities
 
@@ -165,3 +166,37 @@ def lists_in_a_namespace(d: Path) -> Any:
 def setgid_in_a_namespace(d: Path) -> Any:
     os.close(new("hers")), os.chown("hers", ALICE, 77), os.chmod("hers", 0o644)
     return [in_namespace(lambda: tried(os.chmod, "hers", 0o2755)), mode("hers")]
+
+
+# ---- idmapped mounts
+
+
+@case(mounts=True)
+def an_idmapped_mount(d: Path) -> Any:
+    """An idmapped bind mount (MOUNT_ATTR_IDMAP)."""
+    unshare_mounts()
+    os.mkdir("a"), os.mkdir("b")
+    os.close(new("a/f"))
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            call("unshare", CLONE_NEWUSER)
+            os.write(told, b"x")
+            signal.pause()
+        os._exit(1)
+    os.close(told)
+    if not os.read(ready, 1):
+        return {"answer": "no user namespace"}
+    for which in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{which}").write_text("0 1000 10")
+    namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    tree = call("syscall", "open_tree", -100, "a", 1)
+    attributes = struct.pack("QQQQ", 1 << 20, 0, 0, namespace)
+    seen = {"answer": tried(call, "syscall", "mount_setattr", tree, "", 0x1000, attributes, 32), "owner": -1}
+    if seen["answer"] == 0:
+        call("syscall", "move_mount", tree, "", -100, "b", 4)
+        seen["owner"] = os.stat("b/f").st_uid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return seen

@@ -1,4 +1,4 @@
-"""Modes, owners, set-id bits: who may do what, and what a change takes away."""
+"""Modes and owners: which access they permit to several users, in files and in directories."""
 
 import os
 import stat
@@ -13,6 +13,7 @@ from shmfs.conformance.tools import (
     call,
     child,
     content,
+    libc,
     mode,
     new,
     opened,
@@ -20,6 +21,7 @@ from shmfs.conformance.tools import (
     tried,
     unprivileged,
 )
+from shmfs.conformance.users import ALICE, BOB, alice, bob, owner, shared_directory
 
 
 @case()
@@ -99,28 +101,6 @@ def sticky(d: Path) -> Any:
 
 
 @case()
-def set_group_id_directories(d: Path) -> Any:
-    os.mkdir("g"), os.chown("g", 0, 4242), os.chmod("g", 0o2777)
-    seen = {}
-
-    def make(prefix: str) -> Any:
-        (
-            os.close(new(f"g/{prefix}f", mode=0o2775)),
-            os.mkdir(f"g/{prefix}d", 0o755),
-            os.symlink("x", f"g/{prefix}s"),
-        )
-        os.mkfifo(f"g/{prefix}p", 0o2755), os.close(new(f"g/{prefix}d/inside", mode=0o666))
-        names = [prefix + suffix for suffix in ("f", "d", "s", "p", "d/inside")]
-        return [[os.lstat(f"g/{n}").st_uid, os.lstat(f"g/{n}").st_gid, mode(f"g/{n}")] for n in names]
-
-    seen["root"] = make("r")
-    seen["user"] = child(make, "u", uid=1000, gid=1000)
-    seen["member"] = child(make, "m", uid=1000, gid=1000, groups=(4242,))
-    os.rename("g/rd", "moved")
-    return [seen, mode("moved"), os.stat("moved").st_gid]
-
-
-@case()
 def new_files_belong_to_the_caller(d: Path) -> Any:
     os.chmod(".", 0o777)
 
@@ -137,45 +117,6 @@ def new_files_belong_to_the_caller(d: Path) -> Any:
 
 
 @case()
-def set_id_bits_go(d: Path) -> Any:
-    """What takes set-id bits away: for root and for their owner, with and without group execution."""
-    os.chmod(".", 0o777)
-    actions = {
-        "write": lambda fd, path: os.pwrite(fd, b"x", 0),
-        "write nothing": lambda fd, path: os.pwrite(fd, b"", 0),
-        "truncate": lambda fd, path: os.truncate(path, 3),
-        "truncate same": lambda fd, path: os.truncate(path, 5),
-        "ftruncate": lambda fd, path: os.ftruncate(fd, 3),
-        "O_TRUNC": lambda fd, path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
-        "chown": lambda fd, path: os.chown(path, -1, 1000),
-        "chown to itself": lambda fd, path: os.chown(path, 1000, 1000),
-        "chown nothing": lambda fd, path: os.chown(path, -1, -1),
-        "fchown": lambda fd, path: os.fchown(fd, -1, 1000),
-        "chmod": lambda fd, path: os.chmod(path, 0o6777),
-        "utime": lambda fd, path: os.utime(path),
-        "rename": lambda fd, path: os.rename(path, path),
-        "mapped store": lambda fd, path: Mapping(fd).store(b"x"),
-        "copy_file_range": lambda fd, path: os.copy_file_range(os.open("source", os.O_RDONLY), fd, 2, 0, 0),
-        "setxattr": lambda fd, path: os.setxattr(path, "user.x", b"1"),
-    }
-    os.close(new("source", b"source", 0o644))
-    seen = {}
-    for bits in (0o4777, 0o2777, 0o6777, 0o6755, 0o6766, 0o2767, 0o6666, 0o2747):
-        for who in (0, 1000):
-            for name, action in actions.items():
-                os.close(new("f", b"12345"))
-                os.chown("f", 1000, 1000), os.chmod("f", bits)
-
-                def act(action: Any = action) -> Any:
-                    return action(os.open("f", os.O_RDWR), "f")
-
-                answer = child(act, uid=who, gid=who)
-                seen[f"{bits:o} {name} by {who}"] = [answer if isinstance(answer, str) else "", mode("f")]
-                os.unlink("f")
-    return seen
-
-
-@case()
 def chown_of_directories(d: Path) -> Any:
     os.mkdir("d")
     os.chmod("d", 0o6775)
@@ -189,7 +130,7 @@ def chown_of_directories(d: Path) -> Any:
 
 
 @case()
-def who_may_change_attributes(d: Path) -> Any:
+def permission_to_change_attributes(d: Path) -> Any:
     os.chmod(".", 0o777)
     os.close(new("root", mode=0o666)), os.close(new("own", mode=0o644))
     os.chown("own", 1000, 1000)
@@ -208,13 +149,6 @@ def who_may_change_attributes(d: Path) -> Any:
         }
 
     return child(look, uid=1000, gid=1000, groups=(77,))
-
-
-@case()
-def setgid_of_a_foreign_group_is_dropped(d: Path) -> Any:
-    os.close(new("f"))
-    os.chown("f", 1000, 55)
-    return [child(os.chmod, "f", 0o2755, uid=1000, gid=1000), mode("f")]
 
 
 @case()
@@ -251,3 +185,149 @@ def mkdir_modes(d: Path) -> Any:
         os.chmod(f"d{bits}", bits), os.chmod(f"p{bits}", bits)
         seen.append([stat.S_IMODE(os.stat(f"{kind}{bits}").st_mode) for kind in "dpf"])
     return seen
+
+
+# ---- files of two users
+
+
+@case()
+def a_file_of_another_user(d: Path) -> Any:
+    shared_directory()
+    alice(lambda: os.close(new("d/f", b"hers", 0o600)))
+    return [bob(opened, "d/f", os.O_RDONLY), alice(content, "d/f"), owner("d/f"), bob(os.unlink, "d/f")]
+
+
+@case()
+def a_group_shares_a_file(d: Path) -> Any:
+    shared_directory()
+    alice(lambda: os.close(new("d/f", b"hers", 0o660)))
+    os.chown("d/f", -1, 77), os.chmod("d/f", 0o660)
+    return [bob(opened, "d/f"), bob(opened, "d/f", groups=(77,)), alice(opened, "d/f")]
+
+
+@case()
+def bits_of_the_owner(d: Path) -> Any:
+    """Permission bits of others do not apply to the owner."""
+    os.close(new("f", b"x")), os.chown("f", ALICE, ALICE)
+    os.chmod("f", 0o077)
+    return [alice(opened, "f", os.O_RDONLY), bob(opened, "f", os.O_RDONLY)]
+
+
+@case()
+def a_descriptor_is_handed_over(d: Path) -> Any:
+    fd = new("f", b"secret", 0o600)
+
+    def use() -> Any:
+        again = tried(os.open, f"/proc/self/fd/{fd}", os.O_RDWR)
+        return [
+            os.pread(fd, 6, 0),
+            again if isinstance(again, str) else "opened",
+            tried(os.fchmod, fd, 0o666),
+        ]
+
+    return bob(use)
+
+
+@case()
+def a_mapping_is_handed_over(d: Path) -> Any:
+    m = Mapping(new("f", b"secret", 0o600))
+    return [bob(lambda: m.store(b"SECRET")), content("f")]
+
+
+@case()
+def saved_ids(d: Path) -> Any:
+    os.close(new("f", mode=0o600))
+
+    def look() -> Any:
+        os.setresgid(BOB, BOB, 0)
+        os.setresuid(BOB, BOB, 0)
+        return opened("f")
+
+    return child(look)
+
+
+@case()
+def fsuid(d: Path) -> Any:
+    shared_directory()
+    os.close(new("f", mode=0o600))
+
+    def look() -> Any:
+        libc.setfsgid(BOB), libc.setfsuid(BOB)
+        os.close(new("d/g"))
+        return [opened("f"), owner("d/g")]
+
+    return child(look)
+
+
+# ---- directories of two users
+
+
+@case()
+def a_directory_that_may_be_searched_only(d: Path) -> Any:
+    shared_directory(0o711)
+    os.close(new("d/f", b"x", 0o644))
+    return [bob(content, "d/f"), bob(os.listdir, "d"), bob(opened, "d/g", os.O_CREAT | os.O_RDWR)]
+
+
+@case()
+def a_directory_that_may_be_read_only(d: Path) -> Any:
+    shared_directory(0o744)
+    os.close(new("d/f", b"x", 0o644))
+    return [bob(os.listdir, "d"), bob(opened, "d/f", os.O_RDONLY), bob(os.stat, "d/f")]
+
+
+@case()
+def sticky_directories(d: Path) -> Any:
+    shared_directory(0o1777)
+    alice(lambda: os.close(new("d/f")))
+    alice(lambda: os.mkdir("d/dir"))
+    return {
+        "unlink": bob(os.unlink, "d/f"),
+        "rmdir": bob(os.rmdir, "d/dir"),
+        "rename": bob(os.rename, "d/f", "d/g"),
+        "rename within": alice(os.rename, "d/f", "d/g"),
+        "own": alice(os.unlink, "d/g"),
+        "root": os.rmdir("d/dir"),
+    }
+
+
+@case()
+def the_owner_of_a_sticky_directory(d: Path) -> Any:
+    shared_directory(0o1777)
+    os.chown("d", BOB, BOB), os.chmod("d", 0o1777)
+    alice(lambda: os.close(new("d/f")))
+    return bob(os.unlink, "d/f")
+
+
+@case()
+def a_sticky_directory_and_renames_over(d: Path) -> Any:
+    shared_directory(0o1777)
+    alice(lambda: os.close(new("d/hers")))
+    bob(lambda: os.close(new("d/his")))
+    return [bob(os.rename, "d/his", "d/hers"), alice(os.rename, "d/hers", "d/his"), sorted(os.listdir("d"))]
+
+
+@case()
+def protected_files_of_others_in_sticky_directories(d: Path) -> Any:
+    """fs.protected_regular and fs.protected_fifos, as this kernel has them set."""
+    shared_directory(0o1777)
+    alice(lambda: os.close(new("d/f", mode=0o666)))
+    alice(lambda: os.mkfifo("d/p"))
+    os.chmod("d/f", 0o666), os.chmod("d/p", 0o666)
+    how = os.O_CREAT | os.O_RDWR
+    return [bob(opened, "d/f", how), opened("d/f", how), bob(opened, "d/p", how), bob(opened, "d/f")]
+
+
+@case()
+def protected_links(d: Path) -> Any:
+    """fs.protected_symlinks and fs.protected_hardlinks."""
+    shared_directory(0o1777)
+    os.close(new("f", b"x", 0o644)), os.close(new("secret", b"x", 0o600))
+    alice(lambda: os.symlink("../f", "d/s"))
+    return [
+        bob(opened, "d/s", os.O_RDONLY),
+        alice(opened, "d/s", os.O_RDONLY),
+        bob(os.link, "secret", "d/l"),
+        bob(os.link, "f", "d/l"),
+        opened("d/s", os.O_RDONLY),
+    ]

@@ -1,4 +1,4 @@
-"""Pages that system calls bring in: mlock, MAP_POPULATE and advice, up to a limit and beyond it."""
+"""Calls that allocate many pages, up to a limit and beyond it: mlock, MAP_POPULATE, huge pages."""
 
 import contextlib
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.cases.accounting import fill
 from shmfs.conformance.tools import (
     LOCKED,
     PAGE,
@@ -21,6 +20,7 @@ from shmfs.conformance.tools import (
     call,
     child,
     eventually,
+    fill_file_system,
     free,
     new,
     process,
@@ -41,7 +41,7 @@ def full() -> int:
     os.ftruncate(fd, PAGES * PAGE)
     os.pwrite(fd, b"a" * 4 * PAGE, 0)
     os.pwrite(fd, b"b" * 4 * PAGE, 28 * PAGE)
-    os.close(fill())
+    os.close(fill_file_system())
     return fd
 
 
@@ -76,7 +76,7 @@ def mlock_of_a_reader_beyond_the_limit(d: Path) -> Any:
 
 
 @case(options=SMALL)
-def mlock_beyond_the_limit_that_was_raised_meanwhile(d: Path) -> Any:
+def mlock_after_the_limit_is_raised(d: Path) -> Any:
     fd = full()
     m = Mapping(fd, PAGES * PAGE)
     seen = [tried(call, "mlock", m.address, m.length)]
@@ -185,6 +185,16 @@ def mlock_of_an_unlinked_file_beyond_the_limit(d: Path) -> Any:
     return [*seen, child(m.store, b"x", 5 * PAGE), m.load(28 * PAGE)]
 
 
+@case()
+def map_populate(d: Path) -> Any:
+    fd = new("f", b"x" * PAGE)
+    os.ftruncate(fd, 8 * PAGE)
+    mapping = Mapping(fd, 8 * PAGE, READ | WRITE, SHARED | POPULATE)
+    seen = [blocks("f"), mapping.resident()]
+    behind = Mapping(fd, 16 * PAGE, READ | WRITE, SHARED | POPULATE)
+    return [seen, behind.load(0), child(behind.load, 8 * PAGE)]
+
+
 # ---- advice
 
 
@@ -219,10 +229,3 @@ def madv_hugepage_of_data(d: Path) -> Any:
     with contextlib.suppress(OSError):
         m.advise(MADV_HUGEPAGE)
     return [set(m.load(0, HUGE)), blocks("f")]
-
-
-@case()
-def fadvise_willneed_of_holes(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, 8 * PAGE)
-    return [tried(os.posix_fadvise, fd, 0, 0, os.POSIX_FADV_WILLNEED), blocks("f")]

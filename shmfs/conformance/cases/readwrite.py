@@ -1,110 +1,82 @@
-"""The ways to read and write: flags of preadv2 and pwritev2, O_DIRECT, O_SYNC, O_APPEND, offsets, vectors."""
+"""read(2), write(2) and their relatives: flags of preadv2 and pwritev2, vectors, positions, offsets."""
 
 import ctypes
-import fcntl
 import mmap
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
     PAGE,
-    Mapping,
     blocks,
     call,
     changes,
     child,
     content,
     digest,
-    free,
-    mode,
     new,
-    opened,
+    preadv_with_flags,
+    pwritev_with_flags,
     tried,
-    unprivileged,
 )
 
-HIPRI, DSYNC, RWF_SYNC, NOWAIT, APPEND, NOAPPEND, ATOMIC, DONTCACHE = (1 << bit for bit in range(8))
+HIPRI, DSYNC, RWF_SYNC, NOWAIT, ATOMIC, DONTCACHE = 0x1, 0x2, 0x4, 0x8, 0x40, 0x80
 LONG_MAX = (1 << 63) - 1
-SMALL = "size=64k,nr_inodes=16"
-
-
-def aligned(letter: bytes, pages: int = 1) -> mmap.mmap:
-    memory = mmap.mmap(-1, pages * PAGE)
-    memory[:] = letter * pages * PAGE
-    return memory
 
 
 # ---- flags of preadv2 and pwritev2
 
 
-def read_with(flags: int) -> Any:
-    return tried(os.preadv, new("f", b"content"), [bytearray(4)], 0, flags)
-
-
-def write_with(flags: int) -> Any:
-    return [tried(os.pwritev, new("f", b"content"), [b"NEW"], 0, flags), content("f")]
-
-
 @case()
 def rwf_hipri(d: Path) -> Any:
-    return [read_with(HIPRI), os.unlink("f"), write_with(HIPRI)]
+    return [preadv_with_flags(HIPRI), os.unlink("f"), pwritev_with_flags(HIPRI)]
 
 
 @case()
 def rwf_dsync(d: Path) -> Any:
-    return [read_with(DSYNC), os.unlink("f"), write_with(DSYNC)]
+    return [preadv_with_flags(DSYNC), os.unlink("f"), pwritev_with_flags(DSYNC)]
 
 
 @case()
 def rwf_sync(d: Path) -> Any:
-    return [read_with(RWF_SYNC), os.unlink("f"), write_with(RWF_SYNC)]
+    return [preadv_with_flags(RWF_SYNC), os.unlink("f"), pwritev_with_flags(RWF_SYNC)]
 
 
 @case()
 def rwf_nowait_reads(d: Path) -> Any:
-    return read_with(NOWAIT)
+    return preadv_with_flags(NOWAIT)
 
 
 @case()
 def rwf_nowait_writes(d: Path) -> Any:
-    return write_with(NOWAIT)
-
-
-@case()
-def rwf_append(d: Path) -> Any:
-    return [write_with(APPEND), os.unlink("f"), read_with(APPEND)]
-
-
-@case()
-def rwf_append_moves_no_position(d: Path) -> Any:
-    fd = new("f", b"content")
-    os.lseek(fd, 3, os.SEEK_SET)
-    return [os.pwritev(fd, [b"!"], -1, APPEND), os.lseek(fd, 0, os.SEEK_CUR), content("f")]
-
-
-@case()
-def rwf_noappend(d: Path) -> Any:
-    os.close(new("f", b"content"))
-    fd = os.open("f", os.O_RDWR | os.O_APPEND)
-    return [tried(os.pwritev, fd, [b"NEW"], 0, NOAPPEND), content("f")]
+    return pwritev_with_flags(NOWAIT)
 
 
 @case()
 def rwf_atomic(d: Path) -> Any:
-    return [write_with(ATOMIC), os.unlink("f"), read_with(ATOMIC)]
+    return [pwritev_with_flags(ATOMIC), os.unlink("f"), preadv_with_flags(ATOMIC)]
 
 
 @case()
 def rwf_dontcache(d: Path) -> Any:
-    return [write_with(DONTCACHE), os.unlink("f"), read_with(DONTCACHE)]
+    return [pwritev_with_flags(DONTCACHE), os.unlink("f"), preadv_with_flags(DONTCACHE)]
 
 
 @case()
 def rwf_unknown(d: Path) -> Any:
-    return [write_with(1 << 12), os.unlink("f"), read_with(1 << 30)]
+    return [pwritev_with_flags(1 << 12), os.unlink("f"), preadv_with_flags(1 << 30)]
+
+
+@case()
+def rwf_nowait_atomic_and_unknown(d: Path) -> Any:
+    fd = new("f", b"x")
+    return {
+        "read": tried(os.preadv, fd, [bytearray(1)], 0, os.RWF_NOWAIT),
+        "write": tried(os.pwritev, fd, [b"x"], 0, 8),
+        "atomic": tried(os.pwritev, fd, [b"x"], 0, 0x40),
+        "unknown": tried(os.pwritev, fd, [b"x"], 0, 0x4000),
+    }
 
 
 # ---- vectors
@@ -131,24 +103,19 @@ def vectors_of_too_many_parts(d: Path) -> Any:
 
 
 @case()
-def a_vector_with_a_bad_part(d: Path) -> Any:
+def vectors_at_offsets(d: Path) -> Any:
     fd = new("f")
-    good = ctypes.create_string_buffer(b"good", 4)
-    vector = struct.pack("PPPP", ctypes.addressof(good), 4, 16, 4)
-    bad_first = struct.pack("PPPP", 16, 4, ctypes.addressof(good), 4)
-    return [tried(call, "writev", fd, vector, 2), tried(call, "writev", fd, bad_first, 2), content("f")]
-
-
-@case()
-def a_bad_buffer(d: Path) -> Any:
-    fd = new("f", b"content")
-    return [
-        tried(call, "pread", fd, 16, 4, 0),
-        tried(call, "pwrite", fd, 16, 4, 0),
-        tried(call, "pread", fd, 16, 0, 0),
-        tried(call, "pread", fd, 16, 4, 100),
-        content("f"),
+    parts = [b"x" * 5000, b"", b"y" * 10]
+    seen: list[Any] = [
+        os.writev(fd, parts),
+        os.pwritev(fd, parts, 3),
+        os.pwritev(fd, [b"end"], 0, os.RWF_APPEND),
     ]
+    buffers = [bytearray(4), bytearray(6000)]
+    seen += [os.preadv(fd, buffers, 2), bytes(buffers[0]), digest(bytes(buffers[1]))]
+    seen += [os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size]
+    seen += [tried(os.pwritev, fd, [b"s"], 0, os.RWF_SYNC), tried(os.pwritev, fd, [b"s"], 0, os.RWF_DSYNC)]
+    return seen
 
 
 @case()
@@ -203,6 +170,41 @@ def largest_offsets(d: Path) -> Any:
 
 
 @case()
+def bad_offsets(d: Path) -> Any:
+    fd = new("f", b"x")
+    return {
+        "pread": tried(os.pread, fd, 1, -1),
+        "pwrite": tried(os.pwrite, fd, b"x", -1),
+        "read far": tried(os.pread, fd, 1, LONG_MAX - 1),
+        "lseek": tried(os.lseek, fd, -1, os.SEEK_SET),
+        "lseek before": tried(os.lseek, fd, -2, os.SEEK_END),
+        "lseek far": tried(os.lseek, fd, LONG_MAX, os.SEEK_SET),
+        "read there": tried(os.read, fd, 1),
+        "write there": tried(os.write, fd, b"x"),
+        "lseek over": tried(os.lseek, fd, 1, os.SEEK_CUR),
+        "whence": tried(call, "lseek", fd, 0, 77),
+        "truncate": tried(os.ftruncate, fd, -1),
+        "truncate far": tried(os.ftruncate, fd, LONG_MAX),
+        "size": os.fstat(fd).st_size,
+    }
+
+
+@case()
+def writes_up_to_the_largest_offset(d: Path) -> Any:
+    fd = new("f")
+    seen = {
+        "last byte": tried(os.pwrite, fd, b"x", LONG_MAX - 1),
+        "beyond": tried(os.pwrite, fd, b"x", LONG_MAX),
+        "across": tried(os.pwrite, fd, b"xyz", LONG_MAX - 2),
+        "size": os.fstat(fd).st_size,
+        "blocks": blocks("f"),
+        "read": tried(os.pread, fd, 10, LONG_MAX - 2),
+    }
+    os.ftruncate(fd, 0)
+    return seen
+
+
+@case()
 def a_sparse_file_of_16_gib(d: Path) -> Any:
     fd = new("f")
     os.pwrite(fd, b"end", (16 << 30) - 3)
@@ -235,59 +237,7 @@ def a_read_across_holes(d: Path) -> Any:
     return [digest(os.pread(fd, 10 * PAGE, 0)), digest(os.pread(fd, 3 * PAGE, 99)), os.fstat(fd).st_size]
 
 
-# ---- ways to open
-
-
-def direct(flags: int = 0) -> int:
-    os.close(new("f", b"x" * 2 * PAGE))
-    return os.open("f", os.O_RDWR | os.O_DIRECT | flags)
-
-
-@case()
-def o_direct_aligned(d: Path) -> Any:
-    fd = direct()
-    return [os.pwritev(fd, [aligned(b"d")], PAGE), digest(os.pread(fd, 3 * PAGE, 0)), digest(content("f"))]
-
-
-@case()
-def o_direct_unaligned(d: Path) -> Any:
-    fd = direct()
-    return [tried(os.pwrite, fd, b"odd", 5), tried(os.pread, fd, 3, 4), os.pread(fd, 10, 2 * PAGE - 5)]
-
-
-@case()
-def o_direct_beside_cached(d: Path) -> Any:
-    fd = direct()
-    other = os.open("f", os.O_RDWR)
-    seen: list[Any] = [os.pread(other, 3, 0)]
-    os.pwritev(fd, [aligned(b"d")], 0)
-    seen += [os.pread(other, 3, 0), os.pwrite(other, b"cached", 1), os.pread(fd, 8, 0)]
-    return seen
-
-
-@case()
-def o_direct_beside_a_mapping(d: Path) -> Any:
-    fd = direct()
-    m = Mapping(os.open("f", os.O_RDWR), 2 * PAGE)
-    seen = [m.load()]
-    os.pwritev(fd, [aligned(b"d")], 0)
-    seen.append(m.load())
-    m.store(b"stored", PAGE)
-    return [*seen, os.pread(fd, 6, PAGE)]
-
-
-@case()
-def o_direct_is_mapped(d: Path) -> Any:
-    m = Mapping(direct(), 2 * PAGE)
-    m.store(b"stored")
-    return content("f")[:7]
-
-
-@case()
-def o_direct_by_fcntl(d: Path) -> Any:
-    fd = new("f", b"x" * PAGE)
-    seen = [tried(fcntl.fcntl, fd, fcntl.F_SETFL, os.O_DIRECT), os.pread(fd, 3, 0), os.pwrite(fd, b"odd", 5)]
-    return [*seen, content("f")[:9], bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)]
+# ---- synchronous and empty writes
 
 
 @case()
@@ -297,69 +247,6 @@ def o_sync_and_o_dsync(d: Path) -> Any:
         fd = os.open("f", os.O_WRONLY | flag)
         os.write(fd, b"x" * 5000)
     return [len(content("f")), blocks("f")]
-
-
-@case()
-def o_append_by_fcntl(d: Path) -> Any:
-    fd = new("f", b"content")
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-    return [os.pwrite(fd, b"!", 0), content("f")]
-
-
-@case()
-def o_append_of_several(d: Path) -> Any:
-    fds = [os.open("f", os.O_CREAT | os.O_WRONLY | os.O_APPEND) for _ in range(3)]
-    for index in range(30):
-        os.write(fds[index % 3], b"%02d" % index)
-    return content("f")
-
-
-@case()
-def o_trunc_keeps_others_open(d: Path) -> Any:
-    fd = new("f", b"content")
-    m = Mapping(fd)
-    os.close(os.open("f", os.O_WRONLY | os.O_TRUNC))
-    return [os.pread(fd, 10, 0), child(m.load), os.pwrite(fd, b"end", 10), content("f"), m.load(10, 3)]
-
-
-@case()
-def o_noatime_is_for_the_owner(d: Path) -> Any:
-    os.close(new("f", mode=0o644))
-    return [opened("f", os.O_RDONLY | os.O_NOATIME), unprivileged(opened, "f", os.O_RDONLY | os.O_NOATIME)]
-
-
-@case()
-def o_creat_without_rights(d: Path) -> Any:
-    """The descriptor may do what the new file's mode forbids."""
-    fd = os.open("f", os.O_CREAT | os.O_RDWR, 0)
-    return [os.write(fd, b"x"), mode("f"), unprivileged(opened, "f", os.O_RDONLY)]
-
-
-# ---- limits
-
-
-@case(options=SMALL)
-def a_write_that_is_cut_short(d: Path) -> Any:
-    fd = new("f")
-    return [
-        os.write(fd, b"x" * (20 * PAGE)),
-        os.lseek(fd, 0, os.SEEK_CUR),
-        tried(os.write, fd, b"x"),
-        free()[0],
-    ]
-
-
-@case(options=SMALL)
-def a_vector_that_is_cut_short(d: Path) -> Any:
-    fd = new("f")
-    return [os.writev(fd, [b"a" * 10 * PAGE, b"b" * 10 * PAGE]), content("f").count(b"b")]
-
-
-@case(options=SMALL)
-def an_append_to_a_full_file_system(d: Path) -> Any:
-    os.close(new("f", b"x" * (16 * PAGE - 10)))
-    fd = os.open("f", os.O_WRONLY | os.O_APPEND)
-    return [tried(os.write, fd, b"y" * 20), tried(os.write, fd, b"y"), os.stat("f").st_size]
 
 
 @case()

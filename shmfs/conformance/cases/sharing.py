@@ -1,9 +1,7 @@
-"""Two processes and one page: stores, copies on write, and what they synchronise with."""
+"""Pages shared by several processes: stores, private copies, fork, passed descriptors."""
 
-import ctypes
 import mmap
 import os
-import signal
 import socket
 import struct
 import threading
@@ -18,19 +16,17 @@ from shmfs.conformance.tools import (
     WRITE,
     Channel,
     Mapping,
+    ask,
     blocks,
-    call,
     child,
     content,
-    libc,
     new,
     process,
-    tried,
 )
 
 
 def obey(channel: Channel, flags: int, pages: int = 4) -> None:
-    """A process that opens the file itself and does what it is told."""
+    """The main loop of a process that maps the file itself, and loads and stores on request."""
     mapping = Mapping(os.open("f", os.O_RDWR), pages * PAGE, flags=flags)
     channel.send("ready")
     while (order := channel.receive()) != "gone":
@@ -40,11 +36,6 @@ def obey(channel: Channel, flags: int, pages: int = 4) -> None:
             channel.send("stored")
         else:
             channel.send(mapping.load(offset, data))
-
-
-def ask(channel: Channel, offset: int, data: Any) -> Any:
-    channel.send((offset, data))
-    return channel.receive()
 
 
 @case()
@@ -107,7 +98,7 @@ def over_fork(d: Path) -> Any:
 
 
 @case()
-def mapped_by_unlinked_name(d: Path) -> Any:
+def mappings_of_an_unlinked_file(d: Path) -> Any:
     os.ftruncate(new("f"), 4 * PAGE)
     with process(obey, 1) as one, process(obey, 1) as two:
         one.receive(), two.receive()
@@ -147,95 +138,6 @@ def through_proc(d: Path) -> Any:
     Mapping(again).store(b"BY")
     link = os.readlink(f"/proc/self/fd/{fd}")
     return [os.pread(fd, 7, 0), link.endswith("/room/f (deleted)"), os.stat(f"/proc/self/fd/{fd}").st_nlink]
-
-
-@case()
-def atomic_counters(d: Path) -> Any:
-    """Processes add to one word under a lock; none of the additions is lost."""
-    fd = new("f")
-    os.ftruncate(fd, PAGE)
-    mapping = Mapping(fd)
-    size = 40  # sizeof(pthread_mutex_t)
-    attribute = ctypes.create_string_buffer(16)
-    libc.pthread_mutexattr_init(attribute)
-    libc.pthread_mutexattr_setpshared(attribute, 1)
-    mutex, counter = ctypes.c_void_p(mapping.address), ctypes.c_long.from_address(mapping.address + 2 * size)
-    libc.pthread_mutex_init(mutex, attribute)
-
-    def add(channel: Channel) -> None:
-        for _ in range(500):
-            libc.pthread_mutex_lock(mutex)
-            counter.value += 1
-            libc.pthread_mutex_unlock(mutex)
-        channel.send("done")
-
-    with process(add) as one, process(add) as two, process(add) as three:
-        seen = [one.receive(), two.receive(), three.receive()]
-    return [seen, counter.value]
-
-
-@case()
-def a_robust_mutex(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, PAGE)
-    mapping = Mapping(fd)
-    attribute = ctypes.create_string_buffer(16)
-    libc.pthread_mutexattr_init(attribute)
-    libc.pthread_mutexattr_setpshared(attribute, 1)
-    libc.pthread_mutexattr_setrobust(attribute, 1)
-    mutex = ctypes.c_void_p(mapping.address)
-    libc.pthread_mutex_init(mutex, attribute)
-
-    def die() -> None:
-        libc.pthread_mutex_lock(mutex)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    seen = [child(die), libc.pthread_mutex_lock(mutex), libc.pthread_mutex_consistent(mutex)]
-    return [*seen, libc.pthread_mutex_unlock(mutex), libc.pthread_mutex_lock(mutex)]
-
-
-@case()
-def a_futex_of_unrelated_processes(d: Path) -> Any:
-    os.ftruncate(new("f"), PAGE)
-
-    def waiter(channel: Channel) -> None:
-        mapping = Mapping(os.open("f", os.O_RDWR))
-        channel.send("ready")
-        while mapping.load(0, 4) == bytes(4):
-            tried(call, "syscall", "futex", ctypes.c_void_p(mapping.address), 0, 0, 0, 0, 0)
-        channel.send(mapping.load(4, 5))
-
-    with process(waiter) as other:
-        mapping = Mapping(os.open("f", os.O_RDWR))
-        seen = [other.receive()]
-        mapping.store(b"woken", 4)
-        mapping.store(b"\1\0\0\0")
-        call("syscall", "futex", ctypes.c_void_p(mapping.address), 1, 1 << 20, 0, 0, 0)
-        seen.append(other.receive())
-    return seen
-
-
-@case()
-def a_semaphore_in_the_mapping(d: Path) -> Any:
-    fd = new("f")
-    os.ftruncate(fd, PAGE)
-    mapping = Mapping(fd)
-    semaphore, back = ctypes.c_void_p(mapping.address), ctypes.c_void_p(mapping.address + 64)
-    libc.sem_init(semaphore, 1, 0), libc.sem_init(back, 1, 0)
-
-    def inside(channel: Channel) -> None:
-        own = Mapping(os.open("f", os.O_RDWR))
-        for _ in range(50):
-            libc.sem_wait(ctypes.c_void_p(own.address))
-            libc.sem_post(ctypes.c_void_p(own.address + 64))
-        channel.send("done")
-
-    with process(inside) as other:
-        for _ in range(50):
-            libc.sem_post(semaphore)
-            libc.sem_wait(back)
-        seen = other.receive()
-    return [seen, libc.sem_trywait(semaphore)]
 
 
 @case()

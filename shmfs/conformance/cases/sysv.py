@@ -1,4 +1,4 @@
-"""System V shared memory: keys, ids, rights, limits and what is told of a segment."""
+"""System V shared memory: keys, ids, permissions, limits, and what shmctl(2) reports of a segment."""
 
 import ctypes
 import os
@@ -239,7 +239,7 @@ def set_by_others(d: Path) -> Any:
 
 
 @case()
-def all_that_is_told(d: Path) -> Any:
+def ipc_stat(d: Path) -> Any:
     with segments() as doors:
         now = int(time.time())
         one = doors.get(KEY, 5000, CREAT | 0o640)

@@ -1,6 +1,5 @@
-"""System V shared memory: where and how segments are attached, and how attaches are counted and end."""
+"""System V shared memory: shmat(2) and shmdt(2), addresses, and how attaches are counted."""
 
-import ctypes
 import os
 import re
 import signal
@@ -9,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.doors import EXEC, PRIVATE_KEY, RDONLY, REMAP, RND, Doors, areas, segments
-from shmfs.conformance.tools import PAGE, Channel, call, child, eventually, process, tried
+from shmfs.conformance.doors import (
+    EXEC,
+    FREE,
+    PRIVATE_KEY,
+    RDONLY,
+    REMAP,
+    RND,
+    Doors,
+    areas,
+    load,
+    segments,
+    store,
+)
+from shmfs.conformance.tools import PAGE, READ, WRITE, Channel, call, child, eventually, process, tried
 
-FREE = 1 << 44
-"""An address far from everything."""
-READ, WRITE = 1, 2
 MAP_PRIVATE_ANON, MAP_FIXED = 0x22, 0x10
-
-
-def store(address: int, data: bytes = b"x") -> None:
-    ctypes.memmove(address, data, len(data))
-
-
-def load(address: int, size: int = 1) -> bytes:
-    return ctypes.string_at(address, size)
 
 
 def segment(doors: Doors, pages: int = 1, flags: int = 0o1600) -> int:
@@ -167,7 +167,7 @@ def pieces_of_other_rights(d: Path) -> Any:
 
 
 @case()
-def pieces_that_are_whole_again(d: Path) -> Any:
+def pieces_that_merge_again(d: Path) -> Any:
     with segments() as doors:
         one = segment(doors, 5)
         doors.at(one, FREE)
@@ -177,7 +177,7 @@ def pieces_that_are_whole_again(d: Path) -> Any:
 
 
 @case()
-def what_lies_between_stays(d: Path) -> Any:
+def mappings_between_pieces_stay(d: Path) -> Any:
     with segments() as doors:
         one, two = segment(doors, 6), segment(doors, 2)
         doors.at(one, FREE)
@@ -312,7 +312,7 @@ def threads(d: Path) -> Any:
 
 
 @case()
-def its_own_process_is_told_not_a_thread(d: Path) -> Any:
+def pids_of_a_thread(d: Path) -> Any:
     with segments() as doors:
         seen = []
 
@@ -329,7 +329,7 @@ def its_own_process_is_told_not_a_thread(d: Path) -> Any:
 
 
 @case()
-def in_the_list_of_mappings(d: Path) -> Any:
+def proc_maps(d: Path) -> Any:
     with segments() as doors:
         one = doors.get(0x12AB, PAGE)
         address = doors.at(one)

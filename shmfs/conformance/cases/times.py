@@ -1,4 +1,4 @@
-"""Which operation changes which times of which files. Nothing here depends on how long anything takes."""
+"""Times of files: which operation changes which. No case depends on how long anything takes."""
 
 import os
 import struct
@@ -9,12 +9,14 @@ from typing import Any
 
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
+    FIXED,
     PAGE,
     PRIVATE,
     READ,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
+    SHARED,
     Mapping,
     aged,
     call,
@@ -166,6 +168,14 @@ def of_first_stores(d: Path) -> Any:
 
 
 @case()
+def of_adjacent_mappings(d: Path) -> Any:
+    fd = new("f")
+    place = Mapping(new("other"), 4 * PAGE, 0).address
+    Mapping(fd, PAGE, READ, SHARED | FIXED, PAGE, place + 2 * PAGE)
+    return changes(lambda: Mapping(fd, PAGE, READ, SHARED | FIXED, 0, place + PAGE), f="f")
+
+
+@case()
 def of_attributes(d: Path) -> Any:
     fd = new("f", b"x")
     os.symlink("f", "s"), os.mkdir("d")
@@ -208,7 +218,7 @@ def are_set(d: Path) -> Any:
 
 @case()
 def never_go_back(d: Path) -> Any:
-    """What is done later has no earlier time, whatever clock the operations take it from."""
+    """A later operation never stores an earlier time, whichever clock it reads."""
     back = {}
     for name, action in (
         ("touch", lambda: os.utime("f")),
@@ -230,7 +240,7 @@ def never_go_back(d: Path) -> Any:
 
 
 @case()
-def who_may_set(d: Path) -> Any:
+def permission_to_set(d: Path) -> Any:
     os.close(new("f", b"x", 0o666))
     os.close(new("g", b"x", 0o644))
     return {

@@ -1,7 +1,8 @@
-"""What is done to a mapping once there is one: mprotect, mremap, munmap."""
+"""Operations on an existing mapping: mprotect, mremap, munmap, mbind, userfaultfd, buffers of io_uring."""
 
 import ctypes
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from shmfs.conformance.tools import (
     PAGE,
     PRIVATE,
     READ,
-    SHARED,
     WRITE,
     Mapping,
     call,
@@ -19,6 +19,7 @@ from shmfs.conformance.tools import (
     content,
     eventually,
     free,
+    mapped_file,
     new,
     tried,
 )
@@ -26,46 +27,32 @@ from shmfs.conformance.tools import (
 MAYMOVE, MREMAP_FIXED, DONTUNMAP = 1, 2, 4
 
 
-def mapping(
-    pages: int = 4, letter: bytes = b"x", flags: int = SHARED, protection: int = READ | WRITE
-) -> Mapping:
-    """Of a new file "f", full of a letter."""
-    return Mapping(new("f", letter * pages * PAGE), pages * PAGE, protection, flags)
-
-
-def holes(pages: int = 4, flags: int = SHARED) -> Mapping:
-    """Of a new file "f" without any data."""
-    fd = new("f")
-    os.ftruncate(fd, pages * PAGE)
-    return Mapping(fd, pages * PAGE, READ | WRITE, flags)
-
-
 # ---- mprotect
 
 
 @case()
 def mprotect_of_a_part(d: Path) -> Any:
-    m = mapping(3)
+    m = mapped_file(3)
     seen = [call("mprotect", m.address + PAGE, PAGE, READ)]
     return [*seen, child(m.store, b"y"), child(m.store, b"y", PAGE), child(m.store, b"y", 2 * PAGE)]
 
 
 @case()
 def mprotect_that_is_not_aligned(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(call, "mprotect", m.address + 1, PAGE, READ), tried(call, "mprotect", m.address, 1, READ)]
 
 
 @case()
-def mprotect_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+def mprotect_of_an_unmapped_range(d: Path) -> Any:
+    m = mapped_file()
     m.unmap()
     return tried(m.protect, READ)
 
 
 @case()
 def mprotect_with_unknown_bits(d: Path) -> Any:
-    return tried(mapping().protect, 0x1000)
+    return tried(mapped_file().protect, 0x1000)
 
 
 @case()
@@ -89,7 +76,7 @@ def mprotect_to_write_of_a_private_mapping_of_a_reader(d: Path) -> Any:
 
 @case()
 def mprotect_to_execute(d: Path) -> Any:
-    return tried(mapping().protect, READ | EXEC)
+    return tried(mapped_file().protect, READ | EXEC)
 
 
 @case()
@@ -103,8 +90,31 @@ def mprotect_after_the_descriptor_is_closed(d: Path) -> Any:
 
 @case()
 def pkey_mprotect_without_a_key(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return tried(call, "pkey_mprotect", m.address, PAGE, READ, -1)
+
+
+@case()
+def mprotect_of_a_readers_mapping(d: Path) -> Any:
+    os.close(new("f", b"x" * PAGE))
+    reader = os.open("f", os.O_RDONLY)
+    shared, private = Mapping(reader, PAGE, READ), Mapping(reader, PAGE, READ, PRIVATE)
+    seen = {
+        "shared": tried(shared.protect, READ | WRITE),
+        "private": tried(private.protect, READ | WRITE),
+        "execute": tried(shared.protect, READ | EXEC),
+        "nothing": tried(shared.protect, 0),
+        "store": child(shared.store, b"y"),
+        "load without right": child(shared.load),
+    }
+    writable = Mapping(os.open("f", os.O_RDWR), PAGE, READ)
+    seen["raised"] = [
+        child(writable.store, b"z"),
+        tried(writable.protect, READ | WRITE),
+        child(writable.store, b"z"),
+    ]
+    seen["content"] = content("f")[:2]
+    return seen
 
 
 # ---- mremap
@@ -122,27 +132,27 @@ def mremap_grows(d: Path) -> Any:
 
 
 @case()
-def mremap_grows_behind_the_end(d: Path) -> Any:
-    moved = remap(mapping(1), PAGE, 4 * PAGE)
+def mremap_grows_beyond_the_end(d: Path) -> Any:
+    moved = remap(mapped_file(1), PAGE, 4 * PAGE)
     return [ctypes.string_at(moved, 1), child(ctypes.string_at, moved + PAGE, 1)]
 
 
 @case()
 def mremap_shrinks(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     return [remap(m, 4 * PAGE, PAGE, 0) == m.address, m.load(), child(m.load, PAGE)]
 
 
 @case()
 def mremap_in_place_without_room(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     call("mprotect", m.address + PAGE, PAGE, READ)
     return remap(m, PAGE, 2 * PAGE, 0)
 
 
 @case()
 def mremap_of_size_0(d: Path) -> Any:
-    m = mapping(2)
+    m = mapped_file(2)
     again = remap(m, 0, 2 * PAGE)
     ctypes.memmove(again, b"yy", 2)
     return [again != m.address, m.load(0, 3), remap(m, PAGE, 0)]
@@ -150,12 +160,12 @@ def mremap_of_size_0(d: Path) -> Any:
 
 @case()
 def mremap_of_size_0_of_a_private_mapping(d: Path) -> Any:
-    return remap(mapping(2, flags=PRIVATE), 0, PAGE)
+    return remap(mapped_file(2, flags=PRIVATE), 0, PAGE)
 
 
 @case()
 def mremap_fixed(d: Path) -> Any:
-    m = mapping(2)
+    m = mapped_file(2)
     room = Mapping(os.open("f", os.O_RDWR), 2 * PAGE, READ)
     m.store(b"moved")
     to = remap(m, 2 * PAGE, 2 * PAGE, MAYMOVE | MREMAP_FIXED, room.address)
@@ -164,7 +174,7 @@ def mremap_fixed(d: Path) -> Any:
 
 @case()
 def mremap_fixed_refused(d: Path) -> Any:
-    m = mapping(4)
+    m = mapped_file(4)
     return [
         remap(m, PAGE, PAGE, MREMAP_FIXED, m.address),
         remap(m, 2 * PAGE, 2 * PAGE, MAYMOVE | MREMAP_FIXED, m.address + PAGE),
@@ -177,7 +187,7 @@ def mremap_fixed_refused(d: Path) -> Any:
 
 @case()
 def mremap_dontunmap(d: Path) -> Any:
-    m = mapping(1)
+    m = mapped_file(1)
     m.store(b"y")
     to = remap(m, PAGE, PAGE, MAYMOVE | DONTUNMAP)
     return [ctypes.string_at(to, 2), m.load(0, 2)]
@@ -185,7 +195,7 @@ def mremap_dontunmap(d: Path) -> Any:
 
 @case()
 def mremap_over_the_offset(d: Path) -> Any:
-    return remap(mapping(1), PAGE, 1 << 62)
+    return remap(mapped_file(1), PAGE, 1 << 62)
 
 
 @case()
@@ -202,12 +212,31 @@ def mremap_of_a_part_keeps_its_offset(d: Path) -> Any:
     ]
 
 
+@case()
+def mremap_moves_and_duplicates(d: Path) -> Any:
+    fd = new("f")
+    os.ftruncate(fd, 8 * PAGE)
+    mapping = Mapping(fd, 2 * PAGE)
+    mapping.store(b"first")
+    moved = call("mremap", mapping.address, 2 * PAGE, 8 * PAGE, 1, 0)
+    ctypes.memmove(moved + 7 * PAGE, b"last", 4)
+    seen: list[Any] = [os.pread(fd, 5, 0), os.pread(fd, 4, 7 * PAGE), ctypes.string_at(moved, 5)]
+    copy = call("mremap", moved, 0, PAGE, 1, 0)  # old size 0: a second mapping of the same pages
+    ctypes.memmove(copy, b"FIRST", 5)
+    seen += [ctypes.string_at(moved, 5)]
+    smaller = call("mremap", moved, 8 * PAGE, PAGE, 0, 0)
+    seen += [smaller == moved, child(ctypes.string_at, moved + PAGE, 1)]
+    kept = call("mremap", moved, PAGE, PAGE, 1 | 4, 0)  # MREMAP_DONTUNMAP
+    seen += [ctypes.string_at(kept, 5), tried(call, "mremap", kept + 1, PAGE, PAGE, 1, 0)]
+    return seen
+
+
 # ---- munmap
 
 
 @case()
 def munmap_of_a_part(d: Path) -> Any:
-    m = mapping(3)
+    m = mapped_file(3)
     m.store(b"kept", 2 * PAGE)
     call("munmap", m.address + PAGE, PAGE)
     return [m.load(), child(m.load, PAGE), m.load(2 * PAGE, 4), content("f")[2 * PAGE :][:4]]
@@ -215,18 +244,18 @@ def munmap_of_a_part(d: Path) -> Any:
 
 @case()
 def munmap_refused(d: Path) -> Any:
-    m = mapping()
+    m = mapped_file()
     return [tried(call, "munmap", m.address + 1, PAGE), tried(call, "munmap", m.address, 0), m.load()]
 
 
 @case()
-def munmap_of_what_is_not_mapped(d: Path) -> Any:
-    m = mapping()
+def munmap_of_an_unmapped_range(d: Path) -> Any:
+    m = mapped_file()
     return [m.unmap(), m.unmap()]
 
 
 @case()
-def an_unmapped_and_unlinked_file_gives_its_pages_back(d: Path) -> Any:
+def pages_of_an_unmapped_unlinked_file(d: Path) -> Any:
     before = free()
     fd = new("f", b"x" * 10 * PAGE)
     m = Mapping(fd, 10 * PAGE)
@@ -245,9 +274,9 @@ def remap_file_pages(d: Path) -> Any:
 
 
 @case()
-def what_proc_maps_tells(d: Path) -> Any:
+def proc_maps(d: Path) -> Any:
     """/proc/self/maps: rights, offset and name."""
-    m = mapping(2)
+    m = mapped_file(2)
     line = next(
         line
         for line in Path("/proc/self/maps").read_text().splitlines()
@@ -255,3 +284,44 @@ def what_proc_maps_tells(d: Path) -> Any:
     )
     rights, offset, _, inode, name = line.split(None, 5)[1:]
     return [rights, offset, int(inode) == os.stat("f").st_ino, name.endswith("/room/f")]
+
+
+# ---- other users of the pages
+
+
+@case()
+def userfaultfd(d: Path) -> Any:
+    """UFFDIO_API and UFFDIO_REGISTER for missing pages."""
+    fd = new("f", b"x" * 4096)
+    watch = tried(call, "syscall", "userfaultfd", 1)  # UFFD_USER_MODE_ONLY
+    if isinstance(watch, str):
+        return {"answer": watch}
+    call("ioctl", watch, 0xC018AA3F, ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0)))
+    mapping = Mapping(fd)
+    place = ctypes.create_string_buffer(struct.pack("QQQQ", mapping.address, 4096, 1, 0))
+    return {"answer": tried(call, "ioctl", watch, 0xC020AA00, place)}
+
+
+@case()
+def io_uring_buffers(d: Path) -> Any:
+    """Registration pins the pages (FOLL_LONGTERM)."""
+    ring = tried(call, "syscall", "io_uring_setup", 2, ctypes.create_string_buffer(120))
+    if isinstance(ring, str):
+        return {"shared": ring}
+    fd, seen = new("f", b"x" * 4096), {}
+    for name, flags in (("shared", 1), ("private", 2)):
+        place = struct.pack("QQ", Mapping(fd, flags=flags).address, 4096)
+        seen[name] = tried(call, "syscall", "io_uring_register", ring, 0, place, 1)
+        tried(call, "syscall", "io_uring_register", ring, 1, 0, 0)
+    return seen
+
+
+@case()
+def mbind_of_a_shared_file(d: Path) -> Any:
+    """A policy that mbind(2) sets through one shared mapping applies to another."""
+    fd = new("f", b"x" * 4096)
+    one, other = Mapping(fd), Mapping(fd)
+    answer = tried(call, "syscall", "mbind", one.address, 4096, 3, struct.pack("Q", 1), 64, 0)
+    policy = ctypes.c_int(-1)
+    tried(call, "syscall", "get_mempolicy", ctypes.byref(policy), 0, 0, other.address, 2)  # MPOL_F_ADDR
+    return {"set": answer, "of the other": policy.value}

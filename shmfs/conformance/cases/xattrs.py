@@ -1,37 +1,16 @@
-"""Extended attributes and access lists, by their raw values."""
+"""Extended attributes: namespaces, sizes, flags, listing, accounting."""
 
+import contextlib
+import ctypes
 import os
 import struct
 from pathlib import Path
 from typing import Any
 
 from shmfs.conformance import case
-from shmfs.conformance.tools import (
-    NOBODY,
-    RENAME_WHITEOUT,
-    call,
-    child,
-    free,
-    mode,
-    new,
-    opened,
-    renameat2,
-    tried,
-    unprivileged,
-)
+from shmfs.conformance.tools import call, free, new, tried, unprivileged
 
-ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
-USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
 CREATE, REPLACE = os.XATTR_CREATE, os.XATTR_REPLACE
-
-
-def acl(*entries: tuple[int, int] | tuple[int, int, int]) -> bytes:
-    lines = [struct.pack("<HHI", tag, bits, *(who or (0xFFFFFFFF,))) for tag, bits, *who in entries]
-    return struct.pack("<I", 2) + b"".join(lines)
-
-
-FULL = acl((USER_OBJ, 7), (USER, 6, NOBODY), (GROUP_OBJ, 5), (GROUP, 4, 100), (MASK, 7), (OTHER, 1))
-MINIMAL = acl((USER_OBJ, 6), (GROUP_OBJ, 4), (OTHER, 0))
 
 
 @case()
@@ -157,132 +136,48 @@ def survive_rename_and_links(d: Path) -> Any:
 
 
 @case()
-def access_lists(d: Path) -> Any:
-    os.close(new("f", mode=0o640))
-    os.mkdir("d")
-    seen: dict[str, Any] = {"none": tried(os.getxattr, "f", ACCESS)}
-    seen["minimal"] = [tried(os.setxattr, "f", ACCESS, MINIMAL), mode("f"), os.listxattr("f")]
-    seen["full"] = [tried(os.setxattr, "f", ACCESS, FULL), mode("f"), os.listxattr("f")]
-    seen["read back"] = os.getxattr("f", ACCESS) == FULL
-    os.chmod("f", 0o604)
-    seen["chmod"] = [os.getxattr("f", ACCESS), mode("f")]
-    os.chmod("f", 0o4777)
-    seen["chmod set-id"] = [os.getxattr("f", ACCESS), mode("f")]
-    seen["remove"] = [tried(os.removexattr, "f", ACCESS), mode("f"), os.listxattr("f")]
-    seen["remove again"] = tried(os.removexattr, "f", ACCESS)
-    seen["default of a file"] = tried(os.setxattr, "f", DEFAULT, FULL)
-    seen["read default of a file"] = tried(os.getxattr, "f", DEFAULT)
-    seen["remove default of a file"] = tried(os.removexattr, "f", DEFAULT)
-    seen["default"] = [tried(os.setxattr, "d", DEFAULT, FULL), mode("d"), os.listxattr("d")]
-    seen["remove default"] = [tried(os.removexattr, "d", DEFAULT), os.listxattr("d")]
-    seen["remove default again"] = tried(os.removexattr, "d", DEFAULT)
-    seen["create"] = tried(os.setxattr, "d", ACCESS, FULL, CREATE)
-    seen["replace"] = tried(os.setxattr, "d", ACCESS, FULL, REPLACE)
-    return seen
-
-
-@case()
-def malformed_lists(d: Path) -> Any:
+def a_list_over_the_limit(d: Path) -> Any:
     os.close(new("f"))
-    cases = {
-        "empty": b"",
-        "short": b"\2\0\0",
-        "header only": acl(),
-        "version": b"\3\0\0\0",
-        "odd": FULL[:-1],
-        "no owner": acl((GROUP_OBJ, 4), (OTHER, 0)),
-        "twice": acl((USER_OBJ, 6), (USER_OBJ, 6), (GROUP_OBJ, 4), (OTHER, 0)),
-        "no mask": acl((USER_OBJ, 6), (USER, 6, 5), (GROUP_OBJ, 4), (OTHER, 0)),
-        "order": acl((OTHER, 0), (GROUP_OBJ, 4), (USER_OBJ, 6)),
-        "tag": acl((USER_OBJ, 6), (64, 1), (GROUP_OBJ, 4), (OTHER, 0)),
-        "bits": acl((USER_OBJ, 15), (GROUP_OBJ, 4), (OTHER, 0)),
-        "same user twice": acl(
-            (USER_OBJ, 6), (USER, 6, 5), (USER, 4, 5), (GROUP_OBJ, 4), (MASK, 7), (OTHER, 0)
-        ),
+    with contextlib.suppress(OSError):
+        for number in range(300):
+            os.setxattr("f", f"user.{number:0>240}", b"")
+    buffer = ctypes.create_string_buffer(1 << 17)
+    return {
+        "size": tried(call, "listxattr", "f", 0, 0),
+        "list": tried(call, "listxattr", "f", buffer, 1 << 17),
     }
-    return {name: [tried(os.setxattr, "f", ACCESS, value), mode("f")] for name, value in cases.items()}
 
 
 @case()
-def lists_are_obeyed(d: Path) -> Any:
-    os.close(new("f", b"x", 0o600))
-    os.setxattr("f", ACCESS, acl((USER_OBJ, 6), (USER, 6, NOBODY), (GROUP_OBJ, 0), (MASK, 4), (OTHER, 0)))
-    seen = [unprivileged(opened, "f", os.O_RDONLY), unprivileged(opened, "f", os.O_RDWR)]
-    os.chmod("f", 0o660)
-    seen += [unprivileged(opened, "f", os.O_RDWR), child(opened, "f", os.O_RDONLY, uid=1000, gid=1000)]
-    os.removexattr("f", ACCESS)
-    seen += [unprivileged(opened, "f", os.O_RDONLY), mode("f")]
-    os.setxattr("f", ACCESS, acl((USER_OBJ, 6), (GROUP_OBJ, 0), (GROUP, 4, 1000), (MASK, 7), (OTHER, 0)))
-    seen += [child(opened, "f", os.O_RDONLY, uid=1000, gid=1000), unprivileged(opened, "f", os.O_RDONLY)]
-    seen += [unprivileged(os.setxattr, "f", ACCESS, MINIMAL), unprivileged(os.removexattr, "f", ACCESS)]
-    return seen
+def listing_order_with_access_lists(d: Path) -> Any:
+    os.mkdir("d")
+    entries = [(1, 7, 0xFFFFFFFF), (2, 6, 1000), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    names = [
+        "system.posix_acl_default",
+        "security.x",
+        "trusted.c",
+        "user.a",
+        "user.b",
+        "system.posix_acl_access",
+    ]
+    for name in names:
+        os.setxattr("d", name, value if "acl" in name else b"1")
+    return os.listxattr("d")
 
 
 @case()
-def lists_are_inherited(d: Path) -> Any:
-    seen = {}
-    for label, default in (
-        ("full", FULL),
-        ("minimal", acl((USER_OBJ, 7), (GROUP_OBJ, 5), (OTHER, 5))),
-        ("tight", acl((USER_OBJ, 7), (GROUP_OBJ, 0), (OTHER, 0))),
-        ("masked", acl((USER_OBJ, 7), (USER, 7, 5), (GROUP_OBJ, 7), (MASK, 2), (OTHER, 7))),
-    ):
-        os.mkdir(label)
-        os.setxattr(label, DEFAULT, default)
-        for umask in (0, 0o027):
-            os.umask(umask)
-            made = f"{label}/{umask}"
-            os.close(new(made, mode=0o666)), os.mkdir(made + "d", 0o777), os.mkfifo(made + "p", 0o640)
-            os.symlink("x", made + "s")
-            os.close(new(made + "x", mode=0o711))
-            for suffix in ("", "d", "p", "s", "x"):
-                path = made + suffix
-                lists = {}
-                if suffix != "s":
-                    lists = {name: os.getxattr(path, name) for name in sorted(os.listxattr(path))}
-                seen[path] = [mode(path), lists]
-            os.mkdir(made + "d/deeper", 0o700)
-            seen[made + "d/deeper"] = [mode(made + "d/deeper"), sorted(os.listxattr(made + "d/deeper"))]
-    return seen
+def listing_order(d: Path) -> Any:
+    os.close(new("f"))
+    for name in ("user.a", "trusted.b", "security.x", "user.ab", "trusted.a", "user.b"):
+        os.setxattr("f", name, b"")
+    return os.listxattr("f")
 
 
-@case()
-def a_whiteout_inherits_a_list(d: Path) -> Any:
-    os.setxattr(".", DEFAULT, FULL), os.close(new("f"))
-    return [renameat2("f", "g", RENAME_WHITEOUT), mode("f"), os.getxattr("f", ACCESS, follow_symlinks=False)]
-
-
-@case()
-def without_a_list_the_umask_counts(d: Path) -> Any:
-    seen = []
-    for umask in (0, 0o022, 0o077, 0o777):
-        os.umask(umask)
-        names = [f"{kind}{umask}" for kind in "fdpn"]
-        (
-            os.close(os.open(names[0], os.O_CREAT, 0o7777)),
-            os.mkdir(names[1], 0o7777),
-            os.mkfifo(names[2], 0o7777),
-        )
-        os.mknod(names[3], 0o100666)
-        seen.append([mode(name) for name in names])
-    return seen
-
-
-@case()
-def capabilities(d: Path) -> Any:
-    """security.capability goes with a write and with chown."""
-    seen = []
-    value = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
-    for take in (
-        lambda: os.pwrite(os.open("f", os.O_RDWR), b"x", 0),
-        lambda: os.chown("f", 1, 1),
-        lambda: os.truncate("f", 0),
-        lambda: os.chmod("f", 0o700),
-    ):
-        fd = new("f", b"#!/bin/sh\n", 0o755)
-        os.setxattr("f", "security.capability", value)
-        there = os.getxattr("f", "security.capability") == value
-        take()
-        seen.append([there, tried(os.getxattr, "f", "security.capability") == value])
-        os.close(fd), os.unlink("f")
-    return seen
+@case(options="size=64k,nr_inodes=24")
+def enospc_precedes_bad_flags(d: Path) -> Any:
+    os.close(new("f"))
+    big, small = b"x" * 32768, b"x"
+    seen = [tried(os.setxattr, "f", "trusted.a", big, flags) for flags in (0, 1, 2, 3)]
+    seen += [tried(os.setxattr, "f", "trusted.a", small, flags) for flags in (2, 3, 1, 1, 3)]
+    return [seen, tried(os.setxattr, "f", "trusted.a", big, 1), os.statvfs(".").f_ffree]

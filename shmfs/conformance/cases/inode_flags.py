@@ -1,6 +1,7 @@
-"""Flags of inodes, ioctls and seals."""
+"""Inode flags (chattr(1)): FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, and what the flags forbid."""
 
 import fcntl
+import functools
 import os
 import struct
 from pathlib import Path
@@ -9,23 +10,23 @@ from typing import Any
 from shmfs.conformance import case
 from shmfs.conformance.tools import (
     AT_FDCWD,
+    GETFLAGS,
     KEEP_SIZE,
     PAGE,
     PUNCH,
+    SETFLAGS,
     allocate,
     call,
     changes,
-    child,
     new,
     opened,
     tried,
     unprivileged,
 )
 
-GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
-GETXATTR, SETXATTR = 0x801C581F, 0x401C5820
-IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
 NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
+IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
+GETXATTR, SETXATTR = 0x801C581F, 0x401C5820
 
 
 def utimensat(atime: int, mtime: int) -> int:
@@ -34,35 +35,14 @@ def utimensat(atime: int, mtime: int) -> int:
 
 
 @case()
-def extents_and_clones(d: Path) -> Any:
-    source, sink = new("a", b"x" * PAGE), new("b")
-    ficlone, fibmap, figetbsz, fionread = 0x40049409, 1, 2, 0x541B
-    whole = bytearray(4)
-    return {
-        "clone": tried(fcntl.ioctl, sink, ficlone, source),
-        "bmap": tried(fcntl.ioctl, source, fibmap, bytes(4)),
-        "block size": tried(fcntl.ioctl, source, figetbsz, whole) and bytes(whole),
-        "bytes left": tried(fcntl.ioctl, source, fionread, bytes(4)),
-        "fiemap": tried(fcntl.ioctl, source, 0xC020660B, bytearray(32)),
-        "unknown": tried(fcntl.ioctl, source, 0x5A5A),
-    }
-
-
-@case()
-def flags_of_inodes(d: Path) -> Any:
+def get_and_set(d: Path) -> Any:
     fd = new("f")
     get = tried(fcntl.ioctl, fd, 0x80086601, bytearray(8))
     return {"get": get, "set": tried(fcntl.ioctl, fd, 0x40086602, (0x40).to_bytes(8, "little"))}
 
 
 @case()
-def seals(d: Path) -> Any:
-    fd = new("f")
-    return {"get": tried(fcntl.fcntl, fd, 1034), "add": tried(fcntl.fcntl, fd, 1033, 2)}
-
-
-@case()
-def flags_and_what_they_forbid(d: Path) -> Any:
+def operations_that_flags_forbid(d: Path) -> Any:
     fd = new("f", b"x" * 100)
     os.mkdir("d")
     os.close(new("d/inside"))
@@ -132,24 +112,14 @@ def extended_flags(d: Path) -> Any:
 
 
 @case()
-def capabilities_go(d: Path) -> Any:
-    """A change of content takes a program's capabilities away, also if root makes it."""
-    capability = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
-    seen: dict[str, Any] = {}
-    actions = {
-        "write": lambda: os.pwrite(os.open("f", os.O_WRONLY), b"y", 0),
-        "append": lambda: os.write(os.open("f", os.O_WRONLY | os.O_APPEND), b"y"),
-        "read": lambda: os.read(os.open("f", os.O_RDWR), 1),
-        "truncate": lambda: os.truncate("f", 50),
-        "open": lambda: os.close(os.open("f", os.O_WRONLY | os.O_TRUNC)),
-        "chmod": lambda: os.chmod("f", 0o700),
-        "chown": lambda: os.chown("f", -1, 7),
-    }
-    os.close(new("f", b"x" * 100))
-    for user in (0, 65534):
-        for name, action in actions.items():
-            os.chown("f", user, user), os.chmod("f", 0o777)
-            os.setxattr("f", "security.capability", capability)
-            answer = child(lambda action=action: isinstance(action(), object), uid=user, gid=user)
-            seen[f"{user} {name}"] = answer, os.listxattr("f")
+def ctime(d: Path) -> Any:
+    """FS_IOC_SETFLAGS changes it, even where the kernel has the attributes cached."""
+    os.close(new("f"))
+    os.mkdir("s")
+    seen = []
+    for name in ("f", "s"):
+        fd = os.open(name, os.O_RDONLY)
+        for flags in (0x40, 0x40, 0):
+            ask = functools.partial(fcntl.ioctl, fd, SETFLAGS, struct.pack("l", flags))
+            seen += [changes(ask, f=name)]
     return seen
