@@ -16,8 +16,8 @@ from shmfs.events.records import Refusal
 MOST = 1000
 """Refusals that are kept; further kinds are not recorded."""
 
-_Call = tuple[int, int | str, str]
-"""Pid, inode or path, and call."""
+_Call = tuple[int, int | str, str, str]
+"""Pid, inode or path, call and errno."""
 
 
 class RefusedCalls:
@@ -30,8 +30,7 @@ class RefusedCalls:
         self._look = look
         self._report = report
         self._write = write
-        self._known: dict[tuple[_Call, str], Refusal] = {}
-        """By errno too."""
+        self._known: dict[_Call, Refusal] = {}
         self._unreported: list[tuple[float, Refusal]] = []
         """Those of them that the daemon may still report."""
         self._written: dict[int, int] = {}
@@ -45,8 +44,8 @@ class RefusedCalls:
 
     def serve(self, refusal: Refusal) -> None:
         """Take in what the daemon has refused: it counts the others of its kind."""
-        self._served.add((refusal.pid, refusal.inode, refusal.call))
-        self._served.add((refusal.pid, refusal.path, refusal.call))  # of which one inode is reported
+        for file in (refusal.inode, refusal.path):  # of one path, one inode is reported
+            self._served.add((refusal.pid, file, refusal.call, refusal.errno))
 
     def take(self, refusal: Refusal, survey: Survey | None = None) -> None:
         """Take in a call that failed; unless the daemon reports it too, the kernel refused it by itself.
@@ -54,16 +53,16 @@ class RefusedCalls:
         Without a `survey` of that moment, space is surveyed at once. The name of the process may be filled in
         until the next `settle`.
         """
-        call = refusal.pid, refusal.inode, refusal.call
+        call = refusal.pid, refusal.inode, refusal.call, refusal.errno
         if self._is_served(refusal):
             return
-        known = self._known.get((call, refusal.errno))
+        known = self._known.get(call)
         if known is not None:
             known.count += 1
             return
         if len(self._known) >= MOST:
             return
-        self._known[call, refusal.errno] = refusal
+        self._known[call] = refusal
         self._unreported.append((time.monotonic(), refusal))
         if survey is None:
             wanted = refusal.limit_name == "size" or not refusal.path
@@ -87,7 +86,7 @@ class RefusedCalls:
             if when > overdue:
                 self._unreported.append((when, refusal))
             elif self._is_served(refusal):
-                self._known.pop(((refusal.pid, refusal.inode, refusal.call), refusal.errno), None)
+                self._known.pop((refusal.pid, refusal.inode, refusal.call, refusal.errno), None)
             else:
                 self._write_one(refusal)
                 self._report(refusal)
@@ -97,7 +96,7 @@ class RefusedCalls:
 
     def _is_served(self, refusal: Refusal) -> bool:
         files = {refusal.inode, refusal.path} - {""}
-        return any((refusal.pid, file, refusal.call) in self._served for file in files)
+        return any((refusal.pid, file, refusal.call, refusal.errno) in self._served for file in files)
 
     def _write_one(self, refusal: Refusal) -> None:
         self._written[id(refusal)] = refusal.count

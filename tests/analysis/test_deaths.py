@@ -418,6 +418,15 @@ def test_a_call_that_the_daemon_serves_is_reported_by_it_alone(
     assert (one.deaths.calls, len(one.said), len(one.deaths.refusals), one.written) == ([], 1, 1, [])
 
 
+def test_another_error_of_the_same_call_is_not_the_daemon_s(told: Callable[..., Told]) -> None:
+    """RLIMIT_FSIZE refuses before the daemon is asked, which refuses a later call for lack of space."""
+    one = told()
+    one.deaths.refused(write(call="fallocate", errno="EFBIG", limit_name="RLIMIT_FSIZE", enough=None))
+    one.refuse(refusal(errno="ENOSPC", call="fallocate"))
+    one.wait()
+    assert [known.errno for known in one.deaths.refusals] == ["ENOSPC", "EFBIG"]
+
+
 def test_the_path_of_a_file_whose_process_is_gone(told: Callable[..., Told]) -> None:
     one = told()
     one.deaths.refused(write(path="", errno="EFBIG", limit_name="RLIMIT_FSIZE", limit=MIB, enough=None))
