@@ -9,7 +9,7 @@ from shmfs.daemon import runtime
 from shmfs.daemon.control import TIMEOUT, peer
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Statistics
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, proc
 from shmfs.system.mounts import Mount
 
 
@@ -23,7 +23,7 @@ class EndedError(ShmfsError):
 
 def _check_runs(pid: int, device: str) -> None:
     """Raise StoppedError or EndedError for a daemon that would not answer."""
-    state = namespaces.state(pid)
+    state = proc.state(pid)
     if state in ("T", "t"):
         raise StoppedError(
             f"the daemon of mount {device}, process {pid}, is stopped; continue it with `kill -CONT {pid}`"

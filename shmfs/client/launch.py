@@ -16,7 +16,7 @@ from shmfs.daemon.messages import Configuration, Ready
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Statistics
 from shmfs.fs import options as mount_options
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, proc
 
 _GRACE = 10.0
 """Seconds that a daemon may take to end."""
@@ -207,7 +207,7 @@ def umount(path: str) -> Unmounted:
         return Unmounted(mount.mountpoint, mount.device, None)
     mounts.unmount(mount.mountpoint)
     begin = time.monotonic()
-    while pid and namespaces.state(pid) not in ("", "Z") and time.monotonic() < begin + _GRACE:
+    while pid and proc.state(pid) not in ("", "Z") and time.monotonic() < begin + _GRACE:
         if time.monotonic() > begin + _ENDING and (kept := mounts.elsewhere(mount.device)):
             return Unmounted(mount.mountpoint, mount.device, pid, kept)
         time.sleep(0.01)

@@ -14,7 +14,7 @@ from shmfs.errors import ShmfsError
 from shmfs.explain import actors, kernel
 from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, SHM, Actor, Failed, Process
 from shmfs.explain.records import Cache, Claim, Step, Touch, View
-from shmfs.system import calls
+from shmfs.system import syscall_table
 
 PAGE = kernel.PAGE
 PAGES = 16
@@ -158,7 +158,7 @@ class Stage:
 def _words(actor: Actor, fd: int) -> tuple[int, int]:
     """cachestat(2) of a whole file: cached and dirty pages. Raises Failed."""
     # struct cachestat_range and struct cachestat in one buffer: two and five 64-bit words.
-    raw = actor.buffer("syscall", 56, calls.number("cachestat"), fd, "BUFFER", "BUFFER+16", 0)
+    raw = actor.buffer("syscall", 56, syscall_table.number("cachestat"), fd, "BUFFER", "BUFFER+16", 0)
     words = [int.from_bytes(raw[at : at + 8], "little") for at in range(16, 56, 8)]
     return words[0], words[1]
 
