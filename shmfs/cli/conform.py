@@ -33,6 +33,8 @@ Examples:
   shmfs conform --json | jq '.outcomes[] | select(.state == "differs")'
 """
 
+_NAMED = 6
+"""Cases that a reason names."""
 PLACES = 8
 """Differences of a case that are shown."""
 _NUMBERS = ["CASES", "AGREE", "KNOWN", "DIFFER", "NOT RUN"]
@@ -191,9 +193,9 @@ def _print_groups(console: "Console", found: "Report") -> None:
             _emit(console, _some(names), 4, "dim")
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def _emit(console: "Console", text: str, columns: int, style: str) -> None:

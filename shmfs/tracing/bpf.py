@@ -80,7 +80,6 @@ class MapKind(IntEnum):
 
     ARRAY = 2
     PERF_EVENT_ARRAY = 4
-    PERCPU_ARRAY = 6
 
 
 class BpfRefusedError(ShmfsError):
