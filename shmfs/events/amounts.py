@@ -1,8 +1,13 @@
 """Amounts as people read them, without what text for terminals takes to import."""
 
+import re
 import time
 
 MIB = 1 << 20
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+_UNITS |= {f"{unit}ib": size for unit, size in _UNITS.items() if size > 1}
+_UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
+_SIZE = re.compile(r"(\d+)(\.\d+)? *([a-z]*)", re.IGNORECASE)
 
 FINE = 64
 """MiB up to which options are whole MiB; larger ones are rounded up to a sixteenth of a power of two."""
@@ -25,6 +30,15 @@ def size(number: int) -> str:
         del units[0]
     digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {units[0]}"
+
+
+def parse_size(text: str) -> int | None:
+    """Return the bytes of "64m", "64 MiB" (both 2**20) or "64 MB" (10**6); None if it is no size."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[3].lower()) if match else None
+    if not match or not unit:
+        return None
+    return int(match[1]) * unit + int(float(match[2] or 0) * unit)
 
 
 def plural(number: int, word: str) -> str:

@@ -23,7 +23,6 @@ from typing import Any
 
 import pytest
 
-from shmfs.system import proc
 from shmfs.testing.mount import MountFactory, PrivateMount, complaint, mount
 
 DEFAULT_OPTIONS = "size=64m"
@@ -89,9 +88,9 @@ def limit_of(item: Any) -> int | None:
 
 
 def _bytes(text: str, what: str) -> int:
-    from shmfs.analysis.budgets import size
+    from shmfs.events.amounts import parse_size
 
-    number = size(text)
+    number = parse_size(text)
     if number is None:
         raise pytest.UsageError(f'{what}: {text!r} is no size: give one as in 64m or "64 MB"')
     return number
@@ -100,6 +99,8 @@ def _bytes(text: str, what: str) -> int:
 def why_absent() -> str | None:
     """Say why this process cannot mount FUSE at all, None if nothing is known to stand against it."""
     import shutil
+
+    from shmfs.system import proc
 
     try:
         if not stat.S_ISCHR(os.stat("/dev/fuse").st_mode):
