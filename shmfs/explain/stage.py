@@ -96,6 +96,10 @@ class Stage:
         found = [kernel.page(pid, mapping.at(page), page) for page in pages]
         return View(mapping.actor.name, pid, vma, found)
 
+    def views(self, *mappings: Mapping) -> list[View]:
+        """What the kernel says of page 0 of each mapping."""
+        return [self.view(one, 0) for one in mappings]
+
     def cache(self, mapping: Mapping, fd: int | None = None) -> Cache:
         """What of a mapping's pages is in the page cache, whoever has it mapped."""
         raw = mapping.actor.buffer("mincore", mapping.pages, mapping.address, mapping.pages * PAGE, "BUFFER")
@@ -109,6 +113,10 @@ class Stage:
     def df(self) -> dict[str, int]:
         """The mount by statfs(2), in blocks, which are pages."""
         return self.a.figures("statvfs", SHM)
+
+    def blocks(self, name: str) -> int:
+        """Pages of a file of the mount by st_blocks, in 512 bytes."""
+        return self.a.figures("stat", f"{SHM}/{name}")["st_blocks"] * 512 // PAGE
 
     def used(self) -> int:
         """Pages charged on the mount."""
