@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.analysis.wording import death_brief, limit_text, refusal_brief, unfollowed
 from shmfs.errors import ShmfsError
-from shmfs.events.amounts import parse_size, size
+from shmfs.events.amounts import parse_size, size, some
 from shmfs.events.records import Segment, Stale, Statistics, stale
 
 if TYPE_CHECKING:
@@ -202,12 +202,11 @@ def left(statistics: Statistics) -> list[Segment]:
 def describe(segments: Sequence[Segment]) -> str:
     """Name segments and who made them: "/a (12 KiB, made by python 123)"."""
     named = []
-    for one in segments[:NAMED]:
+    for one in segments:
         maker = one.created_by
         made = f", made by {maker.command or 'pid'} {maker.pid}" if maker else ""
         named.append(f"{one.path} ({size(one.size)}{made})")
-    more = len(segments) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    return some(named, NAMED)
 
 
 _HINT = (

@@ -178,6 +178,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
     from rich.text import Text
 
     from shmfs.conformance import report
+    from shmfs.events.amounts import some
 
     gone = report.by_note(found.outcomes, "agrees") | report.by_note(found.outcomes, "known")
     groups = [
@@ -190,12 +191,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
             output.emit(console, Text(f"\n{heading}", "bold"))
         for reason, names in reasons.items():
             _emit(console, reason, 2, "")
-            _emit(console, _some(names), 4, "dim")
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+            _emit(console, some(names, _NAMED), 4, "dim")
 
 
 def _emit(console: "Console", text: str, columns: int, style: str) -> None:

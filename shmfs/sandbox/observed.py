@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmfs.analysis.budgets import Ended, Faults
 from shmfs.client import launch
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import some
 from shmfs.events.records import Stale, Statistics
 from shmfs.ipc import library
 from shmfs.sandbox import command as child
@@ -299,6 +300,5 @@ _NO_LIBRARY = (
 
 
 def _left(left: list[tuple[int, str]]) -> str:
-    names = ", ".join(f"{name} ({pid})" for pid, name in left[:5])
-    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-    return f"still running at the end, and killed: {names}{more}"
+    names = some([f"{name} ({pid})" for pid, name in left], 5)
+    return f"still running at the end, and killed: {names}"
