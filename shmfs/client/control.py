@@ -77,9 +77,17 @@ def _ask(connection: socket.socket, device: str, request: dict[str, Any], *, roo
     return answered.get("ok")
 
 
-def statistics(mount: Mount) -> Statistics:
+def statistics(device: str) -> Statistics:
     """What the daemon knows of its mount; raises ShmfsError."""
-    return msgspec.convert(call(mount.device, "statistics"), Statistics)
+    return msgspec.convert(call(device, "statistics"), Statistics)
+
+
+def find_statistics(device: str) -> Statistics | None:
+    """What the daemon knows of its mount; None where it does not answer."""
+    try:
+        return statistics(device)
+    except ShmfsError:
+        return None
 
 
 def is_dead(mount: Mount, failure: ShmfsError) -> bool:

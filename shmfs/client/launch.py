@@ -37,7 +37,7 @@ class Server:
     def statistics(self) -> Statistics:
         """What the daemon knows now; raises ShmfsError, which says how it ended where it did."""
         try:
-            return msgspec.convert(control.call(self.device, "statistics"), Statistics)
+            return control.statistics(self.device)
         except ShmfsError:
             try:  # its socket is closed a moment before it can be waited for
                 status = self.process.wait(_ENDING)
@@ -217,7 +217,7 @@ def umount(path: str) -> Unmounted:
 def _daemon(mount: mounts.Mount) -> tuple[int | None, bool]:
     """The daemon's pid, None of another user's, and whether nobody serves the mount any more."""
     try:
-        return control.statistics(mount).pid, False
+        return control.statistics(mount.device).pid, False
     except control.StoppedError:
         raise  # as to unmount would wait for it
     except ShmfsError as failure:
