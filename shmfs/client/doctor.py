@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,8 @@ import msgspec
 from shmfs.client import trials
 from shmfs.client.trials import Later, Trial
 from shmfs.errors import ShmfsError
-from shmfs.system import maps, mounts, namespaces, proc, syscall_table, syscalls
-from shmfs.tracing import probe, ring, tracefs
+from shmfs.system import maps, mounts, namespaces, proc, syscall_table
+from shmfs.tracing import perf, probe, ring, tracefs
 
 SYS = Path("/sys")
 DEVICE = Path("/dev/fuse")
@@ -376,10 +375,9 @@ class _Doctor:
         level = proc.sysctl("kernel.perf_event_paranoid") or "?"
         cost = "so faults cannot be traced as they happen"
         try:
+            syscall_table.number("perf_event_open")  # where that is unknown, the rings do not matter
             ring.access()
-            # struct perf_event_attr, version 0: software, PAGE_FAULTS, exclude_kernel | exclude_hv
-            attributes = struct.pack("=IIQQQQQIIQ", 1, 64, 2, 0, 0, 0, 3 << 5, 0, 0, 0)
-            os.close(syscalls.syscall("perf_event_open", attributes, 0, -1, -1, ctypes.c_ulong(8)))
+            os.close(perf.open_faults(0, -1, 0))
         except ShmfsError as error:
             return "warning", f"{error}, {cost}"
         except OSError as error:
