@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, namespaces, syscalls
 
 hypothesis.settings.register_profile(
     "shmfs",
@@ -36,7 +36,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if os.geteuid() == 0 and ctypes.CDLL(None).unshare(namespaces.CLONE_NEWNS) == 0:
-        namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_SLAVE)
+        syscalls.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_SLAVE)
 
 
 @pytest.fixture(scope="session", autouse=True)

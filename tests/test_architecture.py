@@ -49,7 +49,6 @@ HEAVY = {
         "rich",
         "textual",
         "click",
-        "psutil",
         "posix_ipc",
         "pytest",
         "hypothesis",

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from shmfs.events.amounts import plural, size
+from shmfs.events.amounts import plural, size, some
 from shmfs.events.records import PAGE, Death, Refusal
 
 NAMED = 3
-"""Holders that a sentence names."""
+"""Holders, or processes, that a sentence names."""
 
 _COUNTED = {"nr_inodes": "inode", "shmmni": "segment"}
 """Limits that count things instead of bytes."""
@@ -45,9 +45,8 @@ def who(command: str, pid: int, tid: int = 0) -> str:
 
 def unfollowed(processes: Sequence[str]) -> str:
     """Return what is missing where perf did not follow processes ("COMMAND (pid N)") after an exec."""
-    more = len(processes) - 3
-    some = ", ".join(processes[:3]) + (f" and {more} more" if more > 0 else "")
-    return f"page faults of {some} after an exec with other rights, where the kernel ends perf's monitoring"
+    named = some(processes, NAMED)
+    return f"page faults of {named} after an exec with other rights, where the kernel ends perf's monitoring"
 
 
 def held_by(holders: Sequence[Holder], more: int = 0) -> str:
@@ -58,10 +57,9 @@ def held_by(holders: Sequence[Holder], more: int = 0) -> str:
     named = [
         f"{one.path or 'a file without a name'} {size(one.bytes)}"
         + (f" (created by {one.command}, pid {one.pid})" if one.command else "")
-        for one in holders[:NAMED]
+        for one in holders
     ]
-    more += len(holders) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    return some(named, NAMED, more)
 
 
 def advice(option: str, enough: str | None) -> str:

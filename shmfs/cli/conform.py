@@ -33,6 +33,8 @@ Examples:
   shmfs conform --json | jq '.outcomes[] | select(.state == "differs")'
 """
 
+_NAMED = 6
+"""Cases that a reason names."""
 PLACES = 8
 """Differences of a case that are shown."""
 _NUMBERS = ["CASES", "AGREE", "KNOWN", "DIFFER", "NOT RUN"]
@@ -176,6 +178,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
     from rich.text import Text
 
     from shmfs.conformance import report
+    from shmfs.events.amounts import some
 
     gone = report.by_note(found.outcomes, "agrees") | report.by_note(found.outcomes, "known")
     groups = [
@@ -188,12 +191,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
             output.emit(console, Text(f"\n{heading}", "bold"))
         for reason, names in reasons.items():
             _emit(console, reason, 2, "")
-            _emit(console, _some(names), 4, "dim")
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+            _emit(console, some(names, _NAMED), 4, "dim")
 
 
 def _emit(console: "Console", text: str, columns: int, style: str) -> None:

@@ -92,17 +92,23 @@ def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
     output.tell_hidden(matrix.hidden)
 
 
+def _names(matrix: "Matrix") -> dict[int, str]:
+    """Return the processes by pid."""
+    from shmfs.report.text import clean
+
+    return {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
+
+
 def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from shmfs.report.picture import Kind, draw
-    from shmfs.report.text import clean
 
     ascii_only = console.options.ascii_only
     glyphs = dict(zip(Kind, ".c+#" if ascii_only else "·c▒█", strict=True))
     styles = {Kind.ABSENT: "dim", Kind.COPY: "magenta", Kind.ALONE: "cyan", Kind.SHARED: "bold green"}
-    names = [f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes]
+    names = list(_names(matrix).values())
     room = console.width - max(len(name) for name in names) - 2 - len(" 1048576")
     picture = draw(matrix, size, max(8, min(CELLS, room)))
     grid = Table.grid(padding=(0, 1, 0, 0))
@@ -138,9 +144,8 @@ def _print_ranges(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
     from shmfs.report.picture import Kind, ranges
-    from shmfs.report.text import clean
 
-    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
+    names = _names(matrix)
     found = ranges(matrix)
     rows = []
     for one in found[:RANGES]:
@@ -158,9 +163,7 @@ def _print_ranges(console: "Console", matrix: "Matrix") -> None:
 def _print_pages(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
-    from shmfs.report.text import clean
-
-    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
+    names = _names(matrix)
     rows = []
     for page in matrix.sharing().pages:
         frames: dict[tuple[int | None, bool], list[str]] = {}

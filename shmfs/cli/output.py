@@ -140,14 +140,12 @@ def preload_option(function: Command) -> Command:
 
 def _amount(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
     """Bytes of "100m", 0 for none; raises a usage error."""
-    from shmfs.fs.options import OptionError, parse
+    from shmfs.events.amounts import parse_size
 
-    if text is None:
-        return 0
-    try:
-        return parse(f"size={text}").blocks * 4096
-    except OptionError:
-        raise click.BadParameter(f"{text!r} is no size: give one as in 100m", ctx, param) from None
+    number = 0 if text is None else parse_size(text)
+    if number is None:
+        raise click.BadParameter(f"{text!r} is no size: give one as in 100m", ctx, param)
+    return number
 
 
 @contextmanager

@@ -91,7 +91,6 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording":
     from shmfs.client import control
     from shmfs.errors import ShmfsError
-    from shmfs.events.records import Statistics
     from shmfs.record.recording import Recording, Subject
     from shmfs.system import mounts
 
@@ -112,20 +111,14 @@ def _begin(directory: str, path: str, max_size: int, *, io: bool) -> "Recording"
             *(path, subject), ask=partial(_survey, mount), say=output.complain, max_size=max_size
         )
         return _started(recording, mount.device)
-    about = control.statistics(mount)
-
-    def ask() -> Statistics | None:
-        try:
-            return control.statistics(mount)
-        except ShmfsError:
-            return None
-
+    about = control.statistics(mount.device)
     subject = Subject(
         *(mount.mountpoint, mount.device, about.store, about.options, about.size_limit),
         backing=about.backing,
         io=io,
     )
     events = control.events(mount.device, io=io)
+    ask = partial(control.find_statistics, mount.device)
     recording = Recording(path, subject, events=events, ask=ask, say=output.complain, max_size=max_size)
     return _started(recording, mount.device)
 

@@ -9,7 +9,7 @@ from shmfs.daemon import runtime
 from shmfs.daemon.control import TIMEOUT, peer
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Statistics
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, proc
 from shmfs.system.mounts import Mount
 
 
@@ -23,7 +23,7 @@ class EndedError(ShmfsError):
 
 def _check_runs(pid: int, device: str) -> None:
     """Raise StoppedError or EndedError for a daemon that would not answer."""
-    state = namespaces.state(pid)
+    state = proc.state(pid)
     if state in ("T", "t"):
         raise StoppedError(
             f"the daemon of mount {device}, process {pid}, is stopped; continue it with `kill -CONT {pid}`"
@@ -77,9 +77,17 @@ def _ask(connection: socket.socket, device: str, request: dict[str, Any], *, roo
     return answered.get("ok")
 
 
-def statistics(mount: Mount) -> Statistics:
+def statistics(device: str) -> Statistics:
     """What the daemon knows of its mount; raises ShmfsError."""
-    return msgspec.convert(call(mount.device, "statistics"), Statistics)
+    return msgspec.convert(call(device, "statistics"), Statistics)
+
+
+def find_statistics(device: str) -> Statistics | None:
+    """What the daemon knows of its mount; None where it does not answer."""
+    try:
+        return statistics(device)
+    except ShmfsError:
+        return None
 
 
 def is_dead(mount: Mount, failure: ShmfsError) -> bool:

@@ -9,12 +9,10 @@ import errno
 import importlib
 import importlib.metadata
 import importlib.util
-import mmap
 import os
 import re
 import shutil
 import stat
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +23,9 @@ import msgspec
 from shmfs.client import trials
 from shmfs.client.trials import Later, Trial
 from shmfs.errors import ShmfsError
-from shmfs.system import calls, mounts, namespaces
-from shmfs.tracing import probe, ring, tracefs
+from shmfs.system import maps, mounts, namespaces, proc, syscall_table
+from shmfs.tracing import perf, probe, ring, tracefs
 
-PROC = Path("/proc")
 SYS = Path("/sys")
 DEVICE = Path("/dev/fuse")
 SHM = Path("/dev/shm")  # noqa: S108  # the name is the point
@@ -41,7 +38,6 @@ _FEATURES = (
 )
 """What later kernels brought to FUSE, and what goes without."""
 _LIBFUSE = (3, 14)
-_CAP_SYS_ADMIN = 21
 _WITHOUT_EXTENSION = (
     "without it pages are never native, fallocate, SEEK_HOLE and O_TMPFILE fail, and requests take longer"
 )
@@ -212,10 +208,8 @@ class _Doctor:
 
     def rights(self) -> Said:
         """Root, CAP_SYS_ADMIN, the initial user namespace."""
-        status = (PROC / "self/status").read_text()
-        found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
-        admin = bool(found and int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
-        initial = (PROC / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+        admin = proc.has_capability(proc.CAP_SYS_ADMIN)
+        initial = proc.is_initial_user_namespace()
         if self.root and admin and initial:
             return "ok", "root, with CAP_SYS_ADMIN, in the initial user namespace"
         costs = "pages are not native and frame numbers stay hidden"
@@ -236,7 +230,7 @@ class _Doctor:
         if not self.root:
             return "ok", "user and mount namespaces may be made"
         for name, refusing, _ in namespaces.SWITCHES:
-            if _sysctl(name) == refusing:
+            if proc.sysctl(name) == refusing:
                 return "ok", f"root may make them; other users may not (the sysctl {name} is {refusing})"
         return "ok", "mount namespaces may be made; user namespaces are not switched off"
 
@@ -251,7 +245,7 @@ class _Doctor:
         status = os.stat(helper)
         if status.st_uid or not status.st_mode & stat.S_ISUID:
             return "failure", f"{helper} is not set-uid root, and {need}; have root run `chmod u+s {helper}`"
-        if re.search(r"^NoNewPrivs:\s*1", (PROC / "self/status").read_text(), re.MULTILINE):
+        if proc.status("self", b"NoNewPrivs:") == [b"1"]:
             message = f"{helper} may not become root (no_new_privs is set), and {need}; "
             return "failure", message + "run the container without no-new-privileges"
         return "ok", f"{helper}, set-uid root"
@@ -271,8 +265,8 @@ class _Doctor:
 
     def libfuse(self) -> Said:
         """The one that pyfuse3 loaded."""
-        loaded = re.search(r"\S*/libfuse3\S*\.so\S*", Path("/proc/self/maps").read_text())
-        for name in (loaded[0],) if loaded else ("libfuse3.so.4", "libfuse3.so.3"):
+        loaded = [vma.path for vma in maps.mappings("self") if re.search(r"/libfuse3.*\.so", vma.path)]
+        for name in loaded[:1] or ("libfuse3.so.4", "libfuse3.so.3"):
             try:
                 library = ctypes.CDLL(name)
             except OSError:
@@ -306,10 +300,10 @@ class _Doctor:
 
     def system_calls(self) -> Said:
         """Whether the numbers of those are known that the C library does not wrap."""
-        missing = calls.missing()
+        missing, machine = syscall_table.missing(), syscall_table.machine()
         if missing:
-            return "warning", f"not known on {calls.machine()}: {'; '.join(missing)}; please report it"
-        return "ok", f"their numbers are known on {calls.machine()}"
+            return "warning", f"not known on {machine}: {'; '.join(missing)}; please report it"
+        return "ok", f"their numbers are known on {machine}"
 
     # ---- what was tried
 
@@ -378,22 +372,18 @@ class _Doctor:
 
     def perf(self) -> Said:
         """Open the event by which faults are counted, for this process."""
-        level = _sysctl("kernel.perf_event_paranoid") or "?"
+        level = proc.sysctl("kernel.perf_event_paranoid") or "?"
         cost = "so faults cannot be traced as they happen"
         try:
-            number = calls.number("perf_event_open")
+            syscall_table.number("perf_event_open")  # where that is unknown, the rings do not matter
             ring.access()
+            os.close(perf.open_faults(0, -1, 0))
         except ShmfsError as error:
             return "warning", f"{error}, {cost}"
-        # struct perf_event_attr, version 0: software, PAGE_FAULTS, exclude_kernel | exclude_hv
-        attributes = struct.pack("=IIQQQQQIIQ", 1, 64, 2, 0, 0, 0, 3 << 5, 0, 0, 0)
-        libc = ctypes.CDLL(None, use_errno=True)
-        descriptor = libc.syscall(ctypes.c_long(number), attributes, 0, -1, -1, ctypes.c_ulong(8))
-        if descriptor < 0:
-            reason = f"{os.strerror(ctypes.get_errno())}, kernel.perf_event_paranoid is {level}"
+        except OSError as error:
+            reason = f"{error.strerror}, kernel.perf_event_paranoid is {level}"
             remedy = "`sysctl -w kernel.perf_event_paranoid=2`, or run the container with --cap-add PERFMON"
             return "warning", f"perf events are refused ({reason}), {cost}; {remedy}"
-        os.close(descriptor)
         return "ok", f"perf events may be opened, kernel.perf_event_paranoid is {level}"
 
     def tracefs(self) -> Said:
@@ -423,12 +413,8 @@ class _Doctor:
         return "ok", "SIGBUS and SIGXFSZ may be watched in all processes"
 
     def pagemap(self) -> Said:
-        """Whether the frame of a page of ours is shown. Compare fs/proc/task_mmu.c:pagemap_read."""
-        page = ctypes.create_string_buffer(b"x")
-        with (PROC / "self/pagemap").open("rb", buffering=0) as file:
-            file.seek(ctypes.addressof(page) // mmap.PAGESIZE * 8)
-            (entry,) = struct.unpack("=Q", file.read(8))
-        if entry & (1 << 55) - 1:
+        """Whether the frame of a page of ours is shown."""
+        if maps.frames_visible():
             return "ok", "shown by /proc/PID/pagemap"
         return "warning", "hidden from this user, so `shmfs map` cannot show them; run as root"
 
@@ -439,10 +425,3 @@ class _Doctor:
             cost = "one that is killed for lack of memory takes the files of its mount along"
             return "warning", f"a daemon may not be spared ({refused}): {cost}; it needs CAP_SYS_RESOURCE"
         return "ok", "daemons are spared"
-
-
-def _sysctl(name: str) -> str | None:
-    try:
-        return (PROC / "sys" / name.replace(".", "/")).read_text().strip()
-    except OSError:
-        return None

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from shmfs.client import control
@@ -71,7 +70,7 @@ def _entry(mount: mounts.Mount) -> Entry | None:
     """Ask the daemon; None if the mount is gone meanwhile."""
     where = mount.mountpoint
     try:
-        return Entry(where, mount.device, "serving", False, "", "", control.statistics(mount))
+        return Entry(where, mount.device, "serving", False, "", "", control.statistics(mount.device))
     except ShmfsError as failure:
         reason, dead = str(failure), control.is_dead(mount, failure)
     if mount not in mounts.shmfs_mounts():
@@ -84,12 +83,10 @@ def _entry(mount: mounts.Mount) -> Entry | None:
 
 def _sandbox(device: str) -> Entry | None:
     """Ask a daemon that is not seen here; None if nobody listens (any more)."""
-    try:
-        answer = control.call(device, "statistics")
-    except ShmfsError:
+    statistics = control.find_statistics(device)
+    if statistics is None:
         runtime.remove_traces(device)
         return None
-    statistics = msgspec.convert(answer, Statistics)
     return Entry(statistics.mount, device, "serving", True, "", "", statistics)
 
 

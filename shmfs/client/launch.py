@@ -16,7 +16,7 @@ from shmfs.daemon.messages import Configuration, Ready
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Statistics
 from shmfs.fs import options as mount_options
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, proc
 
 _GRACE = 10.0
 """Seconds that a daemon may take to end."""
@@ -37,7 +37,7 @@ class Server:
     def statistics(self) -> Statistics:
         """What the daemon knows now; raises ShmfsError, which says how it ended where it did."""
         try:
-            return msgspec.convert(control.call(self.device, "statistics"), Statistics)
+            return control.statistics(self.device)
         except ShmfsError:
             try:  # its socket is closed a moment before it can be waited for
                 status = self.process.wait(_ENDING)
@@ -207,7 +207,7 @@ def umount(path: str) -> Unmounted:
         return Unmounted(mount.mountpoint, mount.device, None)
     mounts.unmount(mount.mountpoint)
     begin = time.monotonic()
-    while pid and namespaces.state(pid) not in ("", "Z") and time.monotonic() < begin + _GRACE:
+    while pid and proc.state(pid) not in ("", "Z") and time.monotonic() < begin + _GRACE:
         if time.monotonic() > begin + _ENDING and (kept := mounts.elsewhere(mount.device)):
             return Unmounted(mount.mountpoint, mount.device, pid, kept)
         time.sleep(0.01)
@@ -217,7 +217,7 @@ def umount(path: str) -> Unmounted:
 def _daemon(mount: mounts.Mount) -> tuple[int | None, bool]:
     """The daemon's pid, None of another user's, and whether nobody serves the mount any more."""
     try:
-        return control.statistics(mount).pid, False
+        return control.statistics(mount.device).pid, False
     except control.StoppedError:
         raise  # as to unmount would wait for it
     except ShmfsError as failure:

@@ -10,7 +10,7 @@ from shmfs.client import control, launch
 from shmfs.daemon import runtime
 from shmfs.errors import ShmfsError
 from shmfs.fs import options as mount_options
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, syscalls
 
 _MS_REMOUNT = 1 << 5
 _MS_FLAGS = {
@@ -104,7 +104,7 @@ def _set_flags(mount: mounts.Mount, options: str, wanted: str) -> None:
     """Have the VFS carry out its options of a list, and no others."""
     flags = sum(_MS_FLAGS.get(name, 0) for name in mount_options.parse(options).vfs)
     try:
-        namespaces.mount(None, mount.mountpoint, None, _MS_REMOUNT | flags)
+        syscalls.mount(None, mount.mountpoint, None, _MS_REMOUNT | flags)
     except OSError as error:
         raise ShmfsError(f"cannot change {mount.mountpoint} to {wanted}: {error.strerror}") from None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from shmfs.client import launch
+from shmfs.daemon import limits
 from shmfs.errors import ShmfsError
 from shmfs.system import namespaces
 
@@ -142,11 +143,7 @@ def probe() -> dict[str, str]:
 
 def _tried_here() -> dict[str, str]:
     """The child's side of `probe`."""
-    result = {"oom": "", "namespace": ""}
-    try:
-        Path("/proc/self/oom_score_adj").write_text("-1000")
-    except OSError as error:
-        result["oom"] = error.strerror or str(error)
+    result = {"oom": limits.spare_from_oom_killer(), "namespace": ""}
     try:
         namespaces.enter_private()
     except ShmfsError as error:

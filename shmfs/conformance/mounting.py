@@ -12,7 +12,7 @@ from shmfs.client import launch, service
 from shmfs.conformance.tools import call, tried
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import VFS_OPTIONS, OptionError
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, syscalls
 from shmfs.system.namespaces import CLONE_NEWNS, MS_REC
 
 FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
@@ -31,7 +31,7 @@ def tmpfs(directory: str, options: str, flags: int = 0) -> None:
     for word in words:
         flags = (flags & ~FLAGS["ro"] if word == "rw" else flags) | FLAGS.get(word, 0)
     rest = ",".join(word for word in words if word not in VFS_OPTIONS)
-    namespaces.mount("tmpfs", directory, "tmpfs", flags, rest)
+    syscalls.mount("tmpfs", directory, "tmpfs", flags, rest)
 
 
 def on_shmfs() -> bool:
@@ -49,7 +49,7 @@ def another(options: str) -> Iterator[Path]:
             try:
                 yield Path(directory)
             finally:
-                namespaces.umount(directory, lazy=True)
+                syscalls.umount(directory, lazy=True)
             return
         together = ",".join(filter(None, (options, more_options)))
         try:

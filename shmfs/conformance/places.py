@@ -114,7 +114,7 @@ class Facts:
         self.given = mount.options
         if mount.fstype == mounts.FSTYPE:
             with suppress(ShmfsError):
-                statistics = control.statistics(mount)
+                statistics = control.statistics(mount.device)
                 self.store = store_of(statistics)
                 self.given = statistics.options
         self.options = ",".join([f"size={self.size}", f"nr_inodes={self.inodes}", *self.flags])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shmfs.system import calls
+from shmfs.system import syscall_table
 
 PAGE = 4096
 NOBODY = 65534
@@ -38,7 +38,7 @@ GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 def call(name: str, *arguments: Any) -> int:
     """A function of the C library; raises OSError where it answers -1. A system call is named: "futex"."""
     if name == "syscall":
-        arguments = (calls.number(arguments[0]), *arguments[1:])
+        arguments = (syscall_table.number(arguments[0]), *arguments[1:])
     converted = [os.fsencode(a) if isinstance(a, str | Path) else a for a in arguments]
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in converted]
     result = getattr(libc, name)(*converted)

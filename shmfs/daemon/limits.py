@@ -18,9 +18,13 @@ def lift() -> None:
                 break
 
 
-def spare_from_oom_killer() -> None:
-    """The daemon holds everybody's data; needs CAP_SYS_RESOURCE, and goes without."""
+def spare_from_oom_killer() -> str:
+    """Exempt this process, because a daemon holds everybody's data; returns why that is refused, or "".
+
+    It needs CAP_SYS_RESOURCE.
+    """
     try:
         Path("/proc/self/oom_score_adj").write_text("-1000")
-    except OSError:
-        return
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

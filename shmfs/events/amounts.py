@@ -1,8 +1,14 @@
 """Amounts as people read them, without what text for terminals takes to import."""
 
+import re
 import time
+from collections.abc import Sequence
 
 MIB = 1 << 20
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+_UNITS |= {f"{unit}ib": size for unit, size in _UNITS.items() if size > 1}
+_UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
+_SIZE = re.compile(r"(\d+)(\.\d+)? *([a-z]*)", re.IGNORECASE)
 
 FINE = 64
 """MiB up to which options are whole MiB; larger ones are rounded up to a sixteenth of a power of two."""
@@ -27,9 +33,24 @@ def size(number: int) -> str:
     return f"{value:.{digits}f} {units[0]}"
 
 
+def parse_size(text: str) -> int | None:
+    """Return the bytes of "64m", "64 MiB" (both 2**20) or "64 MB" (10**6); None if it is no size."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[3].lower()) if match else None
+    if not match or not unit:
+        return None
+    return int(match[1]) * unit + int(float(match[2] or 0) * unit)
+
+
 def plural(number: int, word: str) -> str:
     """Return "1 page" or "2 pages"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def some(names: Sequence[str], most: int, more: int = 0) -> str:
+    """Return "a, b and 2 more": `most` of the names, and the number of the rest and of `more` others."""
+    more += max(0, len(names) - most)
+    return ", ".join(names[:most]) + (f" and {more} more" if more else "")
 
 
 def age(nanoseconds: int) -> str:

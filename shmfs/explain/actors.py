@@ -13,7 +13,7 @@ from shmfs.explain.records import Touch
 from shmfs.ipc import library
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
-MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 MAP_LOCKED, MAP_FIXED_NOREPLACE = 0x2000, 0x100000
 SHM = "/dev/shm"  # noqa: S108  # the name is the point
 

@@ -3,11 +3,11 @@
 See Documentation/admin-guide/mm/pagemap.rst. Never called in the process that serves the mount.
 """
 
-import ctypes
 import os
 import struct
 
 from shmfs.explain.records import Page, Vma
+from shmfs.system import maps
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -30,14 +30,10 @@ _FLAGS = {
 
 def vma(pid: int, address: int) -> Vma | None:
     """The line of /proc/PID/maps with that address."""
-    with open(f"/proc/{pid}/maps", errors="backslashreplace") as lines:
-        for line in lines:
-            span, permissions, offset, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
-            start, end = (int(one, 16) for one in span.split("-"))
-            if start <= address < end:
-                major, minor = (int(one, 16) for one in device.split(":"))
-                path = name[0] if name else ""
-                return Vma(start, end, permissions, int(offset, 16), f"{major}:{minor}", int(inode), path)
+    for one in maps.mappings(pid):
+        if one.start <= address < one.end:
+            path = one.path + " (deleted)" * one.deleted
+            return Vma(one.start, one.end, one.permissions, one.offset, one.device, one.inode, path)
     return None
 
 
@@ -77,12 +73,6 @@ def _word(path: str, index: int) -> int | None:
     finally:
         os.close(fd)
     return int(struct.unpack("Q", data)[0]) if len(data) == 8 else None
-
-
-def frames_visible() -> bool:
-    """Whether the kernel shows frame numbers to this process (CAP_SYS_ADMIN in the first user namespace)."""
-    memory = ctypes.create_string_buffer(b"x")
-    return page(os.getpid(), ctypes.addressof(memory), 0).frame is not None
 
 
 def swapped(pid: int, address: int) -> int:

@@ -14,7 +14,7 @@ from shmfs.errors import ShmfsError
 from shmfs.explain import actors, kernel
 from shmfs.explain.actors import MAP_SHARED, PROT_READ, PROT_WRITE, SHM, Actor, Failed, Process
 from shmfs.explain.records import Cache, Claim, Step, Touch, View
-from shmfs.system import calls
+from shmfs.system import syscall_table
 
 PAGE = kernel.PAGE
 PAGES = 16
@@ -96,6 +96,10 @@ class Stage:
         found = [kernel.page(pid, mapping.at(page), page) for page in pages]
         return View(mapping.actor.name, pid, vma, found)
 
+    def views(self, *mappings: Mapping) -> list[View]:
+        """What the kernel says of page 0 of each mapping."""
+        return [self.view(one, 0) for one in mappings]
+
     def cache(self, mapping: Mapping, fd: int | None = None) -> Cache:
         """What of a mapping's pages is in the page cache, whoever has it mapped."""
         raw = mapping.actor.buffer("mincore", mapping.pages, mapping.address, mapping.pages * PAGE, "BUFFER")
@@ -109,6 +113,10 @@ class Stage:
     def df(self) -> dict[str, int]:
         """The mount by statfs(2), in blocks, which are pages."""
         return self.a.figures("statvfs", SHM)
+
+    def blocks(self, name: str) -> int:
+        """Pages of a file of the mount by st_blocks, in 512 bytes."""
+        return self.a.figures("stat", f"{SHM}/{name}")["st_blocks"] * 512 // PAGE
 
     def used(self) -> int:
         """Pages charged on the mount."""
@@ -158,7 +166,7 @@ class Stage:
 def _words(actor: Actor, fd: int) -> tuple[int, int]:
     """cachestat(2) of a whole file: cached and dirty pages. Raises Failed."""
     # struct cachestat_range and struct cachestat in one buffer: two and five 64-bit words.
-    raw = actor.buffer("syscall", 56, calls.number("cachestat"), fd, "BUFFER", "BUFFER+16", 0)
+    raw = actor.buffer("syscall", 56, syscall_table.number("cachestat"), fd, "BUFFER", "BUFFER+16", 0)
     words = [int.from_bytes(raw[at : at + 8], "little") for at in range(16, 56, 8)]
     return words[0], words[1]
 

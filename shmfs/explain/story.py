@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from shmfs.errors import ShmfsError
-from shmfs.explain import kernel
 from shmfs.explain.chapters import anon, full, life, refuse, shm, swap, sysv
 from shmfs.explain.records import Chapter, Step, Story, Telling
 from shmfs.explain.stage import Skip, Stage, open_stage
+from shmfs.system import maps
 
 CHAPTERS: dict[str, tuple[str, Callable[[Stage], Iterator[Step]]]] = {
     "map": ("The life of a shared mapping", life.steps),
@@ -46,7 +46,7 @@ class Teller:
 
     def __init__(self, pages: str, names: Sequence[str]) -> None:
         self.names = check(names)
-        self.telling = Telling(pages, os.uname().release, kernel.frames_visible())
+        self.telling = Telling(pages, os.uname().release, maps.frames_visible())
 
     def steps(self) -> Generator[tuple[Chapter, Step | None], None, None]:
         """Each step, as it is made; None at the end of a chapter. Raises ShmfsError."""

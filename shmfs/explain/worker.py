@@ -17,14 +17,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from shmfs.system import namespaces
+from shmfs.system import namespaces, syscalls
+from shmfs.system.syscalls import checked, libc
 
-_PR_SET_DUMPABLE = 4
 _NOBODY = 65534
 _POINTERS = {"mmap", "shmat", "syscall"}
 """Functions of libc that return 64 bits; the others an int."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Usage(ctypes.Structure):
@@ -41,18 +39,18 @@ class _Usage(ctypes.Structure):
 
 _usage = _Usage()
 _usage_address = ctypes.byref(_usage)
-_getrusage = _libc.getrusage
+_getrusage = libc.getrusage
 _own = ctypes.create_string_buffer(1)
 
 
 def call(name: str, *arguments: Any) -> int:
     """Call libc; raises OSError."""
-    function = _libc[name]
+    function = libc[name]
     function.restype = ctypes.c_long if name in _POINTERS else ctypes.c_int
     words = [one.encode() if isinstance(one, str) else ctypes.c_long(_signed(one)) for one in arguments]
     result: int = function(*words)
     if result == -1:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        checked(result)
     return result
 
 
@@ -207,7 +205,7 @@ def main(arguments: list[str]) -> None:
     if daemon:
         namespaces.join(daemon)
     # Joining a user namespace hides /proc/self from its own user; compare kernel/cred.c:commit_creds.
-    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     gc.disable()
     worker = Worker((spare_in, spare_out))
     try:

@@ -50,13 +50,13 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Protocol, cast
 
 from shmfs.fs.inode import RegularFile
 from shmfs.fs.superblock import Superblock
 from shmfs.fuse.rewrite import Range, Rewriter
 from shmfs.mm import PAGE_SIZE
+from shmfs.system import proc
 
 log = logging.getLogger(__name__)
 
@@ -188,11 +188,7 @@ class PopulateEnd:
     def _invalidation_waits(self) -> bool:
         """Whether the thread sleeps in the kernel, where it waits for nothing but the page ("D" in stat)."""
         thread = self._thread.native_id if self._thread else None
-        try:
-            status = Path(f"/proc/self/task/{thread}/stat").read_bytes()
-        except OSError:
-            return False
-        return status.rpartition(b") ")[2].startswith(b"D")
+        return proc.state(f"self/task/{thread}") == "D"
 
     def repair_of(self, ino: int) -> Callable[[], None] | None:
         """Return a function that waits until the kernel has the size of the inode again, or None if it has.

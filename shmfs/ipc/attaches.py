@@ -4,16 +4,14 @@ Waits for the mmap_lock of other processes, which a fault on the mount may hold:
 serves the mount, but in a thread of its own.
 """
 
-import ctypes
-import os
-import re
 from collections import Counter
 from typing import NamedTuple
 
-from shmfs.system import calls
+from shmfs.errors import ShmfsError
+from shmfs.system import maps
+from shmfs.system.syscalls import syscall
 
 _KCMP_VM = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Attaches(NamedTuple):
@@ -25,42 +23,27 @@ class Attaches(NamedTuple):
     """Processes that may not be looked at."""
 
 
-def count(device: str, inode: int, proc: str = "/proc") -> Attaches:
+def count(device: str, inode: int) -> Attaches:
     """Count the shared mappings of an inode; `device` is "0:57" as in mountinfo.
 
     A mapping is a VMA, as shm_open and shm_close count them: a hole unmapped in the middle makes two of one.
     """
-    found, hidden = mappings(device, inode, proc=proc)
+    found, hidden = mappings(device, inode)
     return Attaches(found[inode], hidden)
 
 
-def mappings(device: str, inode: int | None = None, *, proc: str = "/proc") -> tuple["Counter[int]", int]:
+def mappings(device: str, inode: int | None = None) -> tuple["Counter[int]", int]:
     """Count the shared mappings of each inode, or of one, and the processes that may not be looked at."""
-    file = b" %02x:%02x " % tuple(int(part) for part in device.split(":"))
-    file += b"" if inode is None else b"%d " % inode
-    which = rb"(\d+) " if inode is None else b""
-    line = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ...s [0-9a-f]+" + re.escape(file) + which, re.MULTILINE)
-    hidden = 0
-    found: dict[tuple[bytes, ...], list[int]] = {}
-    for name in os.listdir(proc):
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"{proc}/{name}/maps", "rb", buffering=0) as maps:
-                data = maps.readall() or b""
-        except PermissionError:
-            hidden += 1
-            continue
-        except OSError:
-            continue  # it is gone
-        if file in data and (seen := tuple(match[0] for match in line.finditer(data))):
-            found.setdefault(seen, []).append(int(name))
+    found = maps.processes_mapping(device, inode=inode)
+    alike: dict[tuple[maps.Vma, ...], list[int]] = {}
+    for pid, vmas in found.mappings.items():
+        alike.setdefault(tuple(vma for vma in vmas if vma.is_shared), []).append(pid)
     total: Counter[int] = Counter()
-    for seen, pids in found.items():
-        spaces = _address_spaces(pids)
-        for one in seen:
-            total[int(one.split()[-1])] += spaces
-    return total, hidden
+    for shared, pids in alike.items():
+        spaces = _address_spaces(pids) if shared else 0
+        for vma in shared:
+            total[vma.inode] += spaces
+    return total, found.hidden
 
 
 def _address_spaces(pids: list[int]) -> int:
@@ -73,5 +56,7 @@ def _address_spaces(pids: list[int]) -> int:
 
 
 def _same_memory(one: int, other: int) -> bool:
-    number = calls.find("kcmp")
-    return number is not None and _libc.syscall(number, one, other, _KCMP_VM, 0, 0) == 0
+    try:
+        return syscall("kcmp", one, other, _KCMP_VM, 0, 0) == 0
+    except (OSError, ShmfsError):
+        return False

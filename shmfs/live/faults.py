@@ -12,7 +12,7 @@ import numpy as np
 from shmfs.errors import ShmfsError
 from shmfs.live.model import Rates
 from shmfs.record.recorder import Recorder
-from shmfs.system.processes import read_file
+from shmfs.system import proc
 from shmfs.tracefile.format import Faults as Rows
 from shmfs.tracing.perf import Perf
 
@@ -185,7 +185,7 @@ class StatMeter:
     failure = ""
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[int, int, int]] = {}
+        self._before: dict[int, proc.Stat] = {}
 
     def mapping(self) -> set[int] | None:
         """Nobody tells."""
@@ -194,18 +194,19 @@ class StatMeter:
     def rates(self, seconds: float, pids: Iterable[int]) -> Found:
         """Faults since the last call; none of a process that was not known then."""
         found: Found = {}
-        now: dict[int, tuple[int, int, int]] = {}
+        now: dict[int, proc.Stat] = {}
         for pid in pids:
             try:
-                line = read_file(f"/proc/{pid}/stat")
-                fields = line[line.rindex(b")") + 2 :].split()
-                started, minor, major = int(fields[19]), int(fields[7]), int(fields[9])
-            except (OSError, ValueError, IndexError):
+                stat = now[pid] = proc.stat(pid)
+            except OSError:
                 continue
-            now[pid] = started, minor, major
             before = self._before.get(pid)
-            if before and before[0] == started:
-                found[pid, 0] = Rates((minor - before[1]) / seconds, (major - before[2]) / seconds)
+            if before and before.start_time == stat.start_time:
+                minor, major = (
+                    stat.minor_faults - before.minor_faults,
+                    stat.major_faults - before.major_faults,
+                )
+                found[pid, 0] = Rates(minor / seconds, major / seconds)
         self._before = now
         return found
 

@@ -69,7 +69,7 @@ class Daemon:
 
     def list(self) -> Listed:
         """Ask the daemon."""
-        known = control.statistics(self._mount)
+        known = control.statistics(self._mount.device)
         if known.stale:
             self.sources[0].stale = f"as of {clock(min(one.since for one in known.stale))}"
         segments, page_ins = {}, {}

@@ -21,7 +21,6 @@ UNKNOWN: Cell = ("-", "dim")
 GAP = 2
 """Cells between columns."""
 SHORTEST_NAME = 12
-SHORTEST_RATE = 1.0
 
 History = Sequence[float]
 

@@ -12,8 +12,9 @@ from shmfs.errors import ShmfsError
 from shmfs.events.names import printable
 from shmfs.live import faults, files, rows
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot, Source
-from shmfs.system import pagemap
-from shmfs.system.pagemap import PAGE, Pages, Vma
+from shmfs.system import maps, pagemap
+from shmfs.system.maps import Vma
+from shmfs.system.pagemap import PAGE, Pages
 from shmfs.system.processes import Processes
 
 NONE = Rates()
@@ -98,7 +99,7 @@ class Watch:
         if why := self._meter.failure:
             self._count_coarsely(why)
             pids = self._meter.mapping()
-        found = pagemap.processes_mapping(self._files.device, pids)
+        found = maps.processes_mapping(self._files.device, pids)
         if pids is None:
             self._hidden = found.hidden
         now, cpu = time.monotonic(), time.process_time()

@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from shmfs.record.attribution import Area, Attribution
 from shmfs.record.registry import Registry
-from shmfs.record.tasks import children
-from shmfs.system.processes import everybody, line_of, read_file
+from shmfs.system import proc
 from shmfs.tracing.changes import Change, Exec, Exit, Fork, Mmap, Unfollow
 from shmfs.tracing.last_faults import LastFaults
 from shmfs.tracing.perf import Perf
@@ -157,7 +156,8 @@ class Gaps:
             ended += self._attribution.tasks.recheck(now)
             for pid in followed:
                 self._look_at(pid)
-            self._strangers = set(everybody() if self._everybody else children(followed)) - followed
+            born = proc.pids() if self._everybody else proc.descendants(followed, proc.parents(zombies=True))
+            self._strangers = set(born) - followed
         elif self._strangers and self._looked < horizon:
             for pid in self._strangers - self._attribution.tasks.followed:
                 self._look_at(pid)
@@ -171,10 +171,10 @@ def tids_of(pid: int) -> list[int]:
     pids = [pid]
     for one in pids:
         with contextlib.suppress(OSError):  # it ended, or the kernel has no CONFIG_PROC_CHILDREN
-            threads = [int(name) for name in os.listdir(f"/proc/{one}/task")]
+            threads = proc.threads(one)
             tids += threads
             for tid in threads:
-                pids += [int(child) for child in read_file(f"/proc/{one}/task/{tid}/children").split()]
+                pids += map(int, proc.read(one, f"task/{tid}/children").split())
     return tids
 
 
@@ -186,11 +186,11 @@ def may_be_unfollowed(pids: Iterable[int]) -> bool:
     for pid in pids:
         try:
             owner = os.stat(f"/proc/{pid}/status").st_uid
-            status = read_file(f"/proc/{pid}/status")
+            status = proc.read(pid, "status")
         except OSError:
             continue
         for name in (b"Uid:", b"Gid:"):
-            real, effective = (int(one) for one in line_of(status, name)[:2])
+            real, effective = (int(one) for one in proc.line_of(status, name)[:2])
             if real != effective or (name == b"Uid:" and owner != effective):
                 return True
     return False

@@ -16,8 +16,8 @@ from shmfs.analysis.surveys import Survey
 from shmfs.events.records import PAGE, Refusal
 from shmfs.record.attribution import Attribution
 from shmfs.record.registry import Registry
-from shmfs.system.families import LOCKING, NAMES, family
-from shmfs.system.processes import line_of, read_file
+from shmfs.system import proc
+from shmfs.system.syscall_table import LOCKING, NAMES, family
 from shmfs.tracing.changes import FailedCall
 from shmfs.tracing.probe import UNLIMITED
 
@@ -119,6 +119,6 @@ def _limit(call: FailedCall) -> str:
 def _locked(pid: int) -> int | None:
     """Bytes that a process has locked; None where that is not known."""
     try:
-        return int(line_of(read_file(f"/proc/{pid}/status"), b"VmLck:")[0]) << 10
+        return int(proc.status(pid, b"VmLck:")[0]) << 10
     except (OSError, ValueError, IndexError):
         return None

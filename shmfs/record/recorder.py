@@ -29,7 +29,7 @@ from shmfs.record.proofs import Proofs
 from shmfs.record.registry import FIGURES, Registry, Sink
 from shmfs.record.signals import Failures
 from shmfs.record.tasks import Tasks, life
-from shmfs.system.processes import everybody
+from shmfs.system import proc
 from shmfs.tracefile.format import FAULT, KINDS, Faults
 from shmfs.tracefile.writer import AGE
 from shmfs.tracing.changes import Change, Exec, Exit, Failure, Fork, Unfollow
@@ -140,7 +140,7 @@ class Recorder:
         """Begin; for a command, before it executes."""
         if self._perf and (self._everybody or self._running >= 0):
             self._perf.enable()
-            for pid in everybody() if self._everybody else [self._running]:
+            for pid in proc.pids() if self._everybody else [self._running]:
                 self._known.meet(pid)
                 self._look_at(pid)
         self._thread.start()

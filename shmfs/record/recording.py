@@ -11,7 +11,7 @@ from shmfs.errors import ShmfsError
 from shmfs.events.records import Statistics
 from shmfs.record.recorder import Recorder
 from shmfs.record.sampler import Sampler
-from shmfs.system import pagemap
+from shmfs.system import maps
 from shmfs.tracefile.format import Faults, Meta, Source
 from shmfs.tracefile.writer import Writer
 from shmfs.tracing.exits import Execs, Exits
@@ -143,7 +143,7 @@ class Recording:
 
     def sample(self, device: str) -> None:
         """Look now and then at all processes for what they have present."""
-        self._sampler = Sampler(device, lambda: pagemap.processes_mapping(device).mappings, self.event)
+        self._sampler = Sampler(device, lambda: maps.processes_mapping(device).mappings, self.event)
         self._sampler.start()
 
     def catch_up(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 from shmfs.events.names import printable
 from shmfs.record.attribution import ELSEWHERE, Area
 from shmfs.record.tasks import monotonic
-from shmfs.system.processes import Processes, read_file
+from shmfs.system import maps
+from shmfs.system.processes import Processes
 from shmfs.tracefile.format import Faults
 from shmfs.tracing.changes import Mmap
 
@@ -16,6 +17,8 @@ _NOTED = 1 << 16
 """Processes that are remembered at most; the one that forked or executed longest ago is forgotten first."""
 _TICK = 10_000_000
 """Nanoseconds: the unit of start times in /proc."""
+
+_PROTECTION = (1, "r"), (2, "w"), (4, "x")
 
 FIGURES = ["fault", "map", "process", "events", "sample", "deaths", "refusals"]
 """What is missing in a trace whose recorder has failed: everything, for all goes through it."""
@@ -78,14 +81,14 @@ class Registry:
         """Return the id of what was mapped, or ELSEWHERE."""
         if mapped.device != self._device:
             return ELSEWHERE
-        return self.segment_of(mapped.inode, mapped.path, mapped.time + self._offset)
+        return self.segment_of(mapped.inode, os.fsdecode(mapped.path), mapped.time + self._offset)
 
-    def segment_of(self, inode: int, path: bytes, time: int) -> int:
+    def segment_of(self, inode: int, path: str, time: int) -> int:
         """Return the id of an inode; the first time, it is written down."""
         number = self._segments.get(inode)
         if number is None:
             number = self._segments[inode] = len(self._segments)
-            name = self.path_of(os.fsdecode(path))
+            name = self.path_of(path)
             self._paths.append((inode, name))
             self._writer.event(
                 event="segment",
@@ -121,20 +124,16 @@ class Registry:
     def look(self, pid: int, time: int) -> list[Area] | None:
         """Return what /proc says a process has mapped; None if it is gone or may not be looked at."""
         try:
-            lines = read_file(f"/proc/{pid}/maps").splitlines()
+            vmas = maps.mappings(pid)
         except OSError:
             return None
-        device = b"%02x:%02x" % self._device
+        device = "{}:{}".format(*self._device)
         areas = []
-        for line in lines:
-            fields = line.split(maxsplit=5)
-            start, end = (int(address, 16) for address in fields[0].split(b"-"))
-            segment = ELSEWHERE
-            if fields[3] == device:
-                path = fields[5] if len(fields) > 5 else b""
-                segment = self.segment_of(int(fields[4]), path, time)
-            protection = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in fields[1])
-            areas.append(Area(start, end, int(fields[2], 16) >> 12, segment, protection, b"s" in fields[1]))
+        for vma in vmas:
+            is_ours = vma.device == device
+            segment = self.segment_of(vma.inode, vma.path, time) if is_ours else ELSEWHERE
+            protection = sum(bit for bit, letter in _PROTECTION if letter in vma.permissions)
+            areas.append(Area(vma.start, vma.end, vma.offset >> 12, segment, protection, vma.is_shared))
         return areas
 
     # ---- processes
@@ -243,8 +242,6 @@ class Registry:
                 address=area.start,
                 length=area.end - area.start,
                 page=area.page,
-                protection="".join(
-                    letter if area.protection & bit else "-" for bit, letter in ((1, "r"), (2, "w"), (4, "x"))
-                ),
+                protection="".join(letter if area.protection & bit else "-" for bit, letter in _PROTECTION),
                 shared=area.shared,
             )

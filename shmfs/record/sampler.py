@@ -14,7 +14,8 @@ import numpy as np
 
 from shmfs.events.names import printable
 from shmfs.events.records import Mapped, Observation, Observations, Process, Stale
-from shmfs.system import pagemap
+from shmfs.system import maps, pagemap
+from shmfs.system.maps import Vma
 from shmfs.system.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Sampler:
             for inode, several in vmas.items():
                 pages.setdefault(inode, []).append(present[inode])
                 paths[inode] = several[-1].path
-                attaches[inode] += sum(vma.permissions.endswith("s") for vma in several)
+                attaches[inode] += sum(vma.is_shared for vma in several)
                 size = sum(vma.end - vma.start for vma in several)
                 mapped.append((inode, process, len(present[inode]), size))
         shared = {inode: len(pagemap.shared_pages(several)) for inode, several in pages.items()}
@@ -165,9 +166,9 @@ class Sampler:
                 )
             self._tell(event="shared", source="pagemap", inode=inode, pages=int((holders > 1).sum()))
 
-    def _mappings(self, pid: int) -> dict[int, list[pagemap.Vma]]:
-        by_inode: dict[int, list[pagemap.Vma]] = {}
-        for vma in pagemap.mappings(pid, self._device):
+    def _mappings(self, pid: int) -> dict[int, list[Vma]]:
+        by_inode: dict[int, list[Vma]] = {}
+        for vma in maps.mappings(pid, self._device):
             by_inode.setdefault(vma.inode, []).append(vma)
         return by_inode
 
@@ -200,7 +201,7 @@ class Sampler:
 
 def observe(device: str) -> Observations:
     """Look once at all processes for what they map of the mount `device`."""
-    found = pagemap.processes_mapping(device)
+    found = maps.processes_mapping(device)
     sampler = Sampler(device, lambda: found.mappings)
     sampler.sample()
     seen = sampler.observations()

@@ -14,8 +14,9 @@ from shmfs.events.records import Refusal
 from shmfs.record.attribution import Attribution
 from shmfs.record.populates import ERRNOS, Populates
 from shmfs.record.registry import Registry
-from shmfs.system.families import WRITERS
-from shmfs.system.processes import Processes, line_of, read_file
+from shmfs.system import proc
+from shmfs.system.processes import Processes
+from shmfs.system.syscall_table import WRITERS
 from shmfs.tracing.changes import FailedCall, Failure, Signal
 from shmfs.tracing.last_faults import LastFault
 from shmfs.tracing.probe import SIGBUS, SIGXFSZ, UNLIMITED
@@ -182,6 +183,6 @@ def _file_size_limit(failed: Signal | FailedCall) -> int:
     if failed.file is not None and failed.file.size_limit:
         return failed.file.size_limit if failed.file.size_limit != UNLIMITED else 0
     try:
-        return int(line_of(read_file(f"/proc/{failed.pid}/limits"), b"Max file size")[0])
+        return int(proc.line_of(proc.read(failed.pid, "limits"), b"Max file size")[0])
     except (OSError, ValueError, IndexError):
         return 0

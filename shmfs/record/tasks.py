@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shmfs.system.processes import everybody, stat_fields
+from shmfs.system import proc
 from shmfs.tracing.changes import Exit, Unfollow
 
 _MOMENT = 200_000_000
@@ -29,33 +29,19 @@ def life(pid: int) -> Life | None:
     A leader that has ended stays as a zombie while other threads live.
     """
     try:
-        fields = stat_fields(pid)
-        threads = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+        stat = proc.stat(pid)
+        threads = set(proc.threads(pid))
     except OSError:
         return None
-    if fields[0] in b"ZX":
+    if stat.is_dead:
         threads.discard(pid)
-    return Life(monotonic(int(fields[19])), frozenset(threads)) if threads else None
+    return Life(monotonic(stat.start_time), frozenset(threads)) if threads else None
 
 
 def monotonic(ticks: int) -> int:
     """Return a start time in clock ticks since boot as nanoseconds of CLOCK_MONOTONIC."""
     slept = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
     return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK") - slept
-
-
-def children(pids: set[int]) -> list[int]:
-    """Return the processes whose parents are among `pids`, theirs, and so on."""
-    parents: dict[int, int] = {}
-    for pid in everybody():
-        try:
-            parents[pid] = int(stat_fields(pid)[1])
-        except OSError:
-            continue
-    found: set[int] = set()
-    while more := {pid for pid, parent in parents.items() if parent in pids | found} - found:
-        found |= more
-    return sorted(found)
 
 
 class Tasks:

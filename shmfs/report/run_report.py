@@ -16,10 +16,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shmfs.analysis.sizing import parse
 from shmfs.analysis.totals import refused
 from shmfs.analysis.wording import advice, death_sentence, refusal_lines
-from shmfs.events.amounts import option_size
+from shmfs.events.amounts import option_size, parse_size
 from shmfs.events.records import (
     PAGE,
     Death,
@@ -168,7 +167,7 @@ def build(
         segments=rows,
         deaths=list(deaths),
         refusals=refusals,
-        needed=max(needed, key=parse, default=None),
+        needed=max(needed, key=lambda text: parse_size(text) or 0, default=None),
         stale=old,
     )
 

@@ -9,7 +9,7 @@ import sys
 
 from shmfs.errors import ShmfsError
 from shmfs.sandbox import command
-from shmfs.system import namespaces
+from shmfs.system import namespaces, syscalls
 
 FAILED = 125
 SHM = "/dev/shm"  # noqa: S108  # the name is the point
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     working = os.getcwd()
     try:
         namespaces.enter_private()
-        namespaces.mount(directory, os.path.realpath(SHM), None, _MS_BIND)
+        syscalls.mount(directory, os.path.realpath(SHM), None, _MS_BIND)
         os.chdir(working)
         command.execute(words, command.original_environment(), {}, ())
     except ShmfsError as error:

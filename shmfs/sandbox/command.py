@@ -4,7 +4,6 @@ The exit statuses are those of env(1) and timeout(1): 127 for a command that doe
 that may not or cannot be run.
 """
 
-import ctypes
 import errno
 import os
 import signal
@@ -14,18 +13,14 @@ from typing import NoReturn
 
 from shmfs.errors import ShmfsError
 from shmfs.ipc import library
-from shmfs.system import namespaces
+from shmfs.system import namespaces, syscalls
 
 NOT_RUNNABLE = 126
 NOT_FOUND = 127
 SHM = "/dev/shm"  # noqa: S108  # the name is the point
 
-_PR_SET_PDEATHSIG = 1
-
 Dispositions = dict[signal.Signals, signal.Handlers]
 """What the user's shell wants done with a signal, where the supervisor had to change it."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def resolve(command: list[str]) -> str:
@@ -68,7 +63,7 @@ def start(
         namespaces.hide_sysvipc()
         namespaces.leave_ipc()  # what the library does not reach must not mix with the segments of the host
     # Joining changes credentials, which clears the signal: ask for it afterwards.
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
     execute(command, environment | preload, dispositions, mask)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from shmfs.errors import ShmfsError
@@ -117,30 +118,18 @@ def main() -> None:
 
 
 def _begin(wanted: dict[str, Any], said: list[str]) -> "tuple[Any, str]":
-    import msgspec
-
     from shmfs.client import control
-    from shmfs.events.records import Statistics
     from shmfs.record.recording import Recording, Subject
     from shmfs.tracefile.writer import MIN_SIZE
 
     device = wanted["device"]
-
-    def ask() -> Statistics | None:
-        try:
-            return msgspec.convert(control.call(device, "statistics"), Statistics)
-        except ShmfsError:
-            return None
-
-    about = ask()
-    if about is None:
-        raise ShmfsError(f"no daemon of yours serves the mount {device}")
+    about = control.statistics(device)
     subject = Subject(
         *(wanted["root"], device, about.store, about.options, about.size_limit), backing=about.backing
     )
     events = control.events(device)
-    following: dict[str, Any] = {"pid": wanted["pid"], "running": True, "events": events, "ask": ask}
-    following["say"] = said.append
+    following: dict[str, Any] = {"pid": wanted["pid"], "running": True, "events": events}
+    following |= {"ask": partial(control.find_statistics, device), "say": said.append}
     if wanted["trace"]:
         recording = Recording(wanted["trace"], subject, **following)
     else:

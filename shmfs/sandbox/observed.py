@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmfs.analysis.budgets import Ended, Faults
-from shmfs.client import launch
+from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import some
 from shmfs.events.records import Stale, Statistics
 from shmfs.ipc import library
 from shmfs.sandbox import command as child
@@ -153,7 +154,7 @@ class _Tracer:
                 subject,
                 pid=pid,
                 events=self._events,
-                ask=self._ask,
+                ask=partial(control.find_statistics, about.device),
                 say=self._say,
                 faults=trace is not None,
                 max_size=trace.max_size if trace else 0,
@@ -178,12 +179,6 @@ class _Tracer:
     def stale(self) -> Stale | None:
         """What is missing since recording failed; None where it did not."""
         return self._recording.recorder.stale if self._recording else None
-
-    def _ask(self) -> Statistics | None:
-        try:
-            return self._server.statistics()
-        except ShmfsError:
-            return None
 
     def ended(self, outcome: supervisor.Outcome) -> None:
         """Explain what failed as long as the daemon can be asked."""
@@ -299,6 +294,5 @@ _NO_LIBRARY = (
 
 
 def _left(left: list[tuple[int, str]]) -> str:
-    names = ", ".join(f"{name} ({pid})" for pid, name in left[:5])
-    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-    return f"still running at the end, and killed: {names}{more}"
+    names = some([f"{name} ({pid})" for pid, name in left], 5)
+    return f"still running at the end, and killed: {names}"

@@ -24,7 +24,8 @@ from typing import NoReturn, Protocol
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Stale
 from shmfs.sandbox import command as child
-from shmfs.system import namespaces
+from shmfs.system import proc
+from shmfs.system.syscalls import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, libc, prctl
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,6 @@ _FIRST_SAMPLE = 0.01  # seconds; short commands are sampled too, long ones seldo
 _ALLOWED, _SHARE = 0.02, 0.01
 """Seconds that all samples may take, and the share of the time that they may take beside it."""
 
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_GET_CHILD_SUBREAPER = 37
-
 # Faults of the supervisor's own, and what Python ignores, are left alone.
 _TAKEN = signal.valid_signals() - {
     *(signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
@@ -47,8 +45,6 @@ _TAKEN = signal.valid_signals() - {
 }
 _TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH}
 _HURRY = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Host(Protocol):
@@ -97,10 +93,10 @@ def run(
     disposition = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # with SIG_IGN no status could be waited for
     inherited = {signal.SIGCHLD: signal.SIG_IGN} if disposition == signal.SIG_IGN else {}
     subreaper = ctypes.c_int()
-    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(subreaper), 0, 0, 0)
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(subreaper))
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     numbers = sum(1 << (number - 1) for number in _TAKEN).to_bytes(128, "little")
-    signals = _libc.signalfd(-1, numbers, os.O_CLOEXEC)
+    signals = libc.signalfd(-1, numbers, os.O_CLOEXEC)
     supervisor = _Supervisor(server.pid, signals, sample, interval)
     try:
         supervisor.start(command, inherited, mask, attach, doors)
@@ -108,7 +104,7 @@ def run(
     finally:
         supervisor.clean_up(grace)
         os.close(signals)
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, subreaper.value, 0, 0, 0)
+        prctl(PR_SET_CHILD_SUBREAPER, subreaper.value)
         signal.signal(signal.SIGCHLD, disposition)
         while signal.sigtimedwait(_TAKEN, 0):
             pass  # came too late for the command, and must not become a KeyboardInterrupt
@@ -126,8 +122,8 @@ class _Supervisor:
         self._sample = sample
         self._stale: Stale | None = None
         self._interval = interval
-        self._namespace = namespaces.mount_namespace(server)
-        self._own_namespace = namespaces.mount_namespace("self")
+        self._namespace = proc.mount_namespace(server)
+        self._own_namespace = proc.mount_namespace("self")
         self._strangers = _children()  # the server, perhaps, and what an exec made ours
         self._child = 0
         self._status: int | None = None
@@ -237,17 +233,17 @@ class _Supervisor:
         These are the command's descendants, also those in namespaces of their own; orphans among them, which
         became our children; and whoever joined the namespace from outside.
         """
-        table = namespaces.parents()
+        table = proc.parents()
         roots = {pid for pid, parent in table.items() if self._is_root(pid, parent)}
         aliens = {self._server} | self._strangers
-        found = roots | namespaces.descendants(roots, table)
-        return found - aliens - namespaces.descendants(aliens, table) - {os.getpid()}
+        found = roots | proc.descendants(roots, table)
+        return found - aliens - proc.descendants(aliens, table) - {os.getpid()}
 
     def _is_root(self, pid: int, parent: int) -> bool:
         """Say whether `pid` is in the sandbox by itself, not only by descent."""
         if pid == self._child and self._status is None:
             return True
-        namespace = namespaces.mount_namespace(pid)
+        namespace = proc.mount_namespace(pid)
         if namespace is not None and namespace == self._namespace:
             return True
         # An orphan that came to us, in a namespace of its own. One in ours is not from the sandbox.
@@ -260,7 +256,7 @@ class _Supervisor:
             self._reap()
             remaining = self.pids()
             for pid in remaining - told if number else ():
-                self._left.setdefault(pid, _name(pid))
+                self._left.setdefault(pid, proc.command(pid) or "?")
                 _kill(pid, number)
                 _kill(pid, signal.SIGCONT)  # what is stopped takes no other signal
                 told.add(pid)
@@ -370,7 +366,7 @@ def _stop(number: int) -> None:
 
 def _children() -> set[int]:
     """Return our children, living or not."""
-    return {pid for pid, parent in namespaces.parents(zombies=True).items() if parent == os.getpid()}
+    return {pid for pid, parent in proc.parents(zombies=True).items() if parent == os.getpid()}
 
 
 def _kill(pid: int, number: int) -> None:
@@ -378,11 +374,3 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def _name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
-            return file.read().rstrip("\n")
-    except OSError:
-        return "?"

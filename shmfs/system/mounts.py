@@ -1,4 +1,4 @@
-"""What is mounted where, from /proc/self/mountinfo, without touching a mount that may not answer."""
+"""What is mounted where, from mountinfo, without touching a mount that may not answer."""
 
 import contextlib
 import errno
@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from shmfs.errors import ShmfsError
-from shmfs.system.namespaces import mount_namespace, umount
+from shmfs.system import proc
+from shmfs.system.syscalls import umount
 
 FSTYPE = "fuse.shmfs"
 _PATIENCE = 5.0
@@ -31,20 +31,24 @@ class Mount(NamedTuple):
     source: str
 
 
-def _unescape(text: str) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text)))
+def mounts(pid: proc.Pid = "self", root: proc.Proc = "/proc") -> list[Mount]:
+    """Return every mount of the namespace of a process, the topmost last; raises OSError.
 
-
-def mounts() -> list[Mount]:
-    """Every mount of this namespace, the topmost last."""
+    `root` is /proc, see `proc`.
+    """
     found = []
-    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
-        for line in lines:
-            left, _, right = line.partition(" - ")
-            fields, (fstype, source, superblock) = left.split(" "), right.rstrip("\n").split(" ", 2)
-            options = f"{fields[5]},{superblock}"
-            found.append(Mount(_unescape(fields[4]), fields[2], fstype, options, _unescape(source)))
+    for line in filter(None, os.fsdecode(proc.read(pid, "mountinfo", root)).split("\n")):
+        left, _, right = line.partition(" - ")
+        fields, (fstype, source, superblock) = left.split(" "), right.split(" ", 2)
+        options = f"{fields[5]},{superblock}"
+        found.append(Mount(_unescape(fields[4]), fields[2], fstype, options, _unescape(source)))
     return found
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text)))
 
 
 def find(path: str) -> Mount | None:
@@ -165,18 +169,13 @@ def _holders(mountpoint: str) -> str:
     if mount is None:
         return ""
     device = os.makedev(*map(int, mount.device.split(":")))
-    holders = [pid for pid in _processes() if _holds(pid, device)]
+    holders = [pid for pid in sorted(proc.pids()) if _holds(pid, device)]
     return ": held by " + _named(holders) if holders else ""
 
 
 def _named(pids: list[int]) -> str:
     """A few processes by name, for a message."""
-    names = []
-    for pid in pids[:5]:
-        try:
-            names.append(f"{os.fsdecode(Path(f'/proc/{pid}/comm').read_bytes()).strip()} ({pid})")
-        except OSError:
-            continue
+    names = [f"{name} ({pid})" for pid in pids[:5] if (name := proc.command(pid)) is not None]
     return ", ".join(names) + (" and others" if len(pids) > 5 else "")
 
 
@@ -198,28 +197,13 @@ def _holds(pid: int, device: int) -> bool:
 
 def elsewhere(device: str) -> str:
     """Who sees a file system in another mount namespace than this one; "" where none may be looked at."""
-    here, pattern = mount_namespace("self"), f" {device} ".encode()
-    seen: dict[str | None, bool] = {here: False, None: False}
+    seen: dict[str | None, bool] = {proc.mount_namespace("self"): False, None: False}
     found = []
-    for pid in _processes():
-        namespace = mount_namespace(pid)
+    for pid in sorted(proc.pids()):
+        namespace = proc.mount_namespace(pid)
         if namespace not in seen:
             with contextlib.suppress(OSError):
-                seen[namespace] = pattern in Path(f"/proc/{pid}/mountinfo").read_bytes()
+                seen[namespace] = any(mount.device == device for mount in mounts(pid))
         if seen.get(namespace):
             found.append(pid)
     return _named(found)
-
-
-def _processes() -> list[int]:
-    return sorted(map(int, filter(str.isdigit, os.listdir("/proc"))))
-
-
-def wait_gone(device: str, timeout: float) -> bool:
-    """Wait until no mount of this namespace has `device`; false when `timeout` seconds were not enough."""
-    deadline = time.monotonic() + timeout
-    while any(mount.device == device for mount in mounts()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

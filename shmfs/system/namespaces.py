@@ -6,14 +6,15 @@ imports this module.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
-import sys
 import time
 
 from shmfs.errors import ShmfsError
+from shmfs.system.mounts import mounts
+from shmfs.system.proc import descendants, mount_namespace, parents, sysctl
+from shmfs.system.syscalls import mount, setns, unshare
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -21,8 +22,6 @@ CLONE_NEWUSER = 0x10000000
 MS_RDONLY = 1
 MS_REC = 0x4000
 MS_SLAVE = 1 << 19
-MNT_FORCE, MNT_DETACH = 1, 2
-UMOUNT_NOFOLLOW = 8
 
 SWITCHES = (
     ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -30,8 +29,6 @@ SWITCHES = (
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 )
 """Sysctls that refuse user namespaces: name, the refusing value, a value that permits them."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _private: tuple[str, int] | None = None
 """What `enter_private` made: the name of the mount namespace, and a descriptor of its /proc."""
@@ -47,13 +44,11 @@ def enter_private() -> None:
     global _private
     uid, gid, before = os.geteuid(), os.getegid(), mount_namespace("self")
     try:
-        _unshare(CLONE_NEWNS)
-    except PermissionError:
         try:
-            _unshare(CLONE_NEWUSER | CLONE_NEWNS)
+            unshare(CLONE_NEWNS)
+        except PermissionError:
+            unshare(CLONE_NEWUSER | CLONE_NEWNS)
             _map_ids(uid, gid)
-        except OSError as error:
-            raise ShmfsError(_why_not(error)) from None
     except OSError as error:
         raise ShmfsError(_why_not(error)) from None
     try:
@@ -92,7 +87,7 @@ def join(pid: int) -> None:
         for name, namespace in zip(names, namespaces, strict=True):
             # setns(2) into the user namespace that one is in already is EINVAL.
             if not os.path.samestat(os.fstat(namespace), os.stat(f"/proc/self/ns/{name}")):
-                _setns(namespace)
+                setns(namespace)
     except OSError as error:
         message = f"cannot join the namespaces of the shmfs process {pid}: {error.strerror}"
         raise ShmfsError(message) from None
@@ -116,7 +111,7 @@ def leave_ipc() -> None:
     Raises ShmfsError where that is refused.
     """
     try:
-        _unshare(CLONE_NEWIPC)
+        unshare(CLONE_NEWIPC)
     except OSError as error:
         message = f"cannot make a private IPC namespace ({error.strerror}): leave it out with --preload=anon"
         raise ShmfsError(message) from None
@@ -147,60 +142,6 @@ def kill_namespace(device: str | None = None, timeout: float = 2.0) -> int:
         time.sleep(0.005)
 
 
-def mount_namespace(pid: int | str, proc: int | None = None) -> str | None:
-    """Return the name of the mount namespace of `pid` ("mnt:[4026531841]"), None when it may not be known.
-
-    A process that has ended has none, and a non-dumpable process of another user does not show it.
-    `proc` is a descriptor of /proc. Compare fs/proc/namespaces.c:proc_ns_readlink.
-    """
-    try:
-        return os.readlink(f"{pid}/ns/mnt" if proc is not None else f"/proc/{pid}/ns/mnt", dir_fd=proc)
-    except OSError:
-        return None
-
-
-def mount(source: str | None, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
-    """Attach a file system to the tree; the arguments are the system call's.
-
-    Raises OSError. See mount(2).
-    """
-    arguments = [None if text is None else os.fsencode(text) for text in (source, target, fstype, data)]
-    _check(_libc.mount(*arguments[:3], ctypes.c_ulong(flags), arguments[3]))
-
-
-def umount(target: str, *, lazy: bool = False, force: bool = False) -> None:
-    """Detach what is mounted on `target`; a busy mount is EBUSY unless `lazy`.
-
-    With `force` all that FUSE is asked there fails (MNT_FORCE). Raises OSError. See umount(2).
-    """
-    flags = (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
-    _check(_libc.umount2(os.fsencode(target), flags | UMOUNT_NOFOLLOW))
-
-
-def parents(proc: int | None = None, *, zombies: bool = False) -> dict[int, int]:
-    """Return the parent of every process, from /proc/PID/stat; the dead that nobody waited for on request.
-
-    `proc` is a descriptor of /proc.
-    """
-    table: dict[int, int] = {}
-    for name in os.listdir("/proc" if proc is None else proc):
-        if name.isdigit():
-            stat = _read_stat(name, proc)
-            if stat and (zombies or stat[0] not in "ZX"):
-                table[int(name)] = int(stat[1])
-    return table
-
-
-def descendants(pids: set[int], table: dict[int, int]) -> set[int]:
-    """Return the children of `pids`, their children and so on, by the parents in `table`."""
-    found: set[int] = set()
-    layer = pids
-    while layer:
-        layer = {pid for pid, parent in table.items() if parent in layer} - found
-        found |= layer
-    return found
-
-
 def _members(namespace: str, device: str | None, proc: int) -> set[int]:
     """Return the live processes of `namespace` and below, without the caller; see kill_namespace."""
     table = parents(proc)
@@ -214,37 +155,10 @@ def _members(namespace: str, device: str | None, proc: int) -> set[int]:
 
 def _sees(pid: int | str, device: str, proc: int) -> bool:
     """Say whether `device` is mounted in the namespace of `pid`."""
-    mounts = _read(f"{pid}/mountinfo", proc).splitlines()
-    return any(line.split()[2] == device.encode() for line in mounts)
-
-
-def state(pid: int) -> str:
-    """Return the state of a process, as the letter in /proc/PID/stat; "" when it is gone."""
-    return next(iter(_read_stat(str(pid), None)), "")
-
-
-def _read_stat(pid: str, proc: int | None) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; an empty list when the process is gone."""
-    text = _read(f"{pid}/stat" if proc is not None else f"/proc/{pid}/stat", proc)
-    # The command, in parentheses, may itself hold parentheses, spaces and any byte.
-    return text[text.rfind(b")") + 2 :].decode("ascii", "replace").split()
-
-
-def _read(path: str, directory: int | None) -> bytes:
-    """Return what the file holds, nothing when it cannot be read. `path` is relative to `directory`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        return any(mount.device == device for mount in mounts(pid, proc))
     except OSError:
-        return b""
-    parts = []
-    try:
-        while part := os.read(descriptor, 65536):
-            parts.append(part)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-    return b"".join(parts)
+        return False
 
 
 def _return_to(path: str | None, directory: int) -> None:
@@ -273,12 +187,7 @@ def _map_ids(uid: int, gid: int) -> None:
 def _why_not(error: OSError) -> str:
     """Say in one sentence why the system refused a private namespace and what to do."""
     for name, refusing, permitting in SWITCHES:
-        try:
-            with open("/proc/sys/" + name.replace(".", "/")) as file:
-                value = file.read().strip()
-        except OSError:
-            continue
-        if value == refusing:
+        if (value := sysctl(name)) == refusing:
             remedy = f"run as root, or set it to {permitting} with `sysctl -w {name}={permitting}`"
             return f"user namespaces are switched off (the sysctl {name} is {value}): {remedy}"
     if error.errno in (errno.ENOSPC, errno.EUSERS):
@@ -287,24 +196,3 @@ def _why_not(error: OSError) -> str:
         return "a private namespace can only be entered by a process with a single thread"
     remedy = "run as root, in a container with --cap-add SYS_ADMIN and --security-opt apparmor=unconfined"
     return f"the system refuses a private mount namespace ({error.strerror}): {remedy}"
-
-
-def _unshare(flags: int) -> None:
-    if sys.version_info >= (3, 12):
-        os.unshare(flags)
-    else:
-        _check(_libc.unshare(flags))
-
-
-def _setns(descriptor: int) -> None:
-    if sys.version_info >= (3, 12):
-        os.setns(descriptor)
-    else:
-        _check(_libc.setns(descriptor, 0))
-
-
-def _check(result: int) -> None:
-    """Raise the OSError of a C function that returned -1."""
-    if result == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""Which process has which page of a file present: /proc/PID/maps and pagemap.
+"""Which process has which page of a file present: /proc/PID/pagemap.
 
 Everything here waits for the mmap_lock of other processes, so it must never run in the daemon that serves
 them (a fault on the mount may hold that lock). Processes that vanish meanwhile are left out, those that may
@@ -9,24 +9,24 @@ import errno
 import fcntl
 import mmap
 import os
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shmfs.events.names import printable
 from shmfs.events.records import MappingProcess, PageHolder, PageHolders, Sharing
-from shmfs.system.processes import Processes, read_file
+from shmfs.system import maps
+from shmfs.system.maps import Vma
+from shmfs.system.processes import Processes
 
 PAGE = mmap.PAGESIZE
 
 PRESENT = np.uint64(1 << 63)
 FILE = np.uint64(1 << 61)  # clear: anonymous, which in a mapped file is a private copy
-FRAME = np.uint64((1 << 55) - 1)
+FRAME = np.uint64(maps.FRAME)
 
 # _IOWR('f', 16, struct pm_scan_arg), since Linux 6.7: reports only what is there, whatever the holes' size.
 PAGEMAP_SCAN = 3 << 30 | 96 << 16 | ord("f") << 8 | 16
@@ -44,30 +44,6 @@ GAP = 1 << 10
 
 Pages = NDArray[np.int64]
 Frames = NDArray[np.uint64]
-
-
-class Vma(NamedTuple):
-    """One mapping of a file: a line of /proc/PID/maps. Addresses and the offset are in bytes."""
-
-    start: int
-    end: int
-    permissions: str
-    """As in "rw-s": the last one is s for MAP_SHARED, p for MAP_PRIVATE."""
-    offset: int
-    device: str
-    """Decimal, as everywhere else in shmfs: "0:57"."""
-    inode: int
-    path: str
-    deleted: bool
-
-
-class Found(NamedTuple):
-    """The processes that map files of a device."""
-
-    mappings: dict[int, list[Vma]]
-    """By pid; only processes that map something."""
-    hidden: int
-    """Processes that could not be looked at for lack of rights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,46 +108,14 @@ class Matrix:
         )
 
 
-def mappings(pid: int, device: str | None = None) -> list[Vma]:
-    r"""Return the file mappings of a process, of one device ("0:57") or of all, by address.
-
-    Raises FileNotFoundError or ProcessLookupError if the process is gone, PermissionError if it may not be
-    looked at. A name that contains the four characters `\012` cannot be told from one with a newline.
-    """
-    maps = read_file(f"/proc/{pid}/maps")
-    if device is not None and _hex_device(device) not in maps:
-        return []
-    return [_vma(match) for match in _lines(device).finditer(maps)]
-
-
-def processes_mapping(device: str, pids: Iterable[int] | None = None) -> Found:
-    """Return who of `pids` (all processes if None) maps files of the device, and what."""
-    found: dict[int, list[Vma]] = {}
-    hidden = 0
-    for pid in _all_pids() if pids is None else pids:
-        try:
-            vmas = mappings(pid, device)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except PermissionError:
-            hidden += not _is_kernel_thread(pid)
-            continue
-        if vmas:
-            found[pid] = vmas
-    return Found(found, hidden)
-
-
 def matrix(device: str, inode: int, pids: Iterable[int] | None = None) -> Matrix:
     """Return which of `pids` (all processes if None) have which pages of the file present."""
-    found = processes_mapping(device, pids)
+    found = maps.processes_mapping(device, pids, inode)
     names = Processes()
     processes = []
     path = ""
     hidden = found.hidden
-    for pid, all_vmas in found.mappings.items():
-        vmas = [vma for vma in all_vmas if vma.inode == inode]
-        if not vmas:
-            continue
+    for pid, vmas in found.mappings.items():
         path = path or vmas[0].path
         process = names.get(pid)
         try:
@@ -183,7 +127,7 @@ def matrix(device: str, inode: int, pids: Iterable[int] | None = None) -> Matrix
     if any(len(one.pages) or len(one.copies) for one in processes):
         visible = any(one.frames.any() or one.copy_frames.any() for one in processes)
     else:
-        visible = frames_visible()
+        visible = maps.frames_visible()
     return Matrix(device, inode, path, processes, visible, hidden)
 
 
@@ -245,15 +189,6 @@ def shared_pages(pages: list[Pages]) -> Pages:
     index, count = np.unique(np.concatenate(pages), return_counts=True)
     shared: Pages = index[count > 1]
     return shared
-
-
-def frames_visible() -> bool:
-    """Tell whether the kernel shows frame numbers to this process (CAP_SYS_ADMIN in the first namespace)."""
-    with mmap.mmap(-1, PAGE) as memory:
-        memory[0] = 1
-        address = np.frombuffer(memory, np.uint8).ctypes.data
-        with _Pagemap(os.getpid()) as pagemap:
-            return bool(pagemap.read(address // PAGE, 1)[0] & FRAME)
 
 
 class _Pagemap:
@@ -339,49 +274,3 @@ def _expand(regions: NDArray[np.int64]) -> Pages:
     before = np.cumsum(lengths) - lengths
     pages: Pages = np.arange(lengths.sum(), dtype=np.int64) + np.repeat(regions[:, 0] - before, lengths)
     return pages
-
-
-def _hex_device(device: str) -> bytes:
-    """Return "0:57" as /proc/PID/maps has it, between blanks: b" 00:39 "."""
-    major, minor = device.split(":")
-    return b" %02x:%02x " % (int(major), int(minor))
-
-
-def _lines(device: str | None) -> "re.Pattern[bytes]":
-    """Compare fs/proc/task_mmu.c:show_map_vma. The cache of `re` keeps the compiled pattern."""
-    which = rb" ([0-9a-f]+:[0-9a-f]+) " if device is None else b"(" + _hex_device(device) + b")"
-    return re.compile(
-        rb"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+)" + which + rb"([1-9][0-9]*) *(.*)$",
-        re.MULTILINE,
-    )
-
-
-def _vma(match: "re.Match[bytes]") -> Vma:
-    start, end, permissions, offset, device, inode, name = match.groups()
-    major, minor = device.strip().split(b":")
-    deleted = name.endswith(b" (deleted)")
-    if deleted:
-        name = name[: -len(b" (deleted)")]
-    return Vma(
-        int(start, 16),
-        int(end, 16),
-        permissions.decode(),
-        int(offset, 16),
-        f"{int(major, 16)}:{int(minor, 16)}",
-        int(inode),
-        os.fsdecode(name.replace(rb"\012", b"\n")),
-        deleted,
-    )
-
-
-def _all_pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
-
-
-def _is_kernel_thread(pid: int) -> bool:
-    """Tell from PF_KTHREAD in the flags of /proc/PID/stat; a process that is gone counts as one."""
-    try:
-        line = read_file(f"/proc/{pid}/stat")
-        return bool(int(line[line.rindex(b")") + 2 :].split()[6]) & 0x200000)
-    except (OSError, ValueError, IndexError):
-        return True

@@ -1,7 +1,7 @@
 """Which system call a thread waits in."""
 
-from shmfs.system.families import NAMES, family
-from shmfs.system.processes import read_file
+from shmfs.system import proc
+from shmfs.system.syscall_table import NAMES, family
 
 FAULT = "page fault"
 POPULATING = {"mmap", "mremap", "madvise", "mlock", "mlockall"}
@@ -15,7 +15,7 @@ def blocked_in(tid: int) -> str:
     not wait (lib/syscall.c). Yama and other users' processes hide it.
     """
     try:
-        first = read_file(f"/proc/{tid}/syscall").split(None, 1)[0]
+        first = proc.read(tid, "syscall").split(None, 1)[0]
         number = int(first)
     except (OSError, ValueError, IndexError):
         return ""

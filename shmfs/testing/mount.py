@@ -160,13 +160,10 @@ def mount(directory: Path, options: str) -> PrivateMount:
 
 def named(device: str) -> "list[Segment]":
     """The segments of a mount that have a name now. Raises ShmfsError."""
-    import msgspec
-
     from shmfs.analysis.budgets import left
     from shmfs.client import control
-    from shmfs.events.records import Statistics
 
-    return left(msgspec.convert(control.call(device, "statistics"), Statistics))
+    return left(control.statistics(device))
 
 
 def settled(device: str, known: "set[int]") -> "list[Segment]":

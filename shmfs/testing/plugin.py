@@ -19,7 +19,6 @@ pytest loads this module in every run, so it imports no more of shmfs than `moun
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,9 +88,9 @@ def limit_of(item: Any) -> int | None:
 
 
 def _bytes(text: str, what: str) -> int:
-    from shmfs.analysis.budgets import size
+    from shmfs.events.amounts import parse_size
 
-    number = size(text)
+    number = parse_size(text)
     if number is None:
         raise pytest.UsageError(f'{what}: {text!r} is no size: give one as in 64m or "64 MB"')
     return number
@@ -101,6 +100,8 @@ def why_absent() -> str | None:
     """Say why this process cannot mount FUSE at all, None if nothing is known to stand against it."""
     import shutil
 
+    from shmfs.system import proc
+
     try:
         if not stat.S_ISCHR(os.stat("/dev/fuse").st_mode):
             return "/dev/fuse is not a device"
@@ -109,17 +110,11 @@ def why_absent() -> str | None:
         return "there is no /dev/fuse; run `modprobe fuse`, or give the container --device /dev/fuse"
     except OSError as error:
         return f"/dev/fuse may not be opened ({error.strerror})"
-    if _may_mount() or (os.geteuid() != 0 and shutil.which("fusermount3")):
+    if proc.has_capability(proc.CAP_SYS_ADMIN) or (os.geteuid() != 0 and shutil.which("fusermount3")):
         return None
     if os.geteuid() == 0:
         return "the right to mount is missing; give the container --cap-add SYS_ADMIN"
     return "fusermount3 is missing; install the package fuse3"
-
-
-def _may_mount() -> bool:
-    """Say whether this process has CAP_SYS_ADMIN (21)."""
-    status = Path("/proc/self/status").read_text()
-    return bool(int(status.partition("CapEff:")[2].split(None, 1)[0], 16) >> 21 & 1)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ class Session:
         ended = Ended()
         try:
             ended.followed = self._follower.stop()
-            ended.statistics = msgspec.convert(control.call(self.device, "statistics"), Statistics)
+            ended.statistics = control.statistics(self.device)
         except ShmfsError:
             pass  # the summary says that the daemon is gone
         if self._hosts:
@@ -215,7 +215,7 @@ class Session:
         self._known = self._inodes() if item.get_closest_marker("shm_no_leaks") else None
         limit = None if "shmfs" in getattr(item, "fixturenames", ()) else limit_of(item)
         if limit is not None:
-            self._limit = control.call(self.device, "statistics")["size_limit"]
+            self._limit = control.statistics(self.device).size_limit
             self._resize(limit)
 
     @pytest.hookimpl(wrapper=True)

@@ -26,6 +26,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from shmfs.errors import ShmfsError
+from shmfs.system import proc
 from shmfs.system.syscalls import syscall
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN = 0, 1, 2, 5, 10, 17
@@ -79,7 +80,6 @@ class MapKind(IntEnum):
 
     ARRAY = 2
     PERF_EVENT_ARRAY = 4
-    PERCPU_ARRAY = 6
 
 
 class BpfRefusedError(ShmfsError):
@@ -276,7 +276,7 @@ def _why_not(what: str, error: OSError) -> str:
         return f"{refused}; the kernel is locked down (confidentiality)"
     if error.errno not in (errno.EPERM, errno.EACCES):
         return refused
-    if _content("/proc/self/uid_map").split() != ["0", "0", "4294967295"]:
+    if not proc.is_initial_user_namespace():
         return f"{refused}; it is not permitted in a user namespace"
     if os.geteuid() != 0:
         return f"{refused}; it takes root, or CAP_BPF and CAP_PERFMON"
@@ -284,11 +284,7 @@ def _why_not(what: str, error: OSError) -> str:
 
 
 def _is_locked_down() -> bool:
-    return "[confidentiality]" in _content("/sys/kernel/security/lockdown")
-
-
-def _content(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return "[confidentiality]" in Path("/sys/kernel/security/lockdown").read_text()
     except OSError:
-        return ""
+        return False

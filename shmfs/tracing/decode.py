@@ -20,50 +20,28 @@ _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
 _MISC_COMM_EXEC = 1 << 13
 _HEADER = np.uint64(0xFFFF_0000_FFFF_FFFF)  # without misc, which says user or kernel
 
-_SOFTWARE_SAMPLE = np.dtype(
-    {
-        "names": ["id", "ip", "pid", "tid", "time", "address", "mark"],
-        "formats": ["<u8", "<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 24, 28, 32, 40, 48],
-        "itemsize": 56,
-    }
-)
-# Raw data of a tracepoint starts at byte 36: 8 bytes that all have, then the fields of its own.
-_FAULT_SAMPLE = np.dtype(
-    {
-        "names": ["id", "pid", "tid", "time", "address", "ip", "error"],
-        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 20, 24, 44, 52, 60],
-        "itemsize": 72,
-    }
-)
+
+def _layout(size: int, fields: Mapping[str, tuple[Any, int]]) -> np.dtype[np.void]:
+    """The layout of a sample of `size` bytes; `fields` has types and offsets by name."""
+    kinds, offsets = zip(*fields.values(), strict=True)
+    return np.dtype({"names": list(fields), "formats": kinds, "offsets": offsets, "itemsize": size})
 
 
-_AROUND_SAMPLE = np.dtype(
-    {
-        "names": ["id", "pid", "tid", "time", "inode", "first", "last"],
-        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 20, 24, 44, 60, 68],
-        "itemsize": 80,
-    }
+_SOFTWARE_SAMPLE = _layout(
+    56,
+    {"id": ("<u8", 8), "ip": ("<u8", 16), "pid": ("<u4", 24), "tid": ("<u4", 28), "time": ("<u8", 32)}
+    | {"address": ("<u8", 40), "mark": ("<u8", 48)},
 )
+_TRACEPOINT = {"id": ("<u8", 8), "pid": ("<u4", 16), "tid": ("<u4", 20), "time": ("<u8", 24)}
 _RAW = 36
-_SIGNAL_SAMPLE = np.dtype(
-    {
-        "names": ["pid", "tid", "time", *probe.RECORD],
-        "formats": ["<u4", "<u4", "<u8", *(kind for kind, _ in probe.RECORD.values())],
-        "offsets": [16, 20, 24, *(_RAW + offset for _, offset in probe.RECORD.values())],
-        "itemsize": (_RAW + probe.RECORD_BYTES + 7) // 8 * 8,
-    }
-)
+"""Where the raw data of a tracepoint starts: 8 bytes that all have, then the fields of its own."""
+_FAULT_SAMPLE = _layout(72, _TRACEPOINT | {"address": ("<u8", 44), "ip": ("<u8", 52), "error": ("<u8", 60)})
+_AROUND_SAMPLE = _layout(80, _TRACEPOINT | {"inode": ("<u8", 44), "first": ("<u8", 60), "last": ("<u8", 68)})
 # Behind the raw data of signal_deliver, which ends at byte 80: the ABI (0: none) and the instruction pointer.
-_DELIVER_SAMPLE = np.dtype(
-    {
-        "names": ["id", "pid", "tid", "time", "handler", "ip"],
-        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 20, 24, 60, 88],
-        "itemsize": 96,
-    }
+_DELIVER_SAMPLE = _layout(96, _TRACEPOINT | {"handler": ("<u8", 60), "ip": ("<u8", 88)})
+_SIGNAL_SAMPLE = _layout(
+    (_RAW + probe.RECORD_BYTES + 7) // 8 * 8,
+    _TRACEPOINT | {name: (kind, _RAW + offset) for name, (kind, offset) in probe.RECORD.items()},
 )
 _TRACEPOINT_SAMPLES = {Event.AROUND: _AROUND_SAMPLE, Event.DELIVER: _DELIVER_SAMPLE}
 _PLACELESS = (Event.SIGBUS, Event.UNCOUNTED, Event.DELIVER, Event.RETURN)
@@ -239,16 +217,8 @@ def _flags(raw: NDArray[np.void], event: Event, *, software: bool) -> Column:
 
 def _fitting(kind: np.dtype[np.void], size: int) -> np.dtype[np.void]:
     """The same fields in a record of another size; those beyond its end are not read."""
-    fields = {name: kind.fields[name] for name in kind.names or () if kind.fields}
-    inside = {name: where for name, where in fields.items() if where[1] + where[0].itemsize <= size}
-    return np.dtype(
-        {
-            "names": list(inside),
-            "formats": [where[0] for where in inside.values()],
-            "offsets": [where[1] for where in inside.values()],
-            "itemsize": size,
-        }
-    )
+    fields = (kind.fields or {}).items()
+    return _layout(size, {name: at[:2] for name, at in fields if at[1] + at[0].itemsize <= size})
 
 
 def _access(errors: Column) -> Column:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from shmfs.system.processes import read_file, stat_fields
+from shmfs.system import proc
 from shmfs.tracing.changes import Change, Fork
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
@@ -251,12 +251,12 @@ def _status(code: int) -> int:
 def _of_zombie(pid: int) -> int | None:
     """Return the exit code of a process that nobody has waited for; see fs/proc/array.c:do_task_stat."""
     try:
-        fields = stat_fields(pid)
-        if fields[0] != b"Z" or len(os.listdir(f"/proc/{pid}/task")) > 1:
+        stat = proc.stat(pid)
+        if stat.state != "Z" or len(proc.threads(pid)) > 1:
             return None
-        read_file(f"/proc/{pid}/io")  # EACCES for who would also read 0 for an exit code
-        return int(fields[49])
-    except (OSError, IndexError):
+        proc.read(pid, "io")  # EACCES for who would also read 0 for an exit code
+        return stat.exit_code
+    except OSError:
         return None
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 from typing import NamedTuple
 
-from shmfs.system import families
+from shmfs.system import syscall_table
 from shmfs.tracing import bpf
 from shmfs.tracing.bpf import (
     FRAME,
@@ -273,7 +273,7 @@ def _copy_file(program: Program, layout: Layout | None) -> None:
         return
     program.load(R8, FRAME, _RECORD + 32)
     program.load(R7, FRAME, _RECORD + 24)
-    for call in families.THIRD:
+    for call in syscall_table.THIRD:
         program.jump("==", R7, call, "third")
     program.goto("descriptor")
     program.label("third")
@@ -302,13 +302,13 @@ def _copy_locks(program: Program, layout: Layout | None) -> None:
     CAP_IPC_LOCK lifts the limit, in the initial user namespace.
     """
     program.load(R7, FRAME, _RECORD + 24)
-    for call in families.LOCKING:
+    for call in syscall_table.LOCKING:
         program.jump("==", R7, call, "locks")
-    program.jump("!=", R7, families.MADVISE, "end")
+    program.jump("!=", R7, syscall_table.MADVISE, "end")
     program.load(R8, FRAME, _RECORD + 48)
     program.arithmetic("<<", R8, 32)
     program.arithmetic(">>", R8, 32)
-    for advice in families.POPULATE:
+    for advice in syscall_table.POPULATE:
         program.jump("==", R8, advice, "emit")
     program.goto("end")
     program.label("locks")

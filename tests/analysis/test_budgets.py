@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from shmfs.analysis import budgets
-from shmfs.analysis.budgets import Ended, Faults, parse, size
+from shmfs.analysis.budgets import Ended, Faults, parse
 from shmfs.daemon.history import MAX_ENDED, History
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import parse_size
 from shmfs.events.records import Process, Segment, Statistics
 
 STATISTICS = {
@@ -63,6 +64,7 @@ def made(fields: dict[str, Any]) -> Statistics:
         ("4096", 4096),
         ("64m", 64 << 20),
         ("64M", 64 << 20),
+        ("9007199254740993", (1 << 53) + 1),
         ("64 MiB", 64 << 20),
         ("64 MB", 64_000_000),
         ("1.5GiB", 3 << 29),
@@ -79,7 +81,7 @@ def made(fields: dict[str, Any]) -> Statistics:
     ],
 )
 def test_sizes(text: str, value: int | None) -> None:
-    assert size(text) == value
+    assert parse_size(text) == value
 
 
 @pytest.mark.parametrize(

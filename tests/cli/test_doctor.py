@@ -22,7 +22,7 @@ from shmfs.client import doctor, trials
 from shmfs.client.doctor import Finding, Findings
 from shmfs.client.trials import Later, Trial
 from shmfs.errors import ShmfsError
-from shmfs.system import calls, mounts
+from shmfs.system import mounts, proc, syscall_table
 from shmfs.testing.plugin import why_absent
 from tests.cli.conftest import SHMFS, Cli
 
@@ -170,19 +170,15 @@ def test_no_namespaces(examine: Examine) -> None:
 
 
 @root_only
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("kernel/unprivileged_userns_clone", "0"), ("user/max_user_namespaces", "0")],
-)
-def test_sysctl_that_refuses_others(
-    monkeypatch: pytest.MonkeyPatch, examine: Examine, tmp_path: Path, name: str, value: str
-) -> None:
-    file = tmp_path / "sys" / name
-    file.parent.mkdir(parents=True)
-    file.write_text(f"{value}\n")
-    monkeypatch.setattr(doctor, "PROC", tmp_path)
+@pytest.mark.parametrize("name", ["kernel.unprivileged_userns_clone", "user.max_user_namespaces"])
+def test_sysctl_that_refuses_others(monkeypatch: pytest.MonkeyPatch, examine: Examine, name: str) -> None:
+    def missing(*path: object) -> bytes:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(proc, "sysctl", {name: "0"}.get)
+    monkeypatch.setattr(proc, "read", missing)
     found = examine()
-    assert f"other users may not (the sysctl {name.replace('/', '.')} is 0)" in found["namespaces"].message
+    assert f"other users may not (the sysctl {name} is 0)" in found["namespaces"].message
     # what else is missing in this /proc is told too, and is no traceback
     assert "the check itself failed (FileNotFoundError" in found["rights"].message
     assert found["rights"].state == "warning"
@@ -282,7 +278,7 @@ def test_signals(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
 
 
 def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
-    monkeypatch.setattr(calls.platform, "machine", lambda: "vax")
+    monkeypatch.setattr(syscall_table.platform, "machine", lambda: "vax")
     found = examine()
     assert found["page faults"].state == found["system calls"].state == "warning"
     assert found["page faults"].message == (
@@ -290,12 +286,12 @@ def test_perf_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch, examine: Ex
         " so faults cannot be traced as they happen"
     )
     assert found["system calls"].message.startswith("not known on vax: page faults cannot be recorded (")
-    for name in calls.FEATURES:
+    for name in syscall_table.FEATURES:
         assert f"({name}(2))" in found["system calls"].message
 
 
 def test_a_machine_whose_rings_take_the_extension(monkeypatch: pytest.MonkeyPatch, examine: Examine) -> None:
-    monkeypatch.setattr(calls.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(syscall_table.platform, "machine", lambda: "aarch64")
     monkeypatch.setitem(sys.modules, "shmfs.tracing._ring", None)
     found = examine()["page faults"]
     assert found.state == "warning"

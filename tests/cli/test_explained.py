@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shmfs.system import namespaces
+from shmfs.system import syscalls
 from shmfs.tracing import btf, probe
 from tests.cli.conftest import SHMFS, Cli
 from tests.unprivileged import as_nobody
@@ -459,7 +459,7 @@ def test_record_on_a_tmpfs(cli: Cli, programs: Path, tmp_path: Path) -> None:
     needs_bpf()
     place, trace = tmp_path / "tmpfs", tmp_path / "x.shmtrace"
     place.mkdir()
-    namespaces.mount("tmpfs", str(place), "tmpfs", 0, "size=16m")
+    syscalls.mount("tmpfs", str(place), "tmpfs", 0, "size=16m")
     recorder = subprocess.Popen(
         [*SHMFS, "record", "--trace", str(trace), str(place)], stderr=subprocess.PIPE, text=True
     )
@@ -474,7 +474,7 @@ def test_record_on_a_tmpfs(cli: Cli, programs: Path, tmp_path: Path) -> None:
     finally:
         recorder.kill()
         recorder.communicate()
-        namespaces.umount(str(place))
+        syscalls.umount(str(place))
     found = json.loads(cli("report", "--json", trace).stdout)
     assert [(one["path"], one["page"], one["command"]) for one in found["deaths"]] == [
         ("/f3", 1024, "fill"),

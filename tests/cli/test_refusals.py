@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shmfs.system import families
+from shmfs.system import syscall_table
 from shmfs.testing.plugin import why_absent
 from shmfs.tracing import probe
 from tests.cli.conftest import Cli
@@ -111,7 +111,7 @@ def test_pages_that_could_not_be_brought_in(
     cli: Cli, pages: str, tmp_path: Path, call: str, error: str, name: str
 ) -> None:
     """Three times, which is one refusal; the error is what the program gets."""
-    mlock2 = next((number for number, known in families.NAMES.items() if known == "mlock2"), 0)
+    mlock2 = next((number for number, known in syscall_table.NAMES.items() if known == "mlock2"), 0)
     program = f"""
 MLOCK2 = {mlock2}
 fd = new('f', LIMIT)

@@ -8,7 +8,7 @@ import pytest
 
 from shmfs.client import tmpfs
 from shmfs.events.records import Statistics
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, syscalls
 
 PAGE = 4096
 
@@ -17,9 +17,9 @@ PAGE = 4096
 def root(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a tmpfs of the kernel")
-    namespaces.mount("tmpfs", str(tmp_path), "tmpfs", 0, "size=1m,nr_inodes=100")
+    syscalls.mount("tmpfs", str(tmp_path), "tmpfs", 0, "size=1m,nr_inodes=100")
     yield tmp_path
-    namespaces.umount(str(tmp_path))
+    syscalls.umount(str(tmp_path))
 
 
 def survey(root: Path) -> Statistics:
@@ -68,12 +68,12 @@ def test_what_is_mounted_there_and_is_no_file_is_left_out(root: Path) -> None:
     (root / "other").mkdir()
     (root / "link").symlink_to("a")
     os.mkfifo(root / "fifo")
-    namespaces.mount("tmpfs", str(root / "other"), "tmpfs", 0, "size=1m")
+    syscalls.mount("tmpfs", str(root / "other"), "tmpfs", 0, "size=1m")
     try:
         (root / "other" / "x").write_bytes(b"x" * PAGE)
         assert survey(root).segments == []
     finally:
-        namespaces.umount(str(root / "other"))
+        syscalls.umount(str(root / "other"))
 
 
 def test_a_name_that_is_not_unicode(root: Path) -> None:

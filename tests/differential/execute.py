@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shmfs.client import launch
-from shmfs.system import namespaces
+from shmfs.system import syscalls
 from tests.differential import actor, files, memory, names  # noqa: F401  they fill the table
 from tests.differential.actor import Answer, Figures
 from tests.differential.program import ACTORS, Program, Step
@@ -143,7 +143,7 @@ class Side:
         directory = base / "mount"
         directory.mkdir(parents=True)
         if self.kind == KERNEL:
-            namespaces.mount("tmpfs", str(directory), "tmpfs", 0, options)
+            syscalls.mount("tmpfs", str(directory), "tmpfs", 0, options)
         else:
             with (base / "stderr").open("wb") as stderr:
                 server = launch.start(str(directory), f"{options},pages={self.kind}", stderr=stderr)
@@ -165,7 +165,7 @@ class Side:
             server.stop()
         if self.kind == KERNEL:
             for base in self._mounts.values():
-                namespaces.umount(str(base / "mount"), lazy=True)
+                syscalls.umount(str(base / "mount"), lazy=True)
         self._processes.clear()
         self._servers.clear()
         self._mounts.clear()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shmfs.system import mounts, namespaces
+from shmfs.system import mounts, proc
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def adopting() -> Iterator[Callable[[], set[int]]]:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def living() -> set[int]:
-        return namespaces.descendants({os.getpid()}, namespaces.parents())
+        return proc.descendants({os.getpid()}, proc.parents())
 
     before = living()
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -16,14 +16,14 @@ from shmfs.record import populates
 from shmfs.record.attribution import Area, Attribution, Space
 from shmfs.record.populates import Populates
 from shmfs.record.recording import Recording, Subject
-from shmfs.system import families, mounts, namespaces
+from shmfs.system import mounts, syscall_table, syscalls
 from shmfs.tracing import probe
 from shmfs.tracing.changes import FailedCall
 
 PAGE = 4096
 BASE = 0x7F00_0000_0000
 PID = 10
-NUMBERS = {name: number for number, name in families.NAMES.items()}
+NUMBERS = {name: number for number, name in syscall_table.NAMES.items()}
 
 pytestmark = pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls are not known")
 
@@ -172,7 +172,7 @@ libc.madvise(address, 300 * 4096, 23), libc.mlock(address, 300 * 4096)
 def test_a_program_on_a_kernel_tmpfs_that_ends_at_once(tmp_path: Path) -> None:
     place = tmp_path / "mount"
     place.mkdir()
-    namespaces.mount("tmpfs", str(place), "tmpfs", 0, f"size={256 * PAGE}")
+    syscalls.mount("tmpfs", str(place), "tmpfs", 0, f"size={256 * PAGE}")
     try:
         mount = mounts.find(str(place))
         assert mount is not None
@@ -187,7 +187,7 @@ def test_a_program_on_a_kernel_tmpfs_that_ends_at_once(tmp_path: Path) -> None:
             recording.stop()
         found = recording.explained.calls
     finally:
-        namespaces.umount(str(place))
+        syscalls.umount(str(place))
     assert [(one.errno, one.call, one.path, one.asked) for one in found] == [
         ("EFAULT", "madvise", "/f", 300 * PAGE),
         ("ENOMEM", "mlock", "/f", 300 * PAGE),

@@ -9,7 +9,7 @@ import pytest
 
 from shmfs.record import sampler
 from shmfs.record.sampler import Sampler
-from shmfs.system import pagemap
+from shmfs.system import maps
 
 PAGE = 4096
 
@@ -118,7 +118,7 @@ def test_refused_processes_are_counted_once(segment, monkeypatch):
     def refuse(pid, device):
         raise PermissionError(errno.EACCES, "no")
 
-    monkeypatch.setattr(pagemap, "mappings", refuse)
+    monkeypatch.setattr(maps, "mappings", refuse)
     watch = Sampler(device_of(segment), lambda: [1])
     watch.sample()
     watch.sample()

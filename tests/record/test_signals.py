@@ -13,19 +13,21 @@ from shmfs.events.records import Refusal
 from shmfs.record.attribution import Area, Attribution
 from shmfs.record.registry import Registry
 from shmfs.record.signals import Failures
-from shmfs.system import families
+from shmfs.system import syscall_table
 from shmfs.tracing.changes import Change, FailedCall, Failure, Mmap, Signal, Unfollow, Written
 from shmfs.tracing.decode import in_order
 from shmfs.tracing.probe import SI_KERNEL, SIGBUS, SIGXFSZ
 
-pytestmark = pytest.mark.skipif(not families.NAMES, reason="system calls of this architecture are not known")
+pytestmark = pytest.mark.skipif(
+    not syscall_table.NAMES, reason="system calls of this architecture are not known"
+)
 
 GONE = (1 << 22) + 7
 """No pid."""
 DEVICE = 0, 57
 BASE = 0x7000_0000
 OFFSET = 10**18
-NUMBERS = {name: number for number, name in families.NAMES.items()}
+NUMBERS = {name: number for number, name in syscall_table.NAMES.items()}
 
 
 class Explained:
@@ -166,7 +168,7 @@ def test_a_handler_that_maps_over_the_page_does_not_hide_why_it_was_called() -> 
 )  # fmt: skip
 def test_a_call_without_space(call: str, arguments: tuple[int, ...], asked: int) -> None:
     [refusal] = Session().take(failed(call, *arguments)).calls
-    name = families.WRITERS[NUMBERS[call]].name
+    name = syscall_table.WRITERS[NUMBERS[call]].name
     assert (refusal.errno, refusal.call, refusal.limit_name, refusal.limit) == ("ENOSPC", name, "size", 0)
     assert (refusal.pid, refusal.process, refusal.path, refusal.inode) == (GONE, "x", "/a", 5)
     assert (refusal.asked, refusal.time, refusal.page) == (asked, OFFSET + 1000, None)

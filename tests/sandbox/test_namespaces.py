@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shmfs.errors import ShmfsError
-from shmfs.system import namespaces
+from shmfs.system import namespaces, proc
 
 Program = Callable[[str], subprocess.CompletedProcess[str]]
 
@@ -75,7 +75,7 @@ def test_kill_namespace_refuses_after_leaving(program: Program) -> None:
         pytest.skip("only root can go back")
     result = program(
         "home = os.open('/proc/self/ns/mnt', os.O_RDONLY)\n"
-        "n.enter_private(); n._setns(home)\n"
+        "n.enter_private(); n.setns(home)\n"
         "try: n.kill_namespace()\n"
         "except n.ShmfsError: print('refused')\n"
     )
@@ -132,10 +132,10 @@ def test_parents_and_descendants() -> None:
     ) as process:
         assert process.stdout
         grandchild = int(process.stdout.readline())
-        table = namespaces.parents()
+        table = proc.parents()
         assert table[grandchild] == process.pid
-        assert namespaces.descendants({process.pid}, table) == {grandchild}
-        assert {process.pid, grandchild} <= namespaces.descendants({os.getpid()}, table)
+        assert proc.descendants({process.pid}, table) == {grandchild}
+        assert {process.pid, grandchild} <= proc.descendants({os.getpid()}, table)
         os.kill(grandchild, 9)
         process.wait()
 
@@ -143,6 +143,6 @@ def test_parents_and_descendants() -> None:
 def test_zombies_only_on_request() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert process.pid not in namespaces.parents()
-    assert namespaces.parents(zombies=True)[process.pid] == os.getpid()
+    assert process.pid not in proc.parents()
+    assert proc.parents(zombies=True)[process.pid] == os.getpid()
     process.wait()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shmfs.events.records import Sharing
-from shmfs.system import pagemap
+from shmfs.system import maps, pagemap, proc
 
 PAGE = 4096
 
@@ -93,7 +93,7 @@ def test_a_private_copy_is_not_shared(shm, child):
     record = matrix.sharing()
     assert [holder.private for holder in record.pages[0].processes] == [False, True]
     assert [process.private for process in record.processes] == [0, 1]
-    by_inode = {path.stat().st_ino: pagemap.mappings(two.pid, device_of(path))}
+    by_inode = {path.stat().st_ino: maps.mappings(two.pid, device_of(path))}
     assert pagemap.present_pages(two.pid, by_inode)[path.stat().st_ino].tolist() == []
 
 
@@ -111,7 +111,7 @@ def test_pages_mapped_twice_count_once_and_offsets_count(shm, child):
     assert matrix.processes[0].pages.tolist() == [0, 2, 3]
     assert matrix.processes[0].mapped == 6 * PAGE
     assert matrix.shared().tolist() == []
-    by_inode = {path.stat().st_ino: pagemap.mappings(one.pid, device_of(path))}
+    by_inode = {path.stat().st_ino: maps.mappings(one.pid, device_of(path))}
     assert pagemap.present_pages(one.pid, by_inode)[path.stat().st_ino].tolist() == [0, 2, 3]
 
 
@@ -124,7 +124,7 @@ def test_a_sparse_mapping_of_16_gib_is_fast(shm, child):
     touched = [0, 7, 100_000, 2_000_000, pages - 1]
     for page in touched:
         one.store(page)
-    vmas = {path.stat().st_ino: pagemap.mappings(one.pid, device_of(path))}
+    vmas = {path.stat().st_ino: maps.mappings(one.pid, device_of(path))}
     best = 1e9
     for _ in range(3):
         before = time.perf_counter()
@@ -143,7 +143,7 @@ def test_many_regions(shm, child):
     one.map(path, 200_000 * PAGE)
     one.do(f"for page in {touched}: maps[0][page * 4096] = 1")
     assert look(path, one).processes[0].pages.tolist() == touched
-    vmas = {path.stat().st_ino: pagemap.mappings(one.pid, device_of(path))}
+    vmas = {path.stat().st_ino: maps.mappings(one.pid, device_of(path))}
     assert pagemap.present_pages(one.pid, vmas)[path.stat().st_ino].tolist() == touched
 
 
@@ -160,21 +160,21 @@ def test_record(shm, child):
     (page,) = record.pages
     assert page.page == 1
     assert page.processes[0].pid == one.pid
-    assert (page.processes[0].frame is not None) == record.frames_visible == pagemap.frames_visible()
+    assert (page.processes[0].frame is not None) == record.frames_visible == maps.frames_visible()
 
 
 def test_maps_names(shm, child):
     path = make(shm, "odd \n name (deleted)", pages=1)
     one = child()
     one.map(path, PAGE)
-    (vma,) = (vma for vma in pagemap.mappings(one.pid, device_of(path)) if vma.inode == path.stat().st_ino)
+    (vma,) = (vma for vma in maps.mappings(one.pid, device_of(path)) if vma.inode == path.stat().st_ino)
     assert (vma.path, vma.deleted) == (str(path).removesuffix(" (deleted)"), True)  # nobody can tell
     assert (vma.permissions, vma.offset, vma.end - vma.start) == ("rw-s", 0, PAGE)
     inode, device = path.stat().st_ino, device_of(path)
     path.unlink()
-    (vma,) = (vma for vma in pagemap.mappings(one.pid, device) if vma.inode == inode)
+    (vma,) = (vma for vma in maps.mappings(one.pid, device) if vma.inode == inode)
     assert (vma.path, vma.deleted) == (str(path), True)
-    assert vma in pagemap.mappings(one.pid)
+    assert vma in maps.mappings(one.pid)
     assert vma.device == device
 
 
@@ -182,7 +182,7 @@ def test_nobody_maps_it(shm, child):
     path = make(shm)
     matrix = look(path, child())
     assert (matrix.processes, matrix.path, matrix.hidden) == ([], "", 0)
-    assert matrix.frames_visible == pagemap.frames_visible()
+    assert matrix.frames_visible == maps.frames_visible()
     assert matrix.sharing("/x").pages == []
 
 
@@ -190,7 +190,7 @@ def test_everybody_is_looked_at_by_default(shm, child):
     path = make(shm)
     one = child()
     one.map(path, PAGE)
-    found = pagemap.processes_mapping(device_of(path))
+    found = maps.processes_mapping(device_of(path))
     assert path.stat().st_ino in {vma.inode for vma in found.mappings[one.pid]}
     assert os.getpid() not in look(path, one).processes
 
@@ -201,7 +201,7 @@ def test_a_vanished_process_is_left_out(shm, child):
     one.map(path, PAGE)
     one.end()
     assert look(path, one) == pagemap.Matrix(
-        device_of(path), path.stat().st_ino, "", [], pagemap.frames_visible(), 0
+        device_of(path), path.stat().st_ino, "", [], maps.frames_visible(), 0
     )
 
 
@@ -215,7 +215,7 @@ def test_a_process_that_vanishes_between_maps_and_pagemap(shm, child, monkeypatc
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(pagemap, "_Pagemap", gone)
-    monkeypatch.setattr(pagemap, "frames_visible", lambda: False)
+    monkeypatch.setattr(maps, "frames_visible", lambda: False)
     assert look(path, one).processes == []
 
 
@@ -223,23 +223,23 @@ def test_refused_processes_are_counted(shm, child, monkeypatch):
     path = make(shm)
     one = child()
     one.map(path, PAGE)
-    real = pagemap.read_file
+    real = proc.read
 
-    def refuse(name):
-        if name.endswith("/maps"):
+    def refuse(pid, name, *rest):
+        if name == "maps":
             raise PermissionError(errno.EACCES, "no")
-        return real(name)
+        return real(pid, name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pagemap, "read_file", refuse)
+        patch.setattr(proc, "read", refuse)
         assert look(path, one).hidden == 1
-        assert pagemap.processes_mapping(device_of(path), [2**22 + 1]).hidden == 0
+        assert maps.processes_mapping(device_of(path), [2**22 + 1]).hidden == 0
 
     def refuse_pagemap(*arguments):
         raise PermissionError(errno.EPERM, "no")
 
     monkeypatch.setattr(pagemap, "_Pagemap", refuse_pagemap)
-    monkeypatch.setattr(pagemap, "frames_visible", lambda: False)
+    monkeypatch.setattr(maps, "frames_visible", lambda: False)
     assert look(path, one).hidden == 1
 
 

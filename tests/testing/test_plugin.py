@@ -14,7 +14,7 @@ import pytest
 
 from shmfs.errors import ShmfsError
 from shmfs.fs.options import OptionError
-from shmfs.system import mounts
+from shmfs.system import mounts, proc
 from shmfs.testing import MountFactory, PrivateMount, plugin
 
 pytestmark = pytest.mark.mount
@@ -152,7 +152,7 @@ def test_why_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse(PermissionError))
         assert "may not be opened (Refused)" in str(plugin.why_absent())
-    monkeypatch.setattr(plugin, "_may_mount", lambda: False)
+    monkeypatch.setattr(proc, "has_capability", lambda number: False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert "--cap-add SYS_ADMIN" in str(plugin.why_absent())
 
@@ -278,6 +278,6 @@ def test_loading_is_light() -> None:
     text = (
         "import sys, shmfs.testing.plugin; print(*(n for n in sys.modules if n in sys.argv or 'shmfs.' in n))"
     )
-    command = [sys.executable, "-c", text, "numpy", "rich", "trio", "msgspec", "click", "psutil"]
+    command = [sys.executable, "-c", text, "numpy", "rich", "trio", "msgspec", "click"]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert sorted(loaded) == ["shmfs.testing", "shmfs.testing.mount", "shmfs.testing.plugin"]

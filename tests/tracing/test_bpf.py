@@ -138,7 +138,7 @@ def test_what_the_verifier_refuses_is_in_the_message(ends: contextlib.ExitStack)
 @needs_bpf
 def test_locked_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """The verifier then refuses a helper; the reason is another."""
-    monkeypatch.setattr(bpf, "_content", lambda path: "[confidentiality]" if "lockdown" in path else "")
+    monkeypatch.setattr(bpf, "_is_locked_down", lambda: True)
     program = Program()
     program.load(R0, R6, 0)
     program.exit()
@@ -173,21 +173,23 @@ def test_an_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "user", "reason"),
+    ("initial", "locked", "user", "reason"),
     [
-        ({"/proc/self/uid_map": "0 1000 1\n"}, 0, "it is not permitted in a user namespace"),
-        ({"/sys/kernel/security/lockdown": "none integrity [confidentiality]\n"}, 0, "locked down"),
-        ({}, 1000, "it takes root, or CAP_BPF and CAP_PERFMON"),
-        ({}, 0, "no seccomp filter or security module"),
+        (False, False, 0, "it is not permitted in a user namespace"),
+        (True, True, 0, "locked down"),
+        (True, False, 1000, "it takes root, or CAP_BPF and CAP_PERFMON"),
+        (True, False, 0, "no seccomp filter or security module"),
     ],
 )
-def test_reasons(monkeypatch: pytest.MonkeyPatch, content: dict[str, str], user: int, reason: str) -> None:
+def test_reasons(
+    monkeypatch: pytest.MonkeyPatch, initial: bool, locked: bool, user: int, reason: str
+) -> None:
     def refused(*arguments: object) -> int:
         raise PermissionError(1, "Operation not permitted")
 
-    usual = {"/proc/self/uid_map": "         0          0 4294967295\n"}
     monkeypatch.setattr(bpf, "_bpf", refused)
-    monkeypatch.setattr(bpf, "_content", lambda path: (usual | content).get(path, ""))
+    monkeypatch.setattr(bpf.proc, "is_initial_user_namespace", lambda: initial)
+    monkeypatch.setattr(bpf, "_is_locked_down", lambda: locked)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     assert why_not().startswith("bpf(2) cannot create a map: Operation not permitted; ")
     assert reason in why_not()

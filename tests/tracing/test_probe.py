@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from shmfs.errors import ShmfsError
-from shmfs.system import families, namespaces
+from shmfs.system import syscall_table, syscalls
 from shmfs.tracing import bpf, btf, layout, perf, probe, processors
 from shmfs.tracing.changes import Exec, FailedCall, Fork, Mmap, Signal, Written
 from shmfs.tracing.decode import Decoded, decode
@@ -117,17 +117,17 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         return
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a tmpfs of the kernel")
-    namespaces.mount("tmpfs", str(tmp_path), "tmpfs", 0, size)
+    syscalls.mount("tmpfs", str(tmp_path), "tmpfs", 0, size)
     yield tmp_path
-    namespaces.umount(str(tmp_path))
+    syscalls.umount(str(tmp_path))
 
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
     """What is on the kernel's tmpfs only."""
-    namespaces.mount("tmpfs", str(tmp_path), "tmpfs", 0, f"size={LIMIT * PAGE}")
+    syscalls.mount("tmpfs", str(tmp_path), "tmpfs", 0, f"size={LIMIT * PAGE}")
     yield tmp_path
-    namespaces.umount(str(tmp_path))
+    syscalls.umount(str(tmp_path))
 
 
 def start(program: str, place: Path | str = ".") -> "subprocess.Popen[str]":
@@ -407,7 +407,9 @@ except OSError: pass
 """
     pid, status, [[base]] = run(program, place)
     assert status == 0
-    found = [(families.NAMES[one.call], one.error, one.arguments) for one in watching.failed_calls_of(pid)]
+    found = [
+        (syscall_table.NAMES[one.call], one.error, one.arguments) for one in watching.failed_calls_of(pid)
+    ]
     assert found[0] == ("mlock", 12, (base, 4 * PAGE, found[0][2][2]))
     assert found[1:] == [("madvise", 14, (base, 4 * PAGE, advice)) for advice in (22, 23)]
 

@@ -37,7 +37,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     at_c = Mapping(child, at_a.address, 4)
     before = stage.view(at_c, 0)
     load = stage.load(at_c, 0)
-    views = [stage.view(at_a, 0), stage.view(at_c, 0)]
+    views = stage.views(at_a, at_c)
     yield stage.step(
         "A forks C, which loads",
         "fork copies the VMA, and leaves the PTEs of shared memory to be faulted in: C finds A's frame.",
@@ -57,7 +57,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     at_a.unmap()
     still = stage.load(at_c, 0)
     at_c.unmap()
-    views = [stage.view(at_a, 0), stage.view(at_c, 0)]
+    views = stage.views(at_a, at_c)
     yield stage.step(
         "C stores, A sees it; both unmap",
         "It is shared in both directions, and lives as long as somebody maps it.",

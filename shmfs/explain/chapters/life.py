@@ -3,12 +3,21 @@
 from collections.abc import Iterator
 
 from shmfs.explain.actors import MAP_PRIVATE, SHM
-from shmfs.explain.chapters.tools import O_RDWR, claim, create, faults, named, present, same_frame
+from shmfs.explain.chapters.tools import (
+    MS_SYNC,
+    O_RDWR,
+    claim,
+    create,
+    faults,
+    first_fault,
+    named,
+    present,
+    same_frame,
+)
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Stage
 
 NAME = "frames"
-_MS_SYNC = 4
 _TRIES = 20
 
 
@@ -53,7 +62,7 @@ class Life:
             ],
             [view],
             cache=stage.cache(self.at_a, self.fd_a),
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def first_touch(self) -> Step:
@@ -85,7 +94,7 @@ class Life:
             sentence,
             functions,
             [
-                faults(touch, *((0, 1) if stage.managed else (1, 0))),
+                faults(touch, *first_fault(stage, view)),
                 present(view),
                 claim("page 0 is in the page cache", True, cache.resident[0]),
                 *found,
@@ -93,7 +102,7 @@ class Life:
             ],
             [view],
             cache=cache,
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def second_process(self) -> Step:
@@ -103,7 +112,7 @@ class Life:
         self.at_b = stage.map(stage.b, self.fd_b, 4)
         before = stage.view(self.at_b, 0)
         touch = stage.load(self.at_b, 0)
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         return stage.step(
             "B maps and touches the same page",
             "B faults too, but the page cache has the page: B's PTE gets A's frame, nothing is allocated.",
@@ -116,7 +125,7 @@ class Life:
             ],
             views,
             cache=stage.cache(self.at_b, self.fd_b),
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def store_seen(self) -> Step:
@@ -124,7 +133,7 @@ class Life:
         stage = self.stage
         store = stage.store_byte(self.at_a, 0, "x")
         load = stage.load(self.at_b, 0)
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         if stage.managed:
             sentence = (
                 "B sees the byte at once: it is the same memory. A's store faulted once more, for its PTE "
@@ -146,7 +155,7 @@ class Life:
             ],
             views,
             cache=stage.cache(self.at_b, self.fd_b),
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def private_store(self) -> Step:
@@ -156,7 +165,7 @@ class Life:
         load = stage.load(self.copy, 0)
         before = stage.view(self.copy, 0)
         store = stage.store_byte(self.copy, 0, "y")
-        views = [stage.view(self.at_a, 0), stage.view(self.copy, 0)]
+        views = stage.views(self.at_a, self.copy)
         seen = stage.load(self.at_a, 0)
         return stage.step(
             "B stores into a MAP_PRIVATE mapping",
@@ -173,7 +182,7 @@ class Life:
             ],
             views,
             cache=stage.cache(self.at_b, self.fd_b),
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def write_back(self) -> Step:
@@ -184,9 +193,9 @@ class Life:
             before = stage.cache(self.at_a, self.fd_a)
             if before.dirty or not stage.managed:
                 break
-        stage.a.call("msync", self.at_a.address, 4 * PAGE, _MS_SYNC)
+        stage.a.call("msync", self.at_a.address, 4 * PAGE, MS_SYNC)
         after = stage.cache(self.at_a, self.fd_a)
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         claims = [present(views[0]), same_frame(*views)]
         if before.dirty is not None:
             claims.insert(0, claim("dirty pages before", int(stage.managed), before.dirty))
@@ -201,14 +210,20 @@ class Life:
             sentence = "There is nothing to write to: the page cache of a tmpfs is the file."
             functions = "vfs_fsync_range noop_fsync"
         return stage.step(
-            "A stores, and calls msync", sentence, functions, claims, views, cache=after, blocks=self.blocks()
+            "A stores, and calls msync",
+            sentence,
+            functions,
+            claims,
+            views,
+            cache=after,
+            blocks=stage.blocks(NAME),
         )
 
     def truncate(self) -> Step:
         """A truncates the file to nothing, and a child of A touches."""
         stage = self.stage
         stage.a.call("ftruncate", self.fd_a, 0)
-        views = [stage.view(one, 0) for one in (self.at_a, self.at_b, self.copy)]
+        views = stage.views(self.at_a, self.at_b, self.copy)
         touch = stage.dies(self.at_a, 0)
         return stage.step(
             "A truncates the file to 0",
@@ -226,7 +241,7 @@ class Life:
             ],
             views[:2],
             cache=None,
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def grow(self) -> Step:
@@ -236,14 +251,14 @@ class Life:
         stage.a.call("ftruncate", self.fd_a, 4 * PAGE)
         load = stage.load(self.at_b, 0)
         store = stage.store_byte(self.at_a, 0, "1")
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         return stage.step(
             "A makes the file longer again; B loads, A stores",
             "The VMAs are still good: the same touches fault in a new, zeroed page; what was stored before "
             "is gone.",
             "fuse_do_setattr handle_mm_fault do_read_fault do_shared_fault set_pte_range",
             [
-                faults(load, *((0, 1) if stage.managed else (1, 0))),
+                faults(load, *first_fault(stage, views[1])),
                 claim("B loads a zero", True, load.value == "\0"),
                 faults(store, 1),
                 same_frame(*views),
@@ -251,7 +266,7 @@ class Life:
             ],
             views,
             cache=stage.cache(self.at_b, self.fd_b),
-            blocks=self.blocks(),
+            blocks=stage.blocks(NAME),
         )
 
     def unlink(self) -> Step:
@@ -262,7 +277,7 @@ class Life:
         stage.b.call("close", self.fd_b)
         stage.store_byte(self.at_a, 0, "2")
         load = stage.load(self.at_b, 0)
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         found = named(lambda: stage.a.figures("stat", f"{SHM}/{NAME}"))
         return stage.step(
             "A unlinks the file while both have it mapped",
@@ -291,7 +306,7 @@ class Life:
         held = stage.used()
         self.at_b.unmap()
         stage.settled(0)
-        views = [stage.view(self.at_a, 0), stage.view(self.at_b, 0)]
+        views = stage.views(self.at_a, self.at_b)
         return stage.step(
             "The last unmap",
             "When A unmaps, B keeps the page. When B does too, nobody can reach the file any more, and its "
@@ -307,10 +322,6 @@ class Life:
             ],
             views,
         )
-
-    def blocks(self) -> int:
-        """Pages of the file by st_blocks, in 512 bytes."""
-        return self.stage.a.figures("stat", f"{SHM}/{NAME}")["st_blocks"] * 512 // PAGE
 
 
 def _ending(path: str) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from shmfs.explain.actors import SHM
-from shmfs.explain.chapters.tools import O_CREAT, O_RDWR, answer, claim, faults, same_frame
+from shmfs.explain.chapters.tools import O_CREAT, O_RDWR, answer, claim, faults, first_fault, same_frame
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Stage
 
@@ -33,13 +33,13 @@ def steps(stage: Stage) -> Iterator[Step]:
     fd_b = b.call("shm_open", NAME, O_RDWR, 0)
     at_b = stage.map(b, fd_b, 4)
     load = stage.load(at_b, 0)
-    views = [stage.view(at_a, 0), stage.view(at_b, 0)]
+    views = stage.views(at_a, at_b)
     yield stage.step(
         "A maps and stores; B opens the same name, maps and loads",
         "From here on it is the story of every mapped file: one fault allocates the frame, another finds it.",
         "do_mmap handle_mm_fault do_shared_fault do_read_fault set_pte_range",
         [
-            faults(store, *((0, 1) if stage.managed else (1, 0))),
+            faults(store, *first_fault(stage, views[0])),
             faults(load, 1),
             claim("B loads what A stored", "x", load.value),
             same_frame(*views),
@@ -47,7 +47,7 @@ def steps(stage: Stage) -> Iterator[Step]:
         ],
         views,
         cache=stage.cache(at_a, fd_a),
-        blocks=a.figures("stat", SHM + NAME)["st_blocks"] * 512 // PAGE,
+        blocks=stage.blocks(NAME),
     )
     for actor, fd in ((a, fd_a), (b, fd_b)):
         actor.call("close", fd)
@@ -56,7 +56,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     stage.store_byte(at_a, 0, "z")
     load = stage.load(at_b, 0)
     held = stage.used()
-    views = [stage.view(at_a, 0), stage.view(at_b, 0)]
+    views = stage.views(at_a, at_b)
     at_a.unmap()
     at_b.unmap()
     stage.settled(0)
@@ -73,5 +73,5 @@ def steps(stage: Stage) -> Iterator[Step]:
             claim("pages charged before the unmap", 1, held),
             claim("pages charged after it", 0, stage.used()),
         ],
-        [stage.view(at_a, 0), stage.view(at_b, 0)],
+        stage.views(at_a, at_b),
     )

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 from shmfs.explain import kernel
 from shmfs.explain.actors import SHM
-from shmfs.explain.chapters.tools import claim, create, faults, present
+from shmfs.explain.chapters.tools import MS_SYNC, claim, create, faults, present
 from shmfs.explain.records import Step
 from shmfs.explain.stage import PAGE, Mapping, Skip, Stage
 
 NAME = "cold"
 _MADV_PAGEOUT = 21
-_MS_SYNC = 4
 
 NO_SWAP = (
     "this machine has no swap (/proc/swaps is empty), and with native pages a page leaves its frame only for "
@@ -33,14 +32,10 @@ def steps(stage: Stage) -> Iterator[Step]:
         stage.settled(0)
 
 
-def _blocks(stage: Stage) -> int:
-    return stage.a.figures("stat", f"{SHM}/{NAME}")["st_blocks"] * 512 // PAGE
-
-
 def _managed(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
     """The kernel's copy is dropped, and read again from shmfs."""
     stage.store_byte(mapping, 0, "x")
-    stage.a.call("msync", mapping.address, PAGE, _MS_SYNC)
+    stage.a.call("msync", mapping.address, PAGE, MS_SYNC)
     stage.a.call("madvise", mapping.address, PAGE, _MADV_PAGEOUT)
     view, cache = stage.view(mapping, 0), stage.cache(mapping, fd)
     yield stage.step(
@@ -55,7 +50,7 @@ def _managed(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
         ],
         [view],
         cache=cache,
-        blocks=_blocks(stage),
+        blocks=stage.blocks(NAME),
     )
     load = stage.load(mapping, 0)
     view = stage.view(mapping, 0)
@@ -67,7 +62,7 @@ def _managed(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
         [faults(load, 0, 1), claim("A loads", "x", load.value), claim("pages charged", 1, stage.used())],
         [view],
         cache=stage.cache(mapping, fd),
-        blocks=_blocks(stage),
+        blocks=stage.blocks(NAME),
     )
 
 
@@ -90,7 +85,7 @@ def _native(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
         ],
         [view],
         cache=cache,
-        blocks=_blocks(stage),
+        blocks=stage.blocks(NAME),
         facts=[("swap", f"{swapped} bytes by smaps · areas: {', '.join(kernel.swaps())}")],
     )
     load = stage.load(mapping, 0)
@@ -110,5 +105,5 @@ def _native(stage: Stage, mapping: Mapping, fd: int) -> Iterator[Step]:
         ],
         [view],
         cache=stage.cache(mapping, fd),
-        blocks=_blocks(stage),
+        blocks=stage.blocks(NAME),
     )

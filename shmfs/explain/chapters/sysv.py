@@ -47,7 +47,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     at_b = Mapping(b, b.call("shmat", segment, 0, 0), 4)
     before = stage.view(at_b, 0)
     load = stage.load(at_b, 0)
-    views = [stage.view(at_a, 0), stage.view(at_b, 0)]
+    views = stage.views(at_a, at_b)
     yield stage.step(
         "A attaches and stores; B attaches and loads",
         "shmat is mmap of that file: a VMA, faults, and one frame for both. What is attached is counted "
@@ -73,7 +73,7 @@ def steps(stage: Stage) -> Iterator[Step]:
     still = stage.load(at_b, 0)
     b.call("shmdt", at_b.address)
     gone = answer(a, "shmctl", segment, _IPC_STAT, 0)
-    views = [stage.view(at_a, 0), stage.view(at_b, 0)]
+    views = stage.views(at_a, at_b)
     yield stage.step(
         "A removes the segment while both are attached; both detach",
         "IPC_RMID only marks it (SHM_DEST), as unlink takes only the name: the last shmdt frees it. One that "

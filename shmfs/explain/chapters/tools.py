@@ -9,6 +9,7 @@ from shmfs.explain.records import Claim, Touch, View
 from shmfs.explain.stage import Stage
 
 O_RDWR, O_CREAT = 2, 0o100
+MS_SYNC = 4
 
 
 def claim(text: str, expected: object, observed: object) -> Claim:
