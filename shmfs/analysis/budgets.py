@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmfs.analysis.wording import unfollowed
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import parse_size, size
+from shmfs.events.names import process_name, some
 from shmfs.events.records import Segment, Stale, Statistics, stale
 
 if TYPE_CHECKING:
@@ -20,10 +22,6 @@ SIGBUS = 7
 NAMED = 5
 """Segments that a sentence names."""
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_UNITS |= {f"{unit}ib": size for unit, size in _UNITS.items() if size > 1}
-_UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([a-z]*)", re.IGNORECASE)
 _BUDGET = re.compile(r" *([\w.]+) *(?:(>=|<=|==|>|<) *(.*?))? *")
 
 _OPERATORS: dict[str, Callable[[int, int], bool]] = {
@@ -191,17 +189,10 @@ def parse(text: str) -> Budget:
             raise ShmfsError(f"{text!r} lacks a comparison, as in {figure}>{_example(figure)}", 2)
         return Budget(text, figure, ">", 0)
     digits = value.isascii() and value.isdecimal()
-    limit = size(value) if figure in SIZES else int(value) if digits else None
+    limit = parse_size(value) if figure in SIZES else int(value) if digits else None
     if limit is None:
         raise ShmfsError(f"{text!r}: {value!r} is no number, as in {figure}{comparison}{_example(figure)}", 2)
     return Budget(text, figure, comparison, limit)
-
-
-def size(text: str) -> int | None:
-    """Bytes of "64m", "64 MiB" (both 2**20) or "64 MB" (10**6); None if it is no size."""
-    match = _SIZE.fullmatch(text.strip())
-    unit = _UNITS.get(match[2].lower()) if match else None
-    return int(float(match[1]) * unit) if match and unit else None
 
 
 def left(statistics: Statistics) -> list[Segment]:
@@ -211,15 +202,8 @@ def left(statistics: Statistics) -> list[Segment]:
 
 def describe(segments: Sequence[Segment]) -> str:
     """Name segments and who made them: "/a (12 KiB, made by python 123)"."""
-    from shmfs.events.amounts import size as human
-
-    named = []
-    for one in segments[:NAMED]:
-        maker = one.created_by
-        made = f", made by {maker.command or 'pid'} {maker.pid}" if maker else ""
-        named.append(f"{one.path} ({human(one.size)}{made})")
-    more = len(segments) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    made = [f", made by {process_name(one.created_by)}" if one.created_by else "" for one in segments]
+    return some([f"{one.path} ({size(one.size)}{by})" for one, by in zip(segments, made, strict=True)], NAMED)
 
 
 _HINT = (
@@ -233,12 +217,10 @@ def _example(figure: str) -> str:
 
 
 def _told(budget: Budget, measured: int) -> str:
-    from shmfs.events.amounts import size as human
-
     figure = FIGURES[budget.figure]
     what = figure.one if measured == 1 else figure.many
     if budget.figure in SIZES:
-        return f"{human(measured)} ({measured} {what})"
+        return f"{size(measured)} ({measured} {what})"
     return f"{measured} {what}"
 
 

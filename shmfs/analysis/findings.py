@@ -6,6 +6,7 @@ from perf (around: filemap) and are exact but for `Losses`; what is sampled says
 
 from msgspec import Struct, field
 
+from shmfs.events.names import segment_name
 from shmfs.events.records import Refusal, Stale
 
 
@@ -124,6 +125,12 @@ class Segment(Struct):
     """The process of the first fault that did not fail."""
     timeline: list[int] | None = None
     """Faults in each bucket of `Analysis.timeline`; None for the last of very many segments."""
+
+    @property
+    def name(self) -> str:
+        """Its path, with its number where that does not say which segment it is."""
+        number = f"inode {self.inode}" if self.inode else f"segment {self.segment} of the trace"
+        return segment_name(self.path, number, self.kind)
 
 
 class Process(Struct):

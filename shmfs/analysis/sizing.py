@@ -1,10 +1,8 @@
 """The size that a run needed, from what was charged; and how it is written for those who mount a /dev/shm."""
 
 from shmfs.analysis.findings import Death, Sizing
-from shmfs.events.amounts import MIB, option_size
+from shmfs.events.amounts import option_size, parse_size
 from shmfs.events.records import Refusal
-
-UNITS = {"k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
 
 
 class Usage:
@@ -75,7 +73,7 @@ def sizing(
     if refused or short:
         basis = "least"
         limits = [one.limit for one in short] + [limit]
-        asked = [parse(one.enough) for one in short if one.enough]
+        asked = [parse_size(one.enough) or 0 for one in short if one.enough]
         needed = max(peak or 0, declared or 0, touched, max(limits) + 1, *asked)
     elif peak is not None and looked and 0 < limit <= peak:
         basis, needed = "full", max(peak, declared or 0)
@@ -96,10 +94,3 @@ def sizing(
         quantity=f"{enough[:-1]}{unit}i" if enough else None,
         inodes_refused=inodes_refused,
     )
-
-
-def parse(size: str) -> int:
-    """Return the bytes of a size as "37m"; 0 if it is none."""
-    unit = UNITS.get(size[-1:].lower())
-    digits = size[:-1] if unit else size
-    return int(digits) * (unit or 1) if digits.isdecimal() else 0

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from shmfs.events.amounts import plural, size
+from shmfs.events.amounts import option_value, plural, size
+from shmfs.events.names import some
 from shmfs.events.records import PAGE, Death, Refusal
 
 NAMED = 3
@@ -45,9 +46,10 @@ def who(command: str, pid: int, tid: int = 0) -> str:
 
 def unfollowed(processes: Sequence[str]) -> str:
     """Return what is missing where perf did not follow processes ("COMMAND (pid N)") after an exec."""
-    more = len(processes) - 3
-    some = ", ".join(processes[:3]) + (f" and {more} more" if more > 0 else "")
-    return f"page faults of {some} after an exec with other rights, where the kernel ends perf's monitoring"
+    several = some(processes, 3)
+    return (
+        f"page faults of {several} after an exec with other rights, where the kernel ends perf's monitoring"
+    )
 
 
 def held_by(holders: Sequence[Holder], more: int = 0) -> str:
@@ -58,10 +60,9 @@ def held_by(holders: Sequence[Holder], more: int = 0) -> str:
     named = [
         f"{one.path or 'a file without a name'} {size(one.bytes)}"
         + (f" (created by {one.command}, pid {one.pid})" if one.command else "")
-        for one in holders[:NAMED]
+        for one in holders
     ]
-    more += len(holders) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    return some(named, NAMED, more)
 
 
 def advice(option: str, enough: str | None) -> str:
@@ -85,14 +86,6 @@ def limit_text(option: str, limit: int) -> str:
     if option == "shmall":
         limit //= PAGE
     return f"{option}={limit if option in (*_COUNTED, 'shmall') else option_value(limit)}"
-
-
-def option_value(number: int) -> str:
-    """Return bytes as the value of an option, exactly: "8m", "12k", "4097"."""
-    for unit, factor in (("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10)):
-        if number % factor == 0:
-            return f"{number // factor}{unit}"
-    return str(number)
 
 
 def amount(option: str, number: int) -> str:

@@ -8,7 +8,7 @@ from shmfs.client import control, inventory
 from shmfs.client.tmpfs import regular_files
 from shmfs.errors import ShmfsError
 from shmfs.events.amounts import clock
-from shmfs.events.names import printable
+from shmfs.events.names import printable, process_name
 from shmfs.events.records import Statistics
 from shmfs.live.model import Limits, Segment, Source
 from shmfs.system import mounts
@@ -83,7 +83,7 @@ class Daemon:
                 size=one.size,
                 resident=one.resident,
                 unlinked=not one.nlink,
-                created_by=f"{maker.command or 'pid'} {maker.pid}" if maker else "",
+                created_by=process_name(maker) if maker else "",
                 refused=one.refused if self._managed else None,
                 page_ins=None,
             )

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import duration
 from shmfs.events.names import printable
-from shmfs.live import faults, files, rows
+from shmfs.live import faults, files
 from shmfs.live.model import Process, Rates, Segment, Share, Snapshot, Source
 from shmfs.system import pagemap
 from shmfs.system.pagemap import PAGE, Pages, Vma
@@ -141,7 +142,7 @@ class Watch:
         self._meter, self._notes = faults.StatMeter(), [faults.coarse(why)]
 
     def _sources(self, seconds: float) -> list[Source]:
-        every = f"pagemap, every {rows.seconds(seconds)}" if seconds else "pagemap, once"
+        every = f"pagemap, every {duration(seconds)}" if seconds else "pagemap, once"
         told = Source("mapped, present, shared, PSS, USS", every, exact=False)
         if self._meter.by_segment:
             lost = self._meter.lost  # of any memory, so perhaps of this one

@@ -10,16 +10,19 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from shmfs.analysis.findings import Analysis, Death, Segment
-from shmfs.analysis.wording import circumstances, limit_text, refusal_lines, unfollowed, who
+from shmfs.analysis.wording import circumstances, limit_text, unfollowed, who
 from shmfs.events.records import stale
 from shmfs.report.text import (
     Fact,
+    capped,
     clean,
     clip,
     clock,
     exit_status,
     labelled,
+    names_of,
     plural,
+    refusal_facts,
     show,
     size,
     sparkline,
@@ -200,14 +203,14 @@ class Report:
             if left:
                 held = self.tables.pages(sum(one.resident or 0 for one in left))
                 text = strong(plural(len(left), "segment"), "bold yellow")
-                facts.append((label, text.append(f" {what} ({held}): {_names(left)}")))
+                facts.append((label, text.append(f" {what} ({held}): {names_of(left)}")))
         died: dict[int, list[Segment]] = {}
         for one in self.analysis.segments:
             for process in one.died_with_it:
                 died.setdefault(process, []).append(one)
         for process, segments in list(died.items())[:NAMED]:
             text = strong(self.tables.process(process), "bold yellow")
-            facts.append(("died", text.append(f" by a signal, with {_names(segments)} not unlinked")))
+            facts.append(("died", text.append(f" by a signal, with {names_of(segments)} not unlinked")))
         if len(died) > NAMED:
             facts.append(("", Text(f"… and {plural(len(died) - NAMED, 'process')} more so", "dim")))
         return facts
@@ -215,9 +218,7 @@ class Report:
     def _deaths(self) -> list[RenderableType]:
         deaths = self.analysis.deaths
         facts = [("SIGBUS", self.death(death)) for death in deaths[:DEATHS]]
-        if len(deaths) > DEATHS:
-            facts.append(("", Text(f"… and {len(deaths) - DEATHS} more", "dim")))
-        facts += self.refusals()
+        facts = capped(facts, DEATHS, len(deaths)) + self.refusals()
         return [labelled(facts, self.width)] if facts else []
 
     def refusals(self) -> list[Fact]:
@@ -232,18 +233,16 @@ class Report:
         ]
         if failed:
             text = strong(plural(sum(count for _, count in failed), "fault"), "bold red")
-            names = _names(list({id(one): one for one, _ in failed}.values()))
+            names = names_of(list({id(one): one for one, _ in failed}.values()))
             facts.append(("SIGBUS", text.append(f" ended in SIGBUS, and no reason was recorded: on {names}")))
-        lines = refusal_lines(self.analysis.refusals)
-        facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:DEATHS]]
-        if len(lines) > DEATHS:
-            facts.append(("", Text(f"… and {len(lines) - DEATHS} more", "dim")))
+        lines = refusal_facts(self.analysis.refusals)
+        facts += capped(lines, DEATHS)
         refused = self.analysis.sizing.refused
         if refused and not lines and not self.analysis.deaths:
             hit = [one for one in self.analysis.segments if one.refused]
             limit = f" at {size(self.analysis.size_limit)}" if self.analysis.size_limit else ""
             text = strong(plural(refused, "charge"), "bold red")
-            text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
+            text.append(f" refused{limit}, in {names_of(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
             facts.append(("full", text))
         inodes = self.analysis.sizing.inodes_refused
         if inodes and not lines:
@@ -356,9 +355,3 @@ _FIGURES = {
     "mm": "pages charged, freed, refused",
     "pagemap": "pages present, PSS, USS",
 }
-
-
-def _names(segments: list[Segment]) -> str:
-    names = [clip(clean(one.path) or f"inode {one.inode}", 40) for one in segments[:NAMED]]
-    more = len(segments) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")

@@ -89,9 +89,9 @@ def limit_of(item: Any) -> int | None:
 
 
 def _bytes(text: str, what: str) -> int:
-    from shmfs.analysis.budgets import size
+    from shmfs.events.amounts import parse_size
 
-    number = size(text)
+    number = parse_size(text)
     if number is None:
         raise pytest.UsageError(f'{what}: {text!r} is no size: give one as in 64m or "64 MB"')
     return number

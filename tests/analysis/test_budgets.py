@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from shmfs.analysis import budgets
-from shmfs.analysis.budgets import Ended, Faults, parse, size
+from shmfs.analysis.budgets import Ended, Faults, parse
 from shmfs.daemon.history import MAX_ENDED, History
 from shmfs.errors import ShmfsError
 from shmfs.events.records import Process, Segment, Statistics
@@ -54,32 +54,6 @@ def ended(status: int = 0, faults: Faults | None = None, **fields: Any) -> Ended
 
 def made(fields: dict[str, Any]) -> Statistics:
     return msgspec.structs.replace(msgspec.convert(STATISTICS, Statistics), **fields)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("0", 0),
-        ("4096", 4096),
-        ("64m", 64 << 20),
-        ("64M", 64 << 20),
-        ("64 MiB", 64 << 20),
-        ("64 MB", 64_000_000),
-        ("1.5GiB", 3 << 29),
-        ("1g", 1 << 30),
-        ("8 kb", 8000),
-        ("8k", 8192),
-        ("10 B", 10),
-        ("2t", 2 << 40),
-        ("x", None),
-        ("64 mm", None),
-        ("-1", None),
-        ("", None),
-        ("1e3", None),
-    ],
-)
-def test_sizes(text: str, value: int | None) -> None:
-    assert size(text) == value
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from shmfs.analysis.analysis import analyse, killed_by
 from shmfs.analysis.findings import Analysis, Process, Segment, Use, Who
 from shmfs.analysis.tally import Tally, batches
+from shmfs.events.names import process_name
 from shmfs.report.html import model
 from shmfs.report.html.levels import Levels, most
 from shmfs.report.html.touches import U64, Axis, Plan, Touches, matrix
@@ -170,7 +171,7 @@ class _Extract:
         so_far = None if touched is None else self.heats.touches.touched(touched)
         users = [use for use in one.used_by if use.process in self.row]
         return model.Segment(
-            name=_name(one.path) or f"(no name, inode {one.inode})",
+            name=_name(one.name),
             size=one.size,
             resident=one.resident,
             peak=one.peak_resident,
@@ -205,7 +206,7 @@ class _Extract:
         )  # fmt: skip
 
     def _who(self, who: Who | None) -> str:
-        return f"{_name(who.command) or 'pid'} {who.pid}" if who else ""
+        return _name(process_name(who)) if who else ""
 
     def _level(self, one: Segment, so_far: list[int] | None) -> list[int] | None:
         """Return the pages charged over time; inodes come round again, so it ends with the segment.
