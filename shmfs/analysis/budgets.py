@@ -6,9 +6,11 @@ A budget is a condition that is not to come true: "leak", "faults.major>100", "p
 import operator
 import re
 from collections.abc import Callable, Sequence
+from signal import SIGBUS
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmfs.analysis.wording import unfollowed
+from shmfs.analysis.totals import unexplained
+from shmfs.analysis.wording import death_brief, limit_text, refusal_brief, unfollowed
 from shmfs.errors import ShmfsError
 from shmfs.events.amounts import parse_size, size
 from shmfs.events.names import process_name, some
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from shmfs.analysis.deaths import Deaths
     from shmfs.events.records import Death
 
-SIGBUS = 7
 NAMED = 5
 """Segments that a sentence names."""
 
@@ -236,24 +237,14 @@ def _details(budget: Budget, ended: Ended) -> str:
 
 
 def _deaths(ended: Ended) -> list[str]:
-    from shmfs.analysis.wording import death_brief
-
     return [death_brief(one) for one in ended.explained.deaths] if ended.explained else []
 
 
 def _refusals(ended: Ended) -> list[str]:
     """The refusals, each once; a page fault that a death explains is named by what was touched."""
-    from shmfs.analysis.wording import death_brief, limit_text, refusal_brief
-
     explained = ended.explained
-    calls = explained.calls if explained else []
     deaths = [death for death in explained.deaths if death.limit] if explained else []
-    died = {(death.pid, death.inode) for death in deaths}
-    others = [
-        one
-        for one in [*ended.statistics.refusals, *calls]
-        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
-    ]
+    others = unexplained(ended.statistics, deaths, explained.calls if explained else ())
     return [
         *(f"{death_brief(death)}, beyond {limit_text('size', death.limit)}" for death in deaths),
         *(refusal_brief(one) for one in others),

@@ -1,11 +1,17 @@
 """Deaths and refusals as sentences: the same words on standard error, in reports and in HTML."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from shmfs.events.amounts import option_value, plural, size
 from shmfs.events.names import some
 from shmfs.events.records import PAGE, Death, Refusal
+
+if TYPE_CHECKING:
+    from shmfs.analysis import findings
+    from shmfs.events import records
+
+    Holder = records.Holder | findings.TracedHolder
 
 NAMED = 3
 """Holders that a sentence names."""
@@ -14,26 +20,6 @@ _COUNTED = {"nr_inodes": "inode", "shmmni": "segment"}
 """Limits that count things instead of bytes."""
 _UNLIMITED = ("size", "nr_inodes")
 """Options for which 0 is unlimited."""
-
-
-class Holder(Protocol):
-    """Somebody who holds space, in a report or in what a trace says."""
-
-    @property
-    def path(self) -> str:
-        """Empty if it never had a name."""
-
-    @property
-    def bytes(self) -> int:
-        """What it takes."""
-
-    @property
-    def pid(self) -> int:
-        """Of the process that created it."""
-
-    @property
-    def command(self) -> str:
-        """Of that process; empty where it is not known."""
 
 
 def who(command: str, pid: int, tid: int = 0) -> str:
@@ -52,7 +38,7 @@ def unfollowed(processes: Sequence[str]) -> str:
     )
 
 
-def held_by(holders: Sequence[Holder], more: int = 0) -> str:
+def held_by(holders: "Sequence[Holder]", more: int = 0) -> str:
     """Return who holds the space: "/big 7 MiB (created by python3, pid 12) and 2 more".
 
     `holders` has the largest first; beside them there are `more`.
@@ -96,7 +82,7 @@ def amount(option: str, number: int) -> str:
 
 
 def circumstances(
-    option: str, holders: Sequence[Holder], enough: str | None, after: int = 0, more: int = 0
+    option: str, holders: "Sequence[Holder]", enough: str | None, after: int = 0, more: int = 0
 ) -> list[str]:
     """Return whole sentences: who holds the space, as seen so many nanoseconds `after`, and what to do.
 

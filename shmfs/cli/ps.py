@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 NAMED = 3
 """Processes that are named; more of them are counted by command."""
 
+_FIELDS = {"pid": "pid", "size": "size_limit", "used": "used", "peak": "peak", "inodes": "inode_limit"}
+_FIELDS |= {name: name for name in ("inodes_used", "readahead", "store", "options")}
+"""Of `Statistics`, by their names in JSON."""
+
 _EPILOG = """\b
 Examples:
   shmfs ps
@@ -59,15 +63,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
         "device": entry.device,
         "state": entry.state,
         "sandbox": entry.sandbox,
-        "pid": known.pid if known else None,
-        "size": known.size_limit if known else None,
-        "used": known.used if known else None,
-        "peak": known.peak if known else None,
-        "inodes": known.inode_limit if known else None,
-        "inodes_used": known.inodes_used if known else None,
-        "readahead": known.readahead if known else None,
-        "store": known.store if known else None,
-        "options": known.options if known else None,
+        **{name: getattr(known, field) if known else None for name, field in _FIELDS.items()},
         "notes": known.notes if known else [],
         "stale": msgspec.to_builtins(known.stale) if known else [],
         "reason": entry.reason,

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from shmfs.events.amounts import quantity
 from shmfs.events.names import process_name, segment_name
-from shmfs.live.model import Process, Segment, Share, Snapshot
+from shmfs.live.model import ProcessRow, SegmentRow, Share, Snapshot
 from shmfs.report import columns
 from shmfs.report.columns import Cell, Column
 from shmfs.report.text import LEVELS, clean, clip, plural
@@ -59,18 +59,18 @@ class Placed(NamedTuple, Generic[Row]):
         return NOTHING if value == 0 else self.column.cell(value)
 
 
-def name_of(segment: Segment) -> str:
+def name_of(segment: SegmentRow) -> str:
     """How a segment is called, escaped."""
     return clean(segment_name(segment.path, f"inode {segment.inode}"))
 
 
-def _name(segment: Segment) -> Cell:
+def _name(segment: SegmentRow) -> Cell:
     if segment.unlinked:
         return f"{name_of(segment)} (unlinked)", "warn"
     return name_of(segment), "name"
 
 
-def _filled(segment: Segment) -> str:
+def _filled(segment: SegmentRow) -> str:
     """How much of a segment has memory, as a bar of eight cells."""
     pages = -(-segment.size // PAGE)
     return bar(segment.resident / pages, 8) if segment.resident is not None and pages else ""
@@ -87,19 +87,19 @@ def bar(part: float, cells: int) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
-def _all(row: Segment | Process | Share) -> float:
+def _all(row: SegmentRow | ProcessRow | Share) -> float:
     return -row.faults.all if row.faults else 0.0
 
 
-def _faults(row: Segment | Process | Share) -> float | Cell | None:
+def _faults(row: SegmentRow | ProcessRow | Share) -> float | Cell | None:
     if row.faults is None:
         return None
     return (quantity(row.faults.all), "bad") if row.faults.failed else row.faults.all
 
 
-def segments(snapshot: Snapshot) -> list[Placed[Segment]]:
+def segments(snapshot: Snapshot) -> list[Placed[SegmentRow]]:
     """Columns of the table of segments."""
-    placed: list[Placed[Segment]] = [
+    placed: list[Placed[SegmentRow]] = [
         Placed(columns.SEGMENT, 0, _name, order=lambda one: one.path, rising=True),
         Placed(columns.SIZE, 9, lambda one: one.size, 3),
         Placed(columns.RESIDENT, 9, _resident),
@@ -117,15 +117,15 @@ def segments(snapshot: Snapshot) -> list[Placed[Segment]]:
     return placed
 
 
-def _resident(segment: Segment) -> int | None:
+def _resident(segment: SegmentRow) -> int | None:
     return None if segment.resident is None else segment.resident * PAGE
 
 
-def _emptiness(segment: Segment) -> float:
+def _emptiness(segment: SegmentRow) -> float:
     return -(segment.resident or 0) * PAGE / max(1, segment.size)
 
 
-def processes(snapshot: Snapshot) -> list[Placed[Process]]:
+def processes(snapshot: Snapshot) -> list[Placed[ProcessRow]]:
     """Columns of the table of processes."""
     return [
         Placed(columns.PROCESS, 0, process_name, order=lambda one: one.command, rising=True),

@@ -9,7 +9,7 @@ import numpy as np
 
 from shmfs.events.names import process_name
 from shmfs.live import rows
-from shmfs.live.model import Process, Segment, Share, Snapshot
+from shmfs.live.model import ProcessRow, SegmentRow, Share, Snapshot
 from shmfs.live.rows import Placed
 from shmfs.report import columns
 from shmfs.report.columns import Cell
@@ -112,7 +112,7 @@ def table(view: View, snapshot: Snapshot, matrix: Matrix | None, trends: Trends)
 
 def _segments(snapshot: Snapshot, trends: Trends) -> Table:
     most = trends.most(TREND)
-    trend = Placed[Segment](
+    trend = Placed[SegmentRow](
         *(columns.TREND, TREND, lambda one: rows.trend(trends.of(one.inode), TREND, most).rjust(TREND), 6),
         order=lambda one: -sum(trends.of(one.inode)),
     )
@@ -129,7 +129,7 @@ def _segments(snapshot: Snapshot, trends: Trends) -> Table:
 
 
 def _processes(snapshot: Snapshot) -> Table:
-    def name(one: Process) -> str:
+    def name(one: ProcessRow) -> str:
         return f"{clean(one.command)} {one.pid}"
 
     return Table(
@@ -168,7 +168,7 @@ def _process(snapshot: Snapshot, pid: int) -> Table:
     )
 
 
-def _about(inode: int, segment: Segment | None, matrix: Matrix) -> list[Cell]:
+def _about(inode: int, segment: SegmentRow | None, matrix: Matrix) -> list[Cell]:
     if segment is None:
         name = clean(matrix.path) or f"inode {inode}"
         return [(name, "title"), ("  is gone", "warn")]
@@ -188,7 +188,7 @@ def _about(inode: int, segment: Segment | None, matrix: Matrix) -> list[Cell]:
     return title
 
 
-def _segment(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matrix) -> Table:
+def _segment(snapshot: Snapshot, inode: int, segment: SegmentRow | None, matrix: Matrix) -> Table:
     names = _names(snapshot)
     placed = rows.shares(columns.PROCESS, lambda one: names.get(one.pid, str(one.pid)))
     width = max(12, min(24, max((len(name) for name in names.values()), default=0)))
@@ -232,7 +232,7 @@ def legend(matrix: Matrix | None, length: int, cells: int) -> list[Cell]:
     return parts
 
 
-def _pages(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matrix) -> Table:
+def _pages(snapshot: Snapshot, inode: int, segment: SegmentRow | None, matrix: Matrix) -> Table:
     names = _names(snapshot)
     frames = _frames(matrix) if matrix.frames_visible else {}
 

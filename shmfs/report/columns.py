@@ -92,10 +92,12 @@ CREATED_BY = Column("CREATED BY", "fuse", name="creator")
 OPENED_BY = Column("OPENED BY", "fuse")
 CREATED, UNLINKED, END = Column("CREATED", "fuse"), Column("UNLINKED", "fuse"), Column("END")
 OWNER, AGE, HOLDS = Column("OWNER", "fuse"), Column("AGE", "fuse", age), Column("HOLDS", "mm", size)
-_ABOUT = "charges that a limit refused: ENOSPC to a call, SIGBUS to a touch"
-REFUSED = Column("REFUSED", "mm", count, "bad", _ABOUT)
-_ABOUT = "pages that the kernel asked shmfs for, on a fault or a read"
-PAGE_INS_RATE = Column("PAGE-INS/S", "fuse", quantity, about=_ABOUT)
+REFUSED = Column(
+    "REFUSED", "mm", count, "bad", "charges that a limit refused: ENOSPC to a call, SIGBUS to a touch"
+)
+PAGE_INS_RATE = Column(
+    "PAGE-INS/S", "fuse", quantity, about="pages that the kernel asked shmfs for, on a fault or a read"
+)
 
 # What processes have of them.
 
@@ -103,11 +105,12 @@ PROCESS, OF_PROCESS = Column("PROCESS", style="name"), Column("PROCESS")
 PARENT, START = Column("PARENT", "perf"), Column("START", "perf", str)
 SEGMENTS, PROCESSES = Column("SEGMENTS", unit=count), Column("PROCESSES", unit=count)
 PROCS = PROCESSES._replace(heading="PROCS")
-MAPPED_BY = Column("MAPPED BY", "pagemap")
+MAPPED_BY, EVER_MAPPED_BY = Column("MAPPED BY", "pagemap"), Column("MAPPED BY", "perf")
 ATTACHES = Column("ATTACHES", "pagemap", count)
 SHARED = Column("SHARED", "pagemap", count, "shared")
-_ABOUT = "memory of it that two or more processes have mapped in at once"
-SHARED_SIZE = SHARED._replace(unit=size, about=_ABOUT)
+SHARED_SIZE = SHARED._replace(
+    unit=size, about="memory of it that two or more processes have mapped in at once"
+)
 MAPPED = Column("MAPPED", unit=size)
 PRESENT = Column("PRESENT", "pagemap", size, about="memory that the process has mapped in")
 PSS = Column("PSS", "pagemap", size, about="its share of that, each page divided by those who have it")
@@ -119,8 +122,10 @@ FAULTS, MINOR, MAJOR = (Column(heading, "perf", count) for heading in ("FAULTS",
 FAILED = Column("FAILED", "perf", count, "bad")
 READS, WRITES = Column("READS", "perf", count), Column("WRITES", "perf", count)
 AROUND = Column("AROUND", "filemap", count)
-_ABOUT = "page faults a second, red if one ended in SIGBUS; told when the thread has gone on"
-FAULT_RATE = Column("FAULTS/S", "perf", quantity, "faults", _ABOUT)
+FAULT_RATE = Column(
+    *("FAULTS/S", "perf", quantity, "faults"),
+    about="page faults a second, red if one ended in SIGBUS; told when the thread has gone on",
+)
 MAJOR_RATE = Column("MAJOR/S", "perf", quantity)
 TOUCHED = Column("PAGES", "perf", count)
 TOUCHED_BY = [Column(f"BY {processes}", "perf", count) for processes in ("1", "2", "3", "4+")]

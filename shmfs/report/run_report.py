@@ -12,9 +12,9 @@ from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
-from shmfs.analysis.totals import refused
+from shmfs.analysis.totals import refused, unexplained
 from shmfs.analysis.wording import advice, death_sentence
-from shmfs.events.amounts import option_size, parse_size
+from shmfs.events.amounts import clock, option_size, parse_size, plural, size
 from shmfs.events.names import people, process_name
 from shmfs.events.records import (
     PAGE,
@@ -28,37 +28,23 @@ from shmfs.events.records import (
     stale,
 )
 from shmfs.report import columns
-from shmfs.report.columns import PAGE_INS, figures
-from shmfs.report.text import (
-    Fact,
-    capped,
-    clean,
-    clip,
-    clock,
-    exit_status,
-    labelled,
-    names_of,
-    plural,
-    refusal_facts,
-    show,
-    size,
-)
+from shmfs.report.columns import CREATED_BY, MAPPED_BY, PAGE_INS, PEAK_PAGES, SEGMENT, SHARED, SIZE, figures
+from shmfs.report.text import Fact, capped, clean, clip, exit_status, labelled, names_of, refusal_facts, show
 
 ROWS = 20
 """Segments that are shown; the others are counted."""
 
-COLUMNS = (
-    columns.SEGMENT,
-    columns.SIZE,
-    columns.PEAK_PAGES,
-    PAGE_INS,
-    columns.CREATED_BY,
-    columns.MAPPED_BY,
-    columns.SHARED,
+COLUMNS = (SEGMENT, SIZE, PEAK_PAGES, PAGE_INS, CREATED_BY, MAPPED_BY, SHARED)
+
+
+_COPIED = (
+    *("mount", "device", "options", "store", "readahead", "size_limit", "peak", "inode_limit", "inodes_peak"),
+    *("lost_records", "segments_dropped"),
 )
+"""Fields of `Statistics` that a report has too."""
 
 
-class SegmentRow(Struct):
+class ObservedSegment(Struct):
     """One segment with what was seen of it."""
 
     segment: Segment
@@ -68,7 +54,7 @@ class SegmentRow(Struct):
     """Most pages that two or more processes had present at once. Sampled; None if no sample saw it mapped."""
 
 
-class Source(Struct):
+class ReportSource(Struct):
     """Where figures come from."""
 
     figures: list[str]
@@ -83,7 +69,7 @@ class Source(Struct):
     """Since when one of the figures is not brought up to date: nanoseconds since the epoch."""
 
 
-class Report(Struct):
+class RunReport(Struct):
     """What `shmfs run` knows at the end; sizes in bytes, durations in seconds."""
 
     command: list[str]
@@ -109,12 +95,12 @@ class Report(Struct):
     lost_records: int
     segments_dropped: int
     notes: list[str]
-    sources: list[Source]
+    sources: list[ReportSource]
     linked: list[int]
     """Inodes left behind with a name."""
     unlinked: list[int]
     """Inodes left behind without a name, still open or mapped when the report was made."""
-    segments: list[SegmentRow]
+    segments: list[ObservedSegment]
     """Largest peak first."""
     deaths: list[Death]
     """Each SIGBUS, once for each process and file."""
@@ -135,7 +121,7 @@ def build(
     duration: float,
     deaths: Sequence[Death] = (),
     calls: Sequence[Refusal] = (),
-) -> Report:
+) -> RunReport:
     """Put together the report on `command`, which ended with `status` after `duration` seconds.
 
     `calls` are refusals by the kernel, of which the daemon does not know.
@@ -144,10 +130,10 @@ def build(
     rows = []
     for segment in statistics.segments:
         one = seen.get(segment.inode)
-        rows.append(SegmentRow(segment, one.mapped_by if one else [], one.shared if one else None))
+        rows.append(ObservedSegment(segment, one.mapped_by if one else [], one.shared if one else None))
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
-    refusals = _refusals(statistics, deaths, calls)
+    refusals = unexplained(statistics, deaths, calls)
     limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
     recorded = sum(one.count for one in statistics.refusals)
     old = list(statistics.stale)
@@ -160,24 +146,14 @@ def build(
     native = statistics.store == "native"
     if native:
         needed.append(option_size(statistics.peak))
-    return Report(
+    return RunReport(
         command=list(command),
         status=status,
         duration=duration,
-        mount=statistics.mount,
-        device=statistics.device,
-        options=statistics.options,
-        store=statistics.store,
-        readahead=statistics.readahead,
+        **{name: getattr(statistics, name) for name in _COPIED},
         processes=len(_processes(rows)),
-        size_limit=statistics.size_limit,
-        peak=statistics.peak,
-        inode_limit=statistics.inode_limit,
-        inodes_peak=statistics.inodes_peak,
         enough=None if limited or unsure or native else option_size(statistics.peak),
         refused=refused(statistics, deaths, calls),
-        lost_records=statistics.lost_records,
-        segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
         sources=_sources(observations, old),
         linked=[segment.inode for segment in left if segment.nlink],
@@ -190,27 +166,17 @@ def build(
     )
 
 
-def _refusals(statistics: Statistics, deaths: Sequence[Death], calls: Sequence[Refusal]) -> list[Refusal]:
-    """All refusals but those that a death explains."""
-    died = {(death.pid, death.inode) for death in deaths}
-    return [
-        one
-        for one in [*statistics.refusals, *calls]
-        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
-    ]
-
-
-def _is_full(about: "Statistics | Report") -> bool:
+def _is_full(about: "Statistics | RunReport") -> bool:
     """Whether native pages were all in use, so that more may have been refused."""
     return about.store == "native" and 0 < about.size_limit <= about.peak
 
 
-def report_json(report: Report) -> bytes:
+def report_json(report: RunReport) -> bytes:
     """Return the report as one line of JSON."""
     return msgspec.json.encode(report) + b"\n"
 
 
-def _processes(rows: Iterable[SegmentRow]) -> set[tuple[int, int]]:
+def _processes(rows: Iterable[ObservedSegment]) -> set[tuple[int, int]]:
     found = set()
     for row in rows:
         maker = [row.segment.created_by] if row.segment.created_by else []
@@ -219,14 +185,14 @@ def _processes(rows: Iterable[SegmentRow]) -> set[tuple[int, int]]:
     return found
 
 
-def _sources(observations: Observations | None, old: list[Stale]) -> list[Source]:
+def _sources(observations: Observations | None, old: list[Stale]) -> list[ReportSource]:
     sources = [
-        Source(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
-        Source(["resident", "peak_resident", "peak", "refused"], "mm", True),
+        ReportSource(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
+        ReportSource(["resident", "peak_resident", "peak", "refused"], "mm", True),
     ]
     if observations is not None:
         sources.append(
-            Source(
+            ReportSource(
                 ["mapped_by", "shared"],
                 "pagemap",
                 False,
@@ -244,7 +210,7 @@ def _sources(observations: Observations | None, old: list[Stale]) -> list[Source
 # The report for people.
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: RunReport, console: Console) -> None:
     """Print the report; it fits any width from 40 columns, with or without colour."""
     width = console.width
     show(console, labelled(_header(report), width))
@@ -265,7 +231,7 @@ def render(report: Report, console: Console) -> None:
     show(console, Text(_footer(report), "dim"))
 
 
-def _header(report: Report) -> list[Fact]:
+def _header(report: RunReport) -> list[Fact]:
     command = Text(clip(clean(shlex.join(report.command)), 200), "bold")
     limit = f" of {size(report.size_limit)}" if report.size_limit else ", no limit"
     peak = Text.assemble((size(report.peak), "bold"), limit)
@@ -291,17 +257,17 @@ def _header(report: Report) -> list[Fact]:
     return [("shmfs", command), ("end", ended), ("peak", peak)]
 
 
-def _was_refused(report: Report) -> bool:
+def _was_refused(report: RunReport) -> bool:
     return bool(report.deaths or report.refusals or report.refused)
 
 
-def _is_sampled(report: Report) -> bool:
+def _is_sampled(report: RunReport) -> bool:
     """Whether nothing speaks against the size but that the peak may have been higher between two looks."""
     unsure = _is_full(report) or stale(report.stale, "refused", "refusals", "deaths")
     return report.store == "native" and not unsure and not _was_refused(report)
 
 
-def _warnings(report: Report) -> list[Fact]:
+def _warnings(report: RunReport) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
     facts: list[Fact] = [("stale", Text(clean(one.sentence), "bold yellow")) for one in report.stale]
     facts += failures(report.deaths, report.refusals)
@@ -313,7 +279,7 @@ def _warnings(report: Report) -> list[Fact]:
             left = [segments[inode] for inode in inodes]
             resident = sum(segment.resident for segment in left)
             text = Text(plural(len(left), "segment"), "bold yellow")
-            text.append(f" {what} ({size(resident * PAGE)}): {names_of(left)}")
+            text.append(f" {what} ({size(resident * PAGE)}): {names_of(one.name for one in left)}")
             facts.append((label, text))
     if report.inode_limit and not report.refusals and report.inodes_peak >= report.inode_limit:
         facts.append(
@@ -340,7 +306,7 @@ def failures(deaths: Sequence[Death], refusals: Sequence[Refusal], most: int = R
     return capped(facts, most) + capped(refusal_facts(refusals), most)
 
 
-def _footer(report: Report) -> str:
+def _footer(report: RunReport) -> str:
     parts = []
     reading = f" with {report.readahead} pages of read-ahead" if report.readahead else ""
     old = [one.stale for one in report.sources if one.stale and one.source != "pagemap"]
@@ -368,7 +334,7 @@ def _footer(report: Report) -> str:
     return " · ".join(parts)
 
 
-def _values(row: SegmentRow, room: int) -> list[object]:
+def _values(row: ObservedSegment, room: int) -> list[object]:
     """Return the values of COLUMNS; those that name processes take at most `room` cells."""
     segment = row.segment
     return [
@@ -382,7 +348,7 @@ def _values(row: SegmentRow, room: int) -> list[object]:
     ]
 
 
-def _mappers(row: SegmentRow) -> str:
+def _mappers(row: ObservedSegment) -> str:
     """Return who mapped it, or how many opened it if no sample saw it mapped."""
     opened = len(row.segment.opened_by)
     return people([one.process for one in row.mapped_by]) or (f"- ({opened} opened)" if opened else "")

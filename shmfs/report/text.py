@@ -5,7 +5,6 @@ Only Text goes to rich, never markup: names are anybody's.
 
 import signal
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
@@ -13,8 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from shmfs.analysis.wording import refusal_lines
-from shmfs.events.amounts import age as age
-from shmfs.events.amounts import clock as clock
 from shmfs.events.amounts import plural as plural
 from shmfs.events.amounts import size as size
 from shmfs.events.names import some
@@ -27,16 +24,11 @@ ASCII = str.maketrans(
     | dict(zip("─│┌┐└┘▶◀→✓✗", "-|++++><>vx", strict=True))
 )
 
+NAMED = 3
+"""Segments that are named in a sentence about several."""
+
 Fact = tuple[str, Text]
 """A label and what it is about."""
-
-
-class Named(Protocol):
-    """A segment, in whatever record."""
-
-    @property
-    def name(self) -> str:
-        """Its path, or what stands for it."""
 
 
 def show(console: Console, *what: RenderableType) -> None:
@@ -85,13 +77,14 @@ def refusal_facts(refusals: Sequence[Refusal]) -> list[Fact]:
     return [(errno, Text(clean(sentence))) for errno, sentence in refusal_lines(refusals)]
 
 
-def names_of(segments: Iterable[Named], most: int = 3) -> str:
-    """Return the names of some segments."""
-    return some([clip(clean(one.name), 40) for one in segments], most)
+def names_of(segments: Iterable[str]) -> str:
+    """Return the names of the first segments, and the number of the others."""
+    return some([clip(clean(one), 40) for one in segments], NAMED)
 
 
 def exit_status(status: int) -> Text:
-    """Return how a command ended, whose status is as a shell counts it: 128+N for signal N."""
+    """Return how a command ended; `status` is 128+N or -N for signal N."""
+    status = status if status >= 0 else 128 - status
     if status == 0:
         return strong("exit 0", "green")
     if status > 128:

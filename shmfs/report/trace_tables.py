@@ -12,8 +12,7 @@ from msgspec.structs import astuple
 from rich.console import RenderableType
 from rich.text import Text
 
-from shmfs.analysis.analysis import killed_by
-from shmfs.analysis.findings import Analysis, Calls, Process, Segment, Use, Who
+from shmfs.analysis.findings import Analysis, Calls, TracedProcess, TracedSegment, Use, Who
 from shmfs.events.names import people, process_name
 from shmfs.report import columns
 from shmfs.report.columns import CALLS, FAILED, FAULTS, MAJOR, PROCESS, SEGMENT, TOUCHED, Column
@@ -44,7 +43,7 @@ SHARING = (
     *(SEGMENT, *columns.TOUCHED_BY, columns.TOUCHED_BY_SEVERAL, columns.AT_ONCE, columns.OF_ITS_PAGES),
     columns.SHARE,
 )
-LIVES = (SEGMENT, columns.CREATED, columns.OPENED_BY, columns.MAPPED_BY, columns.UNLINKED, columns.END)
+LIVES = (SEGMENT, columns.CREATED, columns.OPENED_BY, columns.EVER_MAPPED_BY, columns.UNLINKED, columns.END)
 
 
 class Tables:
@@ -89,19 +88,10 @@ class Tables:
         several = any(one.kind != "posix" for one in self.analysis.segments)
         rows = [
             [
-                one.name,
-                columns.kind(one.kind) if several else None,
-                one.size,
+                *(one.name, columns.kind(one.kind) if several else None, one.size),
                 None if one.peak_resident is None else one.peak_resident * self.analysis.page_size,
-                one.pages,
-                one.shared,
-                one.faults.total,
-                one.faults.major,
-                one.faults.failed,
-                *_calls(one.calls),
-                len(one.used_by),
-                self.process(one.first_toucher),
-                Text(sparkline(one.timeline or [], 32), "cyan"),
+                *(one.pages, one.shared, *_faults(one), *_calls(one.calls), len(one.used_by)),
+                *(self.process(one.first_toucher), Text(sparkline(one.timeline or [], 32), "cyan")),
             ]
             for one in self.analysis.segments[:ROWS]
         ]
@@ -119,16 +109,8 @@ class Tables:
         )
         rows = [
             [
-                self.process(one.process),
-                self.process(one.parent),
-                self.at(one.started),
-                self._process_end(one),
-                one.faults.total,
-                one.faults.major,
-                one.faults.failed,
-                one.pages,
-                *_calls(one.calls),
-                len(one.segments),
+                *(self.process(one.process), self.process(one.parent), self.at(one.started)),
+                *(self._process_end(one), *_faults(one), one.pages, *_calls(one.calls), len(one.segments)),
             ]
             for one in every[:ROWS]
         ]
@@ -137,15 +119,11 @@ class Tables:
         rest = _rest(len(more), "process", f"{faults:,} faults")
         return self.table(PROCESSES, rows, (*DROPPED, MAJOR, columns.SEGMENTS, columns.PARENT)) + rest
 
-    def _process_end(self, process: Process) -> Text | None:
+    def _process_end(self, process: TracedProcess) -> Text | None:
         if process.ended is None:
             return None
-        signal = killed_by(process.status)
         text = Text(self.at(process.ended))
-        if process.status is not None:
-            status = 128 + signal if signal else process.status
-            text.append(" ").append(exit_status(status))
-        return text
+        return text if process.status is None else text.append(" ").append(exit_status(process.status))
 
     def uses(self) -> list[RenderableType]:
         """Return what each process did with each segment."""
@@ -208,7 +186,7 @@ class Tables:
             return self.at(when)
         return f"{self.at(when)} {clip(clean(process_name(who)), columns.people_room(self.width))}"
 
-    def _outcome(self, segment: Segment) -> Text | str:
+    def _outcome(self, segment: TracedSegment) -> Text | str:
         if segment.end == "gone":
             return "gone" + (f" {self.at(segment.evicted)}" if segment.evicted else "")
         if segment.end == "unknown":
@@ -245,6 +223,10 @@ _ENDS = {
 
 def _count(calls: Calls | None) -> int:
     return calls.reads + calls.writes if calls else 0
+
+
+def _faults(one: TracedSegment | TracedProcess) -> Sequence[int]:
+    return one.faults.total, one.faults.major, one.faults.failed
 
 
 def _calls(calls: Calls | None) -> Sequence[int | None]:

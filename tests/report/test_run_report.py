@@ -20,7 +20,7 @@ from shmfs.events.records import (
     Segment,
     Statistics,
 )
-from shmfs.report.run_report import Report, build, render, report_json
+from shmfs.report.run_report import RunReport, build, render, report_json
 from shmfs.report.text import clean, clip, size
 
 MIB = 1 << 20
@@ -278,7 +278,7 @@ def test_json():
     data = report_json(report)
     assert data.endswith(b"}\n")
     assert b"\n" not in data[:-1]
-    assert msgspec.json.decode(data, type=Report) == report
+    assert msgspec.json.decode(data, type=RunReport) == report
     plain = msgspec.json.decode(data)
     assert [row["shared"] for row in plain["segments"]] == [None, 1999]
     assert {source["source"]: source["exact"] for source in plain["sources"]} == {
