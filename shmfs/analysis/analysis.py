@@ -10,16 +10,21 @@ from shmfs.analysis.findings import (
     Analysis,
     FaultCount,
     Losses,
-    Process,
-    Segment,
     Sizing,
-    SourceNote,
     TimeLine,
+    TracedProcess,
+    TracedSegment,
 )
 from shmfs.analysis.lifecycle import Lifecycle
 from shmfs.analysis.sizing import sizing
 from shmfs.analysis.tally import SegmentTally, Tally, batches
-from shmfs.tracefile.stream import Event, Trace
+from shmfs.tracefile.stream import Event, Source, Trace
+
+_OF_META = (
+    *("version", "host", "kernel", "command", "mount", "device", "store", "options", "size_limit"),
+    *("page_size", "started"),
+)
+"""Fields of `Meta` that an analysis has too."""
 
 
 def analyse(
@@ -47,17 +52,7 @@ def analyse(
     segments.sort(key=lambda one: (-one.faults.total, -(one.peak_resident or 0), one.seen, one.path))
     return Analysis(
         path=trace.path,
-        version=meta.version,
-        host=meta.host,
-        kernel=meta.kernel,
-        command=meta.command,
-        mount=meta.mount,
-        device=meta.device,
-        store=meta.store,
-        options=meta.options,
-        size_limit=meta.size_limit,
-        page_size=meta.page_size,
-        started=meta.started,
+        **{name: getattr(meta, name) for name in _OF_META},
         ended=done.ended if done else None,
         duration=done.duration if done else _seen_for(meta.started, timeline, life),
         status=done.status if done else None,
@@ -83,7 +78,7 @@ def killed_by(status: int | None) -> int | None:
     return -status if status < 0 else status - 128
 
 
-def _add(segment: Segment, tally: SegmentTally) -> None:
+def _add(segment: TracedSegment, tally: SegmentTally) -> None:
     """Give a segment the faults that were counted on it."""
     segment.faults, segment.pages, segment.timeline = tally.faults, tally.pages, tally.timeline
     segment.sharing = tally.sharing
@@ -98,7 +93,7 @@ def _add(segment: Segment, tally: SegmentTally) -> None:
     segment.first_toucher = first[1] if first else None
 
 
-def _add_processes(segments: list[Segment], processes: dict[int, Process]) -> None:
+def _add_processes(segments: list[TracedSegment], processes: dict[int, TracedProcess]) -> None:
     """Give the processes what they did, and the segments those that died with them."""
     counts: dict[int, list[FaultCount]] = defaultdict(list)
     for segment in segments:
@@ -146,7 +141,7 @@ def _losses(trace: Trace, life: Lifecycle) -> Losses:
     )
 
 
-def _sizing(segments: list[Segment], life: Lifecycle, trace: Trace) -> Sizing:
+def _sizing(segments: list[TracedSegment], life: Lifecycle, trace: Trace) -> Sizing:
     known, usage = life.statistics, life.usage
     peak = max(usage.peak, known.peak if known else 0) if known or usage.known else None
     refused = sum(segment.refused for segment in segments)
@@ -164,17 +159,17 @@ def _sizing(segments: list[Segment], life: Lifecycle, trace: Trace) -> Sizing:
     )
 
 
-def _present(segment: Segment) -> int:
+def _present(segment: TracedSegment) -> int:
     return max((use.present or 0 for use in segment.used_by), default=0)
 
 
-def _sources(trace: Trace, life: Lifecycle, segments: list[Segment]) -> list[SourceNote]:
+def _sources(trace: Trace, life: Lifecycle, segments: list[TracedSegment]) -> list[Source]:
     """Return what the recorder says of its instruments, and those that only the records name."""
-    told = [SourceNote(one.source, one.figures, one.exact, one.note) for one in trace.meta.sources]
-    names = {one.source for one in told}
+    names = {one.source for one in trace.meta.sources}
     seen = set(life.sources)
     if any(segment.faults.total for segment in segments):
         seen.add("perf")
     if any(segment.faults.around for segment in segments):
         seen.add("filemap")
-    return told + [SourceNote(one, [], one != "pagemap", "") for one in sorted(seen - names - {"shmfs"})]
+    unnamed = sorted(seen - names - {"shmfs"})
+    return trace.meta.sources + [Source(one, exact=one != "pagemap") for one in unnamed]

@@ -6,18 +6,20 @@ A budget is a condition that is not to come true: "leak", "faults.major>100", "p
 import operator
 import re
 from collections.abc import Callable, Sequence
+from signal import SIGBUS
 from typing import TYPE_CHECKING, NamedTuple
 
+from shmfs.analysis.totals import unexplained
 from shmfs.analysis.wording import death_brief, limit_text, refusal_brief, unfollowed
 from shmfs.errors import ShmfsError
-from shmfs.events.amounts import parse_size, size, some
+from shmfs.events.amounts import parse_size, size
+from shmfs.events.names import process_name, some
 from shmfs.events.records import Segment, Stale, Statistics, stale
 
 if TYPE_CHECKING:
     from shmfs.analysis.deaths import Deaths
     from shmfs.events.records import Death
 
-SIGBUS = 7
 NAMED = 5
 """Segments that a sentence names."""
 
@@ -201,12 +203,8 @@ def left(statistics: Statistics) -> list[Segment]:
 
 def describe(segments: Sequence[Segment]) -> str:
     """Name segments and who made them: "/a (12 KiB, made by python 123)"."""
-    named = []
-    for one in segments:
-        maker = one.created_by
-        made = f", made by {maker.command or 'pid'} {maker.pid}" if maker else ""
-        named.append(f"{one.path} ({size(one.size)}{made})")
-    return some(named, NAMED)
+    made = [f", made by {process_name(one.created_by)}" if one.created_by else "" for one in segments]
+    return some([f"{one.path} ({size(one.size)}{by})" for one, by in zip(segments, made, strict=True)], NAMED)
 
 
 _HINT = (
@@ -245,14 +243,8 @@ def _deaths(ended: Ended) -> list[str]:
 def _refusals(ended: Ended) -> list[str]:
     """The refusals, each once; a page fault that a death explains is named by what was touched."""
     explained = ended.explained
-    calls = explained.calls if explained else []
     deaths = [death for death in explained.deaths if death.limit] if explained else []
-    died = {(death.pid, death.inode) for death in deaths}
-    others = [
-        one
-        for one in [*ended.statistics.refusals, *calls]
-        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
-    ]
+    others = unexplained(ended.statistics, deaths, explained.calls if explained else ())
     return [
         *(f"{death_brief(death)}, beyond {limit_text('size', death.limit)}" for death in deaths),
         *(refusal_brief(one) for one in others),

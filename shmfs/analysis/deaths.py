@@ -10,6 +10,7 @@ All methods are called in the recorder's thread, which may wait for the daemon; 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from signal import SIGBUS
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +23,6 @@ from shmfs.events.amounts import size as human
 from shmfs.events.names import printable
 from shmfs.events.records import PAGE, Death, Refusal, Statistics
 
-SIGBUS = 7
 MOST = 1000
 """Deaths and refusals that are kept, each; further ones are not recorded."""
 UNKNOWN_PAGE = "page unknown (needs root)"

@@ -6,7 +6,9 @@ from perf (around: filemap) and are exact but for `Losses`; what is sampled says
 
 from msgspec import Struct, field
 
+from shmfs.events.names import segment_name
 from shmfs.events.records import Refusal, Stale
+from shmfs.tracefile.format import Source
 
 
 class FaultCount(Struct):
@@ -73,7 +75,7 @@ class Use(Struct):
     uss: int | None = None
 
 
-class Segment(Struct):
+class TracedSegment(Struct):
     """One segment: its life, and the faults on it."""
 
     segment: int | None
@@ -125,8 +127,14 @@ class Segment(Struct):
     timeline: list[int] | None = None
     """Faults in each bucket of `Analysis.timeline`; None for the last of very many segments."""
 
+    @property
+    def name(self) -> str:
+        """Its path, with its number where that does not say which segment it is."""
+        number = f"inode {self.inode}" if self.inode else f"segment {self.segment} of the trace"
+        return segment_name(self.path, number, self.kind)
 
-class Process(Struct):
+
+class TracedProcess(Struct):
     """One process."""
 
     process: int
@@ -147,7 +155,7 @@ class Process(Struct):
     calls: Calls | None = None
 
 
-class Holder(Struct):
+class TracedHolder(Struct):
     """Who held space when somebody died for lack of it."""
 
     path: str
@@ -158,7 +166,7 @@ class Holder(Struct):
     command: str = ""
 
 
-class Death(Struct):
+class TracedDeath(Struct):
     """A SIGBUS, as it was explained when it happened."""
 
     time: int
@@ -175,7 +183,7 @@ class Death(Struct):
     reason: str = ""
     limit: int = 0
     """0: none."""
-    holders: list[Holder] = field(default_factory=list)
+    holders: list[TracedHolder] = field(default_factory=list)
     enough: str | None = None
     """The least size= that would have held all files of that moment in full."""
     fatal: bool | None = None
@@ -230,15 +238,6 @@ class Sizing(Struct):
     """Files that could not be made for nr_inodes=."""
 
 
-class SourceNote(Struct):
-    """Where figures come from."""
-
-    source: str
-    figures: list[str]
-    exact: bool
-    note: str
-
-
 class Analysis(Struct):
     """All of it."""
 
@@ -265,14 +264,14 @@ class Analysis(Struct):
     """What is wrong with the rest of the file; "" if nothing is."""
     faults: FaultCount
     timeline: TimeLine
-    segments: list[Segment]
+    segments: list[TracedSegment]
     """Most faults first, then by their peaks."""
-    processes: list[Process]
-    deaths: list[Death]
+    processes: list[TracedProcess]
+    deaths: list[TracedDeath]
     refusals: list[Refusal]
     """What limits refused, once for each errno, call, limit, path and process; not what `deaths` explain."""
     losses: Losses
     sizing: Sizing
-    sources: list[SourceNote]
+    sources: list[Source]
     stale: list[Stale] = []
     """Figures that were not brought up to date any more since an observer failed."""

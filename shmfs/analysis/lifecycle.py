@@ -6,11 +6,12 @@ found out when all of them are known.
 
 import stat
 from collections.abc import Callable
+from signal import SIGBUS
 from typing import Any
 
 import msgspec
 
-from shmfs.analysis.findings import Calls, Death, Process, Segment, Use, Who
+from shmfs.analysis.findings import Calls, TracedDeath, TracedProcess, TracedSegment, Use, Who
 from shmfs.analysis.sizing import Usage
 from shmfs.events import records
 from shmfs.events.names import Names
@@ -44,7 +45,6 @@ NULLABLE = {
 }
 """Fields that may be null."""
 
-SIGBUS = 7
 SECOND = 1_000_000_000
 """In nanoseconds."""
 
@@ -71,9 +71,9 @@ def add(total: Calls | None, more: Calls) -> Calls:
 
 
 class _Life:
-    """What is known of a segment beyond `Segment`."""
+    """What is known of a segment beyond `TracedSegment`."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: TracedSegment) -> None:
         self.segment = segment
         self.uses: dict[int, Use] = {}
         self.nlink: int | None = None
@@ -91,8 +91,8 @@ class Lifecycle:
 
     def __init__(self, page_size: int, device: str = "") -> None:
         self._device = device
-        self.processes: dict[int, Process] = {}
-        self.deaths: list[Death] = []
+        self.processes: dict[int, TracedProcess] = {}
+        self.deaths: list[TracedDeath] = []
         self._refusals: dict[tuple[int, int, str, str, str], records.Refusal] = {}
         self.lost: dict[str, int] = {}
         self.unfollowed: list[int] = []
@@ -112,7 +112,7 @@ class Lifecycle:
         self._others: set[int] = set()
         """Inodes that are no regular files."""
         self._names = Names()
-        self._by_pid: dict[int, list[Process]] = {}
+        self._by_pid: dict[int, list[TracedProcess]] = {}
         self._handlers: dict[Any, Callable[[Event], None]] = {
             kind: getattr(self, f"_{kind}") for kind in KINDS
         }
@@ -135,10 +135,10 @@ class Lifecycle:
 
     # Processes.
 
-    def process(self, number: int, time: int = 0) -> Process:
+    def process(self, number: int, time: int = 0) -> TracedProcess:
         """Return the process with an id; one that no event introduced has no pid."""
         if number not in self.processes:
-            self.processes[number] = Process(number, 0, "", started=time or None)
+            self.processes[number] = TracedProcess(number, 0, "", started=time or None)
         return self.processes[number]
 
     def _process(self, event: Event) -> None:
@@ -187,14 +187,14 @@ class Lifecycle:
     def segment(self, number: int, time: int = 0) -> _Life:
         """Return the segment with an id; one that no event introduced has no name."""
         if number not in self._by_id:
-            self._by_id[number] = _Life(Segment(number, 0, "", time))
+            self._by_id[number] = _Life(TracedSegment(number, 0, "", time))
             self._lives.append(self._by_id[number])
         return self._by_id[number]
 
     # Segments, by inode: what the daemon tells.
 
     def _begin(self, inode: int, path: str, time: int) -> _Life:
-        life = _Life(Segment(None, inode, path, time))
+        life = _Life(TracedSegment(None, inode, path, time))
         self._lives.append(life)
         self._by_inode[inode] = life
         return life
@@ -301,7 +301,7 @@ class Lifecycle:
             life.segment.size = event["size"]
             self._resident(life.segment, event["pages"])
 
-    def _resident(self, segment: Segment, pages: int) -> None:
+    def _resident(self, segment: TracedSegment, pages: int) -> None:
         segment.resident = pages
         segment.peak_resident = max(segment.peak_resident or 0, pages)
 
@@ -345,7 +345,7 @@ class Lifecycle:
 
     def _sigbus(self, event: Event) -> None:
         known = {name: value for name, value in event.items() if value is not None}
-        self.deaths.append(msgspec.convert(known, Death))
+        self.deaths.append(msgspec.convert(known, TracedDeath))
 
     def _refusal(self, event: Event) -> None:
         refusal = msgspec.convert(event["refusal"], records.Refusal)
@@ -370,7 +370,7 @@ class Lifecycle:
 
     # The end.
 
-    def finish(self, threads: dict[int, int]) -> list[Segment]:
+    def finish(self, threads: dict[int, int]) -> list[TracedSegment]:
         """Return the segments, with all that events say of them; `threads` are processes by tid."""
         for process in sorted(self.processes.values(), key=lambda one: one.started or 0):
             self._by_pid.setdefault(process.pid, []).append(process)
@@ -438,7 +438,7 @@ class Lifecycle:
         return Who(process.pid, process.command, found[-1].process if found else None)
 
 
-def _was_refused(segment: Segment) -> bool:
+def _was_refused(segment: TracedSegment) -> bool:
     """Whether it is a shared anonymous mapping for which mmap(2) failed, so that nobody ever had it."""
     never_mapped = segment.kind == "anon" and segment.end == "gone" and segment.segment is None
     return never_mapped and segment.refused > 0 and not segment.size and not segment.peak_resident

@@ -1,6 +1,6 @@
 """The size that a run needed, from what was charged; and how it is written for those who mount a /dev/shm."""
 
-from shmfs.analysis.findings import Death, Sizing
+from shmfs.analysis.findings import Sizing, TracedDeath
 from shmfs.events.amounts import option_size, parse_size
 from shmfs.events.records import Refusal
 
@@ -61,7 +61,7 @@ def sizing(
     touched: int,
     limit: int,
     refused: int,
-    deaths: list[Death],
+    deaths: list[TracedDeath],
     refusals: list[Refusal],
     *,
     looked: bool,

@@ -1,4 +1,4 @@
-"""How often limits refused something on a mount, of what the daemon counts and what the kernel reports."""
+"""What limits refused on a mount, of what the daemon counts and what the kernel reports."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,3 +27,15 @@ def refused(statistics: Statistics, deaths: Sequence[Death], calls: Iterable[Ref
             touches[0 if unknown else death.pid, death.inode] += death.count
     failed = sum(max(faults.get(one, 0), touches[one]) for one in faults.keys() | touches.keys())
     return statistics.refused - reads.total() + failed + sum(one.count for one in calls)
+
+
+def unexplained(
+    statistics: Statistics, deaths: Iterable[Death], calls: Iterable[Refusal] = ()
+) -> list[Refusal]:
+    """Return all refusals but those that a death explains."""
+    died = {(death.pid, death.inode) for death in deaths}
+    return [
+        one
+        for one in [*statistics.refusals, *calls]
+        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
+    ]

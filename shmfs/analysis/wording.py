@@ -1,10 +1,17 @@
 """Deaths and refusals as sentences: the same words on standard error, in reports and in HTML."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from shmfs.events.amounts import plural, size, some
+from shmfs.events.amounts import option_value, plural, size
+from shmfs.events.names import some
 from shmfs.events.records import PAGE, Death, Refusal
+
+if TYPE_CHECKING:
+    from shmfs.analysis import findings
+    from shmfs.events import records
+
+    Holder = records.Holder | findings.TracedHolder
 
 NAMED = 3
 """Holders, or processes, that a sentence names."""
@@ -13,26 +20,6 @@ _COUNTED = {"nr_inodes": "inode", "shmmni": "segment"}
 """Limits that count things instead of bytes."""
 _UNLIMITED = ("size", "nr_inodes")
 """Options for which 0 is unlimited."""
-
-
-class Holder(Protocol):
-    """Somebody who holds space, in a report or in what a trace says."""
-
-    @property
-    def path(self) -> str:
-        """Empty if it never had a name."""
-
-    @property
-    def bytes(self) -> int:
-        """What it takes."""
-
-    @property
-    def pid(self) -> int:
-        """Of the process that created it."""
-
-    @property
-    def command(self) -> str:
-        """Of that process; empty where it is not known."""
 
 
 def who(command: str, pid: int, tid: int = 0) -> str:
@@ -45,11 +32,13 @@ def who(command: str, pid: int, tid: int = 0) -> str:
 
 def unfollowed(processes: Sequence[str]) -> str:
     """Return what is missing where perf did not follow processes ("COMMAND (pid N)") after an exec."""
-    named = some(processes, NAMED)
-    return f"page faults of {named} after an exec with other rights, where the kernel ends perf's monitoring"
+    several = some(processes, 3)
+    return (
+        f"page faults of {several} after an exec with other rights, where the kernel ends perf's monitoring"
+    )
 
 
-def held_by(holders: Sequence[Holder], more: int = 0) -> str:
+def held_by(holders: "Sequence[Holder]", more: int = 0) -> str:
     """Return who holds the space: "/big 7 MiB (created by python3, pid 12) and 2 more".
 
     `holders` has the largest first; beside them there are `more`.
@@ -85,14 +74,6 @@ def limit_text(option: str, limit: int) -> str:
     return f"{option}={limit if option in (*_COUNTED, 'shmall') else option_value(limit)}"
 
 
-def option_value(number: int) -> str:
-    """Return bytes as the value of an option, exactly: "8m", "12k", "4097"."""
-    for unit, factor in (("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10)):
-        if number % factor == 0:
-            return f"{number // factor}{unit}"
-    return str(number)
-
-
 def amount(option: str, number: int) -> str:
     """Return an amount in the unit of a limit; "more space" where it is not known."""
     if not number:
@@ -101,7 +82,7 @@ def amount(option: str, number: int) -> str:
 
 
 def circumstances(
-    option: str, holders: Sequence[Holder], enough: str | None, after: int = 0, more: int = 0
+    option: str, holders: "Sequence[Holder]", enough: str | None, after: int = 0, more: int = 0
 ) -> list[str]:
     """Return whole sentences: who holds the space, as seen so many nanoseconds `after`, and what to do.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,6 @@ from shmfs.cli import output
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from shmfs.conformance.messages import Outcome
     from shmfs.conformance.report import Count, Report
@@ -37,7 +36,6 @@ _NAMED = 6
 """Cases that a reason names."""
 PLACES = 8
 """Differences of a case that are shown."""
-_NUMBERS = ["CASES", "AGREE", "KNOWN", "DIFFER", "NOT RUN"]
 
 
 @click.command(epilog=_EPILOG, short_help="Compare a mount with the kernel's tmpfs, case by case.")
@@ -121,11 +119,13 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 def _print(found: "Report") -> None:
     from rich.text import Text
 
+    from shmfs.report import columns
+
     console = output.console()
-    rows = [_row(one) for one in found.sections]
+    rows = [_values(one) for one in found.sections]
     if len(rows) > 1:
-        rows.append(_row(found.total, "bold"))
-    output.listing(console, ["SECTION", *_NUMBERS], rows, right=_NUMBERS)
+        rows.append(_values(found.total, "title"))
+    output.listing(console, columns.CASES, rows)
     sides = found.against or "tmpfs", found.directory or "shmfs"
     for one in found.outcomes:
         if one.state == "differs":
@@ -145,12 +145,9 @@ def _print(found: "Report") -> None:
     output.emit(console, Text(f"\n{text}", "bold red" if total.differ else "bold green"))
 
 
-def _row(count: "Count", style: str = "cyan") -> "list[Text]":
-    from rich.text import Text
-
-    numbers = (count.agree, "green"), (count.known, "yellow"), (count.differ, "bold red"), (count.not_run, "")
-    cells = [Text(str(number), color) if number else Text("-", "dim") for number, color in numbers]
-    return [Text(count.section, style), Text(str(count.cases)), *cells]
+def _values(count: "Count", style: str = "name") -> list[Any]:
+    outcomes = count.agree, count.known, count.differ, count.not_run
+    return [(count.section, style), count.cases, *(number or None for number in outcomes)]
 
 
 def _print_difference(console: "Console", outcome: "Outcome", sides: tuple[str, str]) -> None:

@@ -49,7 +49,9 @@ def _print(found: "Collected", *, dry_run: bool) -> None:
 
     from rich.text import Text
 
-    from shmfs.report.text import age, clean, plural, size
+    from shmfs.events.names import process_name
+    from shmfs.report import columns
+    from shmfs.report.text import clean, plural, size
 
     def owner(uid: int) -> str:
         try:
@@ -67,15 +69,15 @@ def _print(found: "Collected", *, dry_run: bool) -> None:
     now = time.time_ns()
     rows = [
         [
-            Text(clean(one.path), "cyan"),
-            Text(one.kind),
-            Text(clean(owner(one.uid))),
-            Text(age(now - one.created)),
-            Text(size(one.size)),
-            Text(size(one.bytes)),
-            Text(f"{clean(one.created_by.command) or 'pid'} {one.created_by.pid}"),
+            one.path,
+            columns.kind(one.kind),
+            owner(one.uid),
+            now - one.created,
+            one.size,
+            one.bytes,
+            process_name(one.created_by),
         ]
         for one in done
     ]
-    headings = ["SEGMENT", "KIND", "OWNER", "AGE", "SIZE", "HOLDS", "CREATED BY"]
-    output.listing(console, headings, rows, right=["AGE", "SIZE", "HOLDS"])
+    shown = [columns.SEGMENT, columns.KIND, columns.OWNER, columns.AGE, columns.SIZE, columns.HOLDS]
+    output.listing(console, [*shown, columns.CREATED_BY], rows)

@@ -103,11 +103,13 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from shmfs.report.picture import Kind, draw
+    from shmfs.report.columns import STYLES
+    from shmfs.report.picture import GLYPHS, Kind, draw
 
-    ascii_only = console.options.ascii_only
-    glyphs = dict(zip(Kind, ".c+#" if ascii_only else "·c▒█", strict=True))
-    styles = {Kind.ABSENT: "dim", Kind.COPY: "magenta", Kind.ALONE: "cyan", Kind.SHARED: "bold green"}
+    def cell(kind: Kind) -> tuple[str, str]:
+        glyph, style = GLYPHS[kind]
+        return ".c+#"[kind] if console.options.ascii_only else glyph, STYLES[style]
+
     names = list(_names(matrix).values())
     room = console.width - max(len(name) for name in names) - 2 - len(" 1048576")
     picture = draw(matrix, size, max(8, min(CELLS, room)))
@@ -116,22 +118,12 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     for name, one, strip in zip(names, matrix.processes, picture.strips, strict=True):
-        cells = Text()
-        for kind in map(Kind, strip.tolist()):
-            cells.append(glyphs[kind], styles[kind])
+        cells = Text.assemble(*(cell(Kind(kind)) for kind in strip.tolist()))
         grid.add_row(Text(name), cells, Text(str(len(one.pages) + len(one.copies)), "dim"))
     output.emit(console, grid)
     legend = Text()
-    used = {Kind(kind) for strip in picture.strips for kind in strip.tolist()}
-    texts = {
-        Kind.SHARED: "shared",
-        Kind.ALONE: "only here",
-        Kind.COPY: "own copy",
-        Kind.ABSENT: "not present",
-    }
-    for kind, text in texts.items():
-        if kind in used:
-            legend.append(glyphs[kind], styles[kind]).append(f" {text}  ", "dim")
+    for kind, meaning in picture.meanings():
+        legend.append(*cell(kind)).append(f" {meaning}  ", "dim")
     if picture.per_cell == 1:
         legend.append("a cell is one page", "dim")
     output.emit(console, legend)
@@ -140,39 +132,37 @@ def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
         output.emit(console, Text(text, "dim"))
 
 
+def _names(matrix: "Matrix") -> dict[int, str]:
+    from shmfs.events.names import process_name
+    from shmfs.report.text import clean
+
+    return {one.pid: clean(process_name(one)) for one in matrix.processes}
+
+
 def _print_ranges(console: "Console", matrix: "Matrix") -> None:
     from rich.text import Text
 
-    from shmfs.report.picture import Kind, ranges
+    from shmfs.report import columns
+    from shmfs.report.picture import ranges
 
-    names = _names(matrix)
-    found = ranges(matrix)
-    rows = []
-    for one in found[:RANGES]:
-        holders = ", ".join(
-            names[pid] + (" (own copy)" if kind is Kind.COPY else "") for pid, kind in one.holders
-        )
-        pages = str(one.first) if one.first == one.last else f"{one.first}–{one.last}"  # noqa: RUF001
-        rows.append([Text(pages, "cyan"), Text(str(one.last - one.first + 1)), Text(holders)])
-    output.listing(console, ["PAGES", "COUNT", "PRESENT IN"], rows, right=["COUNT"])
+    names, found = _names(matrix), ranges(matrix)
+    shown = [[one.pages, one.last - one.first + 1, one.present_in(names)] for one in found[:RANGES]]
+    output.listing(console, [columns.PAGE_RANGE, columns.PAGE_COUNT, columns.PRESENT_IN], shown)
     if len(found) > RANGES:
         more = f"… and {len(found) - RANGES} more ranges; --pages lists every page, --json too"
         output.emit(console, Text(more, "dim"))
 
 
 def _print_pages(console: "Console", matrix: "Matrix") -> None:
-    from rich.text import Text
+    from shmfs.report import columns
 
     names = _names(matrix)
-    rows = []
+    rows: list[list[object]] = []
     for page in matrix.sharing().pages:
         frames: dict[tuple[int | None, bool], list[str]] = {}
         for holder in page.processes:
             frames.setdefault((holder.frame, holder.private), []).append(names[holder.pid])
         for (frame, private), holders in frames.items():
             text = ", ".join(holders) + (" (own copy)" if private else "")
-            shown = f"{frame:#x}" if frame else "-"
-            rows.append(
-                [Text(str(page.page), "cyan"), Text(shown), Text(text, "" if len(holders) < 2 else "green")]
-            )
-    output.listing(console, ["PAGE", "FRAME", "PRESENT IN"], rows, right=["PAGE", "FRAME"])
+            rows.append([page.page, frame, (text, "" if len(holders) < 2 else "good")])
+    output.listing(console, [columns.PAGE, columns.FRAME, columns.PRESENT_IN], rows)

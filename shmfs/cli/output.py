@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -13,7 +13,8 @@ from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.text import Text
+
+    from shmfs.report.columns import Column
 
 INTERRUPTED = 130
 
@@ -265,10 +266,8 @@ def emit(console: "Console", *what: "RenderableType") -> None:
     show(console, *what)
 
 
-def listing(
-    console: "Console", headings: Sequence[str], rows: "Sequence[Sequence[Text]]", right: Sequence[str] = ()
-) -> None:
+def listing(console: "Console", columns: "Sequence[Column]", rows: Iterable[Sequence[Any]]) -> None:
     """Print one line a row; a paragraph a row if the console is too narrow. The first column is the name."""
-    from shmfs.report.text import listing
+    from shmfs.report.columns import listing
 
-    emit(console, *listing(headings, rows, console.width, right))
+    emit(console, *listing(columns, rows, console.width))

@@ -8,13 +8,15 @@ from shmfs.cli import output
 from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from shmfs.client.inventory import Entry
-    from shmfs.events.records import Observation, Process, Segment
+    from shmfs.events.records import Observation, Segment
 
 NAMED = 3
 """Processes that are named; more of them are counted by command."""
+
+_FIELDS = {"pid": "pid", "size": "size_limit", "used": "used", "peak": "peak", "inodes": "inode_limit"}
+_FIELDS |= {name: name for name in ("inodes_used", "readahead", "store", "options")}
+"""Of `Statistics`, by their names in JSON."""
 
 _EPILOG = """\b
 Examples:
@@ -61,15 +63,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
         "device": entry.device,
         "state": entry.state,
         "sandbox": entry.sandbox,
-        "pid": known.pid if known else None,
-        "size": known.size_limit if known else None,
-        "used": known.used if known else None,
-        "peak": known.peak if known else None,
-        "inodes": known.inode_limit if known else None,
-        "inodes_used": known.inodes_used if known else None,
-        "readahead": known.readahead if known else None,
-        "store": known.store if known else None,
-        "options": known.options if known else None,
+        **{name: getattr(known, field) if known else None for name, field in _FIELDS.items()},
         "notes": known.notes if known else [],
         "stale": msgspec.to_builtins(known.stale) if known else [],
         "reason": entry.reason,
@@ -78,9 +72,7 @@ def _mount_json(entry: "Entry") -> dict[str, Any]:
 
 
 def _print_mounts(entries: "list[Entry]") -> None:
-    from rich.text import Text
-
-    from shmfs.report.text import clean, size
+    from shmfs.report import columns
 
     console = output.console()
     if not entries:
@@ -88,18 +80,14 @@ def _print_mounts(entries: "list[Entry]") -> None:
         return
     rows = []
     for entry in entries:
-        name = clean(entry.mountpoint) + (" (sandbox)" if entry.sandbox else "")
+        name = entry.mountpoint + (" (sandbox)" if entry.sandbox else "")
         known = entry.statistics
-        if known is None:
-            cells = [Text(entry.state, "bold red"), *[Text("-", "dim")] * 6]
-        else:
-            limit = size(known.size_limit) if known.size_limit else "no limit"
-            texts = [str(known.pid), limit, size(known.used), size(known.peak), known.store]
-            cells = [Text(text) for text in texts]
-            cells += [Text(str(known.readahead)), Text(clean(known.options) or "-")]
-        rows.append([Text(name, "cyan" if known else "red"), Text(entry.device), *cells])
-    headings = ["MOUNT", "DEVICE", "PID", "SIZE", "USED", "PEAK", "STORE", "READAHEAD", "OPTIONS"]
-    output.listing(console, headings, rows, right=["PID", "SIZE", "USED", "PEAK", "READAHEAD"])
+        values: list[Any] = [(entry.state, "bad"), *[None] * 6]
+        if known is not None:
+            limit = known.size_limit or ("no limit", "")
+            values = [known.pid, limit, known.used, known.peak, known.store, known.readahead, known.options]
+        rows.append([(name, "name" if known else "bad"), entry.device, *values])
+    output.listing(console, columns.MOUNTS, rows)
     for entry in entries:
         if entry.reason:
             output.complain(f"{entry.mountpoint}: {entry.reason}{_see(entry)}")
@@ -140,6 +128,7 @@ def _print_segments(
 ) -> None:
     from rich.text import Text
 
+    from shmfs.report import columns
     from shmfs.report.text import clean, plural, size
 
     console = output.console()
@@ -152,52 +141,30 @@ def _print_segments(
     _print_stale(entry)
     if not segments:
         return
-    headings = ["SEGMENT", "KIND", "SIZE", "PAGES", "PAGE-INS"]
-    headings += ["CREATED BY", "MAPPED BY", "ATTACHES", "SHARED"]
-    rows = [_row(segment, seen.get(segment.inode)) for segment in segments]
-    output.listing(console, headings, rows, right=["SIZE", "PAGES", "PAGE-INS", "ATTACHES", "SHARED"])
+    shown = [columns.SEGMENT, columns.KIND, columns.SIZE, columns.RESIDENT_PAGES, columns.PAGE_INS]
+    shown += [columns.CREATED_BY, columns.MAPPED_BY, columns.ATTACHES, columns.SHARED]
+    output.listing(console, shown, [_values(segment, seen.get(segment.inode)) for segment in segments])
     output.tell_hidden(hidden)
 
 
-def _row(segment: "Segment", seen: "Observation | None") -> "list[Text]":
+def _values(segment: "Segment", seen: "Observation | None") -> list[Any]:
     from rich.text import Text
 
-    from shmfs.report.text import clean, size
+    from shmfs.events.names import people, process_name
+    from shmfs.report import columns
+    from shmfs.report.text import clean
 
-    name = clean(segment.path) or f"(inode {segment.inode}, no name)"
     anonymous = segment.kind == "anon"
-    if anonymous:  # they all have the same name
-        name += f" (inode {segment.inode})"
     state = "ended" if segment.evicted else "unlinked" if not segment.nlink and not anonymous else ""
-    mapped = _mappers(seen) if seen else "-"
-    shared = seen.shared if seen else 0
+    name = clean(segment.name), "dim" if segment.evicted else "cyan"
     return [
-        Text.assemble(
-            (name, "dim" if segment.evicted else "cyan"), (f" ({state})" if state else "", "yellow")
-        ),
-        Text(segment.kind, "dim" if segment.kind == "posix" else "magenta"),
-        Text(size(segment.size)),
-        Text(str(segment.resident)),
-        Text("-" if segment.page_ins is None else str(segment.page_ins)),
-        Text(_who(segment.created_by)),
-        Text(mapped, "dim" if mapped == "-" else ""),
-        Text(str(seen.attaches if seen else 0), "" if seen else "dim"),
-        Text(str(shared), "bold green" if shared else "dim"),
+        Text.assemble(name, (f" ({state})" if state else "", "yellow")),
+        columns.kind(segment.kind),
+        segment.size,
+        segment.resident,
+        segment.page_ins,
+        process_name(segment.created_by) if segment.created_by else None,
+        people([one.process for one in seen.mapped_by], NAMED) if seen else None,
+        seen.attaches if seen else 0,
+        seen.shared if seen else 0,
     ]
-
-
-def _mappers(seen: "Observation") -> str:
-    from collections import Counter
-
-    from shmfs.report.text import clean
-
-    if len(seen.mapped_by) <= NAMED:
-        return ", ".join(_who(one.process) for one in seen.mapped_by)
-    commands = Counter(clean(one.process.command) or "?" for one in seen.mapped_by)
-    return ", ".join(f"{name} ×{count}" for name, count in commands.most_common())  # noqa: RUF001
-
-
-def _who(process: "Process | None") -> str:
-    from shmfs.report.text import clean
-
-    return f"{clean(process.command) or 'pid'} {process.pid}" if process else "-"

@@ -9,7 +9,7 @@ from shmfs.errors import ShmfsError
 
 if TYPE_CHECKING:
     from shmfs.analysis.budgets import Budget
-    from shmfs.report.run_report import Report
+    from shmfs.report.run_report import RunReport
 
 FAILED = 125
 """As env(1), timeout(1) and docker(1): the tool itself failed, not the command."""
@@ -139,7 +139,7 @@ def run(
     raise click.exceptions.Exit(result.status or (FAILED if result.failure else bool(sentences)))
 
 
-def _print(report: "Report", file: IO[str] | None, *, as_json: bool) -> None:
+def _print(report: "RunReport", file: IO[str] | None, *, as_json: bool) -> None:
     from rich.console import Console
 
     from shmfs.report.run_report import render, report_json

@@ -1,6 +1,9 @@
-"""The names of inodes, as the hooks tell them."""
+"""How inodes, segments and processes are called."""
 
 import stat
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
 
 
 def printable(name: str) -> str:
@@ -8,6 +11,42 @@ def printable(name: str) -> str:
     if name.isascii():
         return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+class Person(Protocol):
+    """A process, in whatever record."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    @property
+    def command(self) -> str:
+        """Its name; "" is not known."""
+
+
+def process_name(process: Person) -> str:
+    """Return "python3 12"; "pid 12" where the command is not known."""
+    return f"{process.command or 'pid'} {process.pid}"
+
+
+def people(processes: Sequence[Person], most: int = 1) -> str:
+    """Return up to `most` processes by name, more of them by command: "worker ×2, python3"."""  # noqa: RUF002
+    if len(processes) <= most:
+        return ", ".join(map(process_name, processes))
+    counts = Counter(one.command or "?" for one in processes).most_common()
+    return ", ".join(f"{command} ×{count}" if count > 1 else command for command, count in counts)  # noqa: RUF001
+
+
+def segment_name(path: str, number: str, kind: str = "posix") -> str:
+    """Return the path, with `number` ("inode 7") where several segments have it; "(inode 7, no name)"."""
+    return (f"{path} ({number})" if kind == "anon" else path) if path else f"({number}, no name)"
+
+
+def some(names: Sequence[str], most: int, more: int = 0) -> str:
+    """Return the first names and the number of the others: "a, b and 2 more"; `more` are not in `names`."""
+    more += len(names[most:])
+    return ", ".join(names[:most]) + (f" and {more} more" if more else "")
 
 
 class Names:

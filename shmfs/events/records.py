@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from shmfs.events.amounts import clock
+from shmfs.events.names import segment_name
 
 PAGE = 4096
 """Bytes of a page of the interface."""
@@ -59,6 +60,11 @@ class Segment(Struct):
     """When its size last decreased, ns since the epoch; 0: never, or not known."""
     grown: int = 0
     """When its size last increased, likewise; with native pages, when the daemon noticed it."""
+
+    @property
+    def name(self) -> str:
+        """Its path, with its inode number where that does not say which segment it is."""
+        return segment_name(self.path, f"inode {self.inode}", self.kind)
 
 
 class Holder(Struct, frozen=True):

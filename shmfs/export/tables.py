@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from shmfs.errors import ShmfsError
-from shmfs.tracefile.stream import ACCESSES, KINDS, SOURCES, Event, Faults, Known, Trace
+from shmfs.tracefile.stream import ACCESSES, KINDS, SOURCES, Event, Faults, Known, Trace, split
 
 Part = Faults | list[Event]
 
@@ -38,19 +38,6 @@ class _Rows:
     def __init__(self, trace: Trace) -> None:
         self.machine = {name: getattr(trace.meta, name) for name in MACHINE}
         self.known = Known()
-
-    def learn(self, events: list[Event]) -> None:
-        """Take over the names in `events`."""
-        for event in events:
-            self.known.learn(event)
-
-    def follow(self, parts: Iterable[Part]) -> Iterator[Faults]:
-        """Yield the faults of `parts`, and learn what comes between."""
-        for part in parts:
-            if isinstance(part, list):
-                self.learn(part)
-            else:
-                yield part
 
     def tables(self, faults: Faults) -> Iterator[tuple[list[Event], Any]]:
         """Yield tables of WHO, WHERE and HOW, with the row for each fault; the last is of what is unknown."""
@@ -79,29 +66,26 @@ class _Rows:
     def describe(self, event: Event) -> Event:
         """Return the event with names for its ids."""
         told = dict(event)
-        for field, names, rows in (
-            ("process", WHO, self.known.processes),
-            ("segment", WHERE, self.known.segments),
+        for row, names in (
+            (self._process(event.get("process")), WHO),
+            (self.known.segment(_id(event.get("segment"))), WHERE),
         ):
-            row = _row(rows, event.get(field))
             told |= {name: row.get(name) for name in names if row and name not in event}
         if "parent" in event:
-            told["parent_pid"] = _row(self.known.processes, event["parent"]).get("pid")
+            told["parent_pid"] = self._process(event["parent"]).get("pid")
         if "holders" in event:
             told["holders"] = [
-                holder
-                | {
-                    "pids": [
-                        _row(self.known.processes, one).get("pid") for one in holder.get("processes", ())
-                    ]
-                }
+                holder | {"pids": [self._process(one).get("pid") for one in holder.get("processes", ())]}
                 for holder in event["holders"]
             ]
         return told | self.machine
 
+    def _process(self, number: Any) -> Event:
+        return self.known.process(_id(number))
 
-def _row(rows: list[Event], number: Any) -> Event:
-    return rows[number] if isinstance(number, int) and 0 <= number < len(rows) else {}
+
+def _id(number: Any) -> int | None:
+    return number if isinstance(number, int) else None
 
 
 def describe_fault(kind: int, access: int, source: int) -> Event:
@@ -120,7 +104,8 @@ def jsonl(trace: Trace, parts: Iterable[Part], file: IO[bytes]) -> None:
     file.write(_line("meta", trace.meta.started, msgspec.to_builtins(trace.meta)))
     for part in parts:
         if isinstance(part, list):
-            rows.learn(part)
+            for event in part:
+                rows.known.learn(event)
             file.write(b"".join(msgspec.json.encode(rows.describe(event)) + b"\n" for event in part))
             continue
         file.write(
@@ -143,7 +128,7 @@ def csv(trace: Trace, parts: Iterable[Part], file: IO[bytes]) -> None:
     rows = _Rows(trace)
     machine = _csv_fields(rows.machine)
     file.write(",".join(COLUMNS).encode() + b"\n")
-    for faults in rows.follow(parts):
+    for faults in split(parts, rows.known.learn):
         file.write(
             "".join(
                 f"{time},{tid},{page},{ip or ''},{cpu},{who},{where},{how},{machine}\n"
@@ -179,7 +164,7 @@ def parquet(trace: Trace, parts: Iterable[Part], file: IO[bytes]) -> None:
         return arrow.Table.from_arrays(columns, schema=schema)
 
     with arrow_parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        for faults in rows.follow(parts):
+        for faults in split(parts, rows.known.learn):
             waiting.append(table(faults))
             if sum(map(len, waiting)) >= GROUP:
                 writer.write_table(arrow.concat_tables(waiting))

@@ -17,9 +17,9 @@ from textual.widgets import Input, Static
 from shmfs.live import palette, summary, views
 from shmfs.live.listing import Listing
 from shmfs.live.model import Snapshot
-from shmfs.live.rows import Cell
 from shmfs.live.views import View
 from shmfs.live.watch import Watched
+from shmfs.report.columns import Cell
 from shmfs.system.pagemap import Matrix
 
 COST = 10

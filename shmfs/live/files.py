@@ -8,9 +8,9 @@ from shmfs.client import control, inventory
 from shmfs.client.tmpfs import regular_files
 from shmfs.errors import ShmfsError
 from shmfs.events.amounts import clock
-from shmfs.events.names import printable
+from shmfs.events.names import printable, process_name
 from shmfs.events.records import Statistics
-from shmfs.live.model import Limits, Segment, Source
+from shmfs.live.model import Limits, SegmentRow, SourceRow
 from shmfs.system import mounts
 from shmfs.system.pagemap import PAGE
 
@@ -24,7 +24,7 @@ class Listed(NamedTuple):
     """What there is now, and what was counted since the file system was mounted."""
 
     limits: Limits
-    segments: dict[int, Segment]
+    segments: dict[int, SegmentRow]
     """By inode; rates are not filled in."""
     page_ins: dict[int, int] | None
     """By inode; None where nobody counts."""
@@ -38,7 +38,7 @@ class Files(Protocol):
     mount: str
     device: str
     store: str
-    sources: list[Source]
+    sources: list[SourceRow]
 
     def list(self) -> Listed:
         """What there is now; raises ShmfsError or OSError where nobody answers."""
@@ -60,11 +60,11 @@ class Daemon:
         self._managed = self.store == "managed"
         if self._managed:
             figures = "size, resident, page-ins, refused, peak, creator, limits"
-            self.sources = [Source(figures, "fuse, mm", exact=True)]
+            self.sources = [SourceRow(figures, "fuse, mm", exact=True)]
         else:
             self.sources = [
-                Source("size, resident, creator, limits", "fuse, mm", exact=True),
-                Source("peak", "mm", exact=False),
+                SourceRow("size, resident, creator, limits", "fuse, mm", exact=True),
+                SourceRow("peak", "mm", exact=False),
             ]
 
     def list(self) -> Listed:
@@ -77,15 +77,14 @@ class Daemon:
             if one.evicted:
                 continue
             maker = one.created_by
-            segments[one.inode] = Segment(
+            segments[one.inode] = SegmentRow(
                 inode=one.inode,
                 path=one.path,
                 size=one.size,
                 resident=one.resident,
                 unlinked=not one.nlink,
-                created_by=f"{maker.command or 'pid'} {maker.pid}" if maker else "",
+                created_by=process_name(maker) if maker else "",
                 refused=one.refused if self._managed else None,
-                page_ins=None,
             )
             if one.page_ins is not None and self._managed:
                 page_ins[one.inode] = one.page_ins
@@ -120,21 +119,17 @@ class Tmpfs:
         self.mount, self.device = printable(mount.mountpoint), mount.device
         self.store = mount.fstype
         self._root = mount.mountpoint
-        self.sources = [Source("size, resident, limits", "stat, statvfs", exact=True)]
+        self.sources = [SourceRow("size, resident, limits", "stat, statvfs", exact=True)]
 
     def list(self) -> Listed:
         """Walk the tree."""
-        segments: dict[int, Segment] = {}
+        segments: dict[int, SegmentRow] = {}
         for path, status in regular_files(self._root, os.stat(self._root).st_dev):
-            segments[status.st_ino] = Segment(
+            segments[status.st_ino] = SegmentRow(
                 inode=status.st_ino,
                 path=printable(path[len(self._root.rstrip("/")) :]),
                 size=status.st_size,
                 resident=status.st_blocks * 512 // PAGE,
-                unlinked=False,
-                created_by="",
-                refused=None,
-                page_ins=None,
             )
         room = os.statvfs(self._root)
         used = (room.f_blocks - room.f_bfree) * room.f_frsize

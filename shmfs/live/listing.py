@@ -11,7 +11,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from shmfs.live.rows import GAP, Cell, Column, fitting, placed
+from shmfs.live.rows import GAP, Placed, fitting, padded
+from shmfs.report.columns import Cell
 
 MARK = "▌"
 
@@ -43,8 +44,8 @@ class Listing(ScrollView, can_focus=True):
         super().__init__()
         self._style = style
         self._cursor_style = cursor
-        self._columns: Sequence[Column[Any]] = []
-        self._fitting: Sequence[Column[Any]] = []
+        self._columns: Sequence[Placed[Any]] = []
+        self._fitting: Sequence[Placed[Any]] = []
         self._sorted = ""
         self._reverse = False
         self._ident: Callable[[Any], Hashable] = id
@@ -56,7 +57,7 @@ class Listing(ScrollView, can_focus=True):
 
     def show(
         self,
-        columns: Sequence[Column[Any]],
+        columns: Sequence[Placed[Any]],
         rows: Sequence[Any],
         ident: Callable[[Any], Hashable],
         order: tuple[str, bool],
@@ -77,7 +78,7 @@ class Listing(ScrollView, can_focus=True):
         self.scroll_to(y=0, animate=False)
 
     @property
-    def columns(self) -> Sequence[Column[Any]]:
+    def columns(self) -> Sequence[Placed[Any]]:
         """Those that there is room for."""
         return self._fitting
 
@@ -178,11 +179,11 @@ class Listing(ScrollView, can_focus=True):
                 segments.append(Segment(" " * (rest + GAP), self._style("")))
                 continue
             text, style = column.cell(row)
-            segments.append(Segment(placed(text, column), self._style(style)))
+            segments.append(Segment(padded(text, column), self._style(style)))
             segments.append(Segment(" " * GAP, self._style("")))
         return segments
 
 
-def _headline(text: str, column: Column[Any]) -> str:
+def _headline(text: str, column: Placed[Any]) -> str:
     text = text[: column.width]
-    return text.ljust(column.width) if column.left else text.rjust(column.width)
+    return text.ljust(column.width) if column.column.left else text.rjust(column.width)

@@ -40,7 +40,7 @@ class Share(Struct):
     faults: Rates | None = None
 
 
-class Segment(Struct):
+class SegmentRow(Struct):
     """A regular file."""
 
     inode: int
@@ -49,11 +49,11 @@ class Segment(Struct):
     size: int
     resident: int | None
     """Pages charged; None for one that is only known because somebody maps it."""
-    unlinked: bool
-    created_by: str
+    unlinked: bool = False
+    created_by: str = ""
     """Command and pid; "" is unknown."""
-    refused: int | None
-    page_ins: float | None
+    refused: int | None = None
+    page_ins: float | None = None
     """Pages given to the kernel's cache, per second."""
     processes: int = 0
     """That map it."""
@@ -62,16 +62,16 @@ class Segment(Struct):
     faults: Rates | None = None
 
 
-class Process(Struct):
+class ProcessRow(Struct):
     """A process that maps segments."""
 
     pid: int
     command: str
-    segments: int
-    mapped: int
-    pages: int
-    pss: int
-    uss: int
+    segments: int = 0
+    mapped: int = 0
+    pages: int = 0
+    pss: int = 0
+    uss: int = 0
     faults: Rates | None = None
 
 
@@ -89,7 +89,7 @@ class Limits(Struct):
     """Charges that a limit refused."""
 
 
-class Source(Struct):
+class SourceRow(Struct):
     """Where figures come from."""
 
     figures: str
@@ -116,10 +116,10 @@ class Snapshot(Struct):
     faults: Rates | None = None
     """On all segments."""
     page_ins: float | None = None
-    segments: list[Segment] = field(default_factory=list)
-    processes: list[Process] = field(default_factory=list)
+    segments: list[SegmentRow] = field(default_factory=list)
+    processes: list[ProcessRow] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
+    sources: list[SourceRow] = field(default_factory=list)
     hidden: int = 0
     """Processes that may not be looked at for lack of rights."""
     lost: int = 0

@@ -5,20 +5,11 @@ from collections.abc import Sequence
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from shmfs.events.amounts import quantity
 from shmfs.live import rows
 from shmfs.live.model import Snapshot
-from shmfs.report.text import clean, listing, plural, size
-
-STYLES = {
-    "": "",
-    "dim": "dim",
-    "name": "cyan",
-    "warn": "yellow",
-    "bad": "bold red",
-    "used": "blue",
-    "shared": "bold green",
-    "faults": "magenta",
-}
+from shmfs.report.columns import listing
+from shmfs.report.text import clean, plural, size
 
 
 def render(snapshot: Snapshot, console: Console) -> list[RenderableType]:
@@ -41,18 +32,12 @@ def heading(snapshot: Snapshot) -> str:
     parts = [f"{clean(snapshot.mount)}: {limit}", plural(len(snapshot.segments), "segment")]
     parts.append(plural(len(snapshot.processes), "process"))
     if snapshot.faults is not None:
-        parts.append(f"{rows.quantity(snapshot.faults.all)} faults/s")
+        parts.append(f"{quantity(snapshot.faults.all)} faults/s")
     return ", ".join([*parts, f"store {snapshot.store}, device {snapshot.device}"])
 
 
 def _table(
-    columns: Sequence[rows.Column[rows.Row]], ones: Sequence[rows.Row], width: int
+    placed: Sequence[rows.Placed[rows.Row]], ones: Sequence[rows.Row], width: int
 ) -> list[RenderableType]:
-    order = sorted(ones, key=columns[2].key)
-    cells = [[_text(column.cell(one)) for column in columns] for one in order]
-    right = [column.heading for column in columns if not column.left]
-    return listing([column.heading for column in columns], cells, width, right)
-
-
-def _text(cell: rows.Cell) -> Text:
-    return Text(cell[0], STYLES[cell[1]])
+    cells = [[one.cell(row) for one in placed] for row in sorted(ones, key=placed[2].key)]
+    return listing([one.column for one in placed], cells, width)

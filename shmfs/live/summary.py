@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from shmfs.events.amounts import duration, quantity
 from shmfs.live import rows
 from shmfs.live.model import Limits, Snapshot
-from shmfs.live.rows import Cell
 from shmfs.live.views import Trends, View
+from shmfs.report import columns
+from shmfs.report.columns import Cell
 from shmfs.report.text import clean, clip, size
 from shmfs.system.pagemap import PAGE
 
@@ -40,7 +42,7 @@ def head(seen: Snapshot, trends: Trends, state: State, width: int, *, low: bool)
 
 
 def _first(seen: Snapshot, state: State, width: int) -> Line:
-    right = "paused" if state.paused else f"every {rows.seconds(max(state.interval, seen.seconds))}"
+    right = "paused" if state.paused else f"every {duration(max(state.interval, seen.seconds))}"
     load = f"  own CPU {100 * seen.cost / seen.seconds:.0f} %" if seen.seconds and width > 70 else ""
     clock = time.strftime("%H:%M:%S", time.localtime(seen.time))
     end = f"{right}{load}  {clock}" if width > 60 else right
@@ -67,8 +69,8 @@ def _room(limits: Limits, width: int) -> Line:
         line.append((f"   refused {limits.refused}", "bad"))
     if limits.peak is not None:
         line.append((f"   peak {size(limits.peak)}", ""))
-    inodes = f" of {rows.quantity(limits.inodes)}" if limits.inodes else ""
-    line.append((f"   inodes {rows.quantity(limits.inodes_used)}{inodes}", "dim"))
+    inodes = f" of {quantity(limits.inodes)}" if limits.inodes else ""
+    line.append((f"   inodes {quantity(limits.inodes_used)}{inodes}", "dim"))
     return line
 
 
@@ -79,12 +81,12 @@ def _rates(seen: Snapshot, trends: Trends, width: int) -> Line:
     if seen.faults is None:
         line.append(("-", "dim"))
     else:
-        line.append((f"{rows.quantity(seen.faults.all)}/s", "faults"))
+        line.append((f"{quantity(seen.faults.all)}/s", "faults"))
         if seen.faults.failed:
-            line.append((f"   SIGBUS {rows.quantity(seen.faults.failed)}/s", "bad"))
-        line.append((f"   major {rows.quantity(seen.faults.major)}/s", ""))
+            line.append((f"   SIGBUS {quantity(seen.faults.failed)}/s", "bad"))
+        line.append((f"   major {quantity(seen.faults.major)}/s", ""))
     if seen.page_ins is not None:
-        line.append((f"   page-ins {rows.quantity(seen.page_ins)}/s", ""))
+        line.append((f"   page-ins {quantity(seen.page_ins)}/s", ""))
     shared = PAGE * sum(one.shared for one in seen.segments)
     line.append((f"   shared {size(shared)}", "shared" if shared else "dim"))
     return line
@@ -167,17 +169,10 @@ _KEYS = {
     "t": "light or dark",
     "q": "quit",
 }
-_WORDS = {
-    "RESIDENT": "memory that is charged to the segment",
-    "SHARED": "memory of it that two or more processes have mapped in at once",
-    "FAULTS/S": "page faults a second, red if one ended in SIGBUS; told when the thread has gone on",
-    "PAGE-INS/S": "pages that the kernel asked shmfs for, on a fault or a read",
-    "REFUSED": "charges that a limit refused: ENOSPC to a call, SIGBUS to a touch",
-    "PRESENT": "memory that the process has mapped in",
-    "PAGES": "who has which; a cell of several shows the most shared of them",
-    "PSS, USS": "its share of that, each page divided by those who have it; what it has alone",
-    "TREND": "faults (or page-ins) of the last looks, all by one scale",
-}
+_FIGURES = (
+    *(columns.RESIDENT, columns.SHARED_SIZE, columns.FAULT_RATE, columns.PAGE_INS_RATE, columns.REFUSED),
+    *(columns.PRESENT, columns.PAGES, columns.PSS, columns.USS, columns.TREND),
+)
 
 
 def help_rows(seen: Snapshot | None) -> list[tuple[Cell, Cell]]:
@@ -185,7 +180,7 @@ def help_rows(seen: Snapshot | None) -> list[tuple[Cell, Cell]]:
     found: list[tuple[Cell, Cell]] = [(("Keys", "title"), ("", ""))]
     found += [((f"  {key}", "key"), (text, "")) for key, text in _KEYS.items()]
     found += [(("", ""), ("", "")), (("Figures", "title"), ("", ""))]
-    found += [((f"  {word}", "heading"), (text, "")) for word, text in _WORDS.items()]
+    found += [((f"  {one.heading}", "heading"), (one.about, "")) for one in _FIGURES]
     if seen is not None:
         found += [(("", ""), ("", "")), (("Sources", "title"), ("", ""))]
         for part in rows.footer(seen):

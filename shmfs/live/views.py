@@ -1,33 +1,24 @@
 """What can be looked at in a snapshot: all segments, all processes, one segment, its pages, one process."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from shmfs.events.names import process_name
 from shmfs.live import rows
-from shmfs.live.model import Process, Segment, Share, Snapshot
-from shmfs.live.rows import Cell, Column
-from shmfs.report.picture import Kind, Range, draw, ranges
+from shmfs.live.model import ProcessRow, SegmentRow, Share, Snapshot
+from shmfs.live.rows import Placed
+from shmfs.report import columns
+from shmfs.report.columns import Cell
+from shmfs.report.picture import GLYPHS, Kind, Range, draw, ranges
 from shmfs.report.text import clean, plural, size
 from shmfs.system.pagemap import PAGE, Matrix
 
 Place = Literal["segments", "processes", "segment", "pages", "process"]
 
-GLYPHS: dict[Kind, Cell] = {
-    Kind.SHARED: ("█", "shared"),
-    Kind.ALONE: ("▒", "alone"),
-    Kind.COPY: ("c", "copy"),
-    Kind.ABSENT: ("·", "dim"),
-}
-MEANINGS = {
-    Kind.SHARED: "shared",
-    Kind.ALONE: "only here",
-    Kind.COPY: "own copy",
-    Kind.ABSENT: "not present",
-}
 TREND = 10
 """Cells of the line of a segment."""
 KEPT = 60
@@ -56,7 +47,7 @@ class Table(NamedTuple):
     """What a view shows."""
 
     title: list[Cell]
-    columns: Sequence[Column[Any]]
+    columns: Sequence[Placed[Any]]
     rows: Sequence[Any]
     ident: Callable[[Any], Hashable]
     """What a row is about."""
@@ -120,20 +111,14 @@ def table(view: View, snapshot: Snapshot, matrix: Matrix | None, trends: Trends)
 
 
 def _segments(snapshot: Snapshot, trends: Trends) -> Table:
-    columns = rows.segments(snapshot)
     most = trends.most(TREND)
-    columns.append(
-        Column(
-            "TREND",
-            TREND,
-            lambda one: -sum(trends.of(one.inode)),
-            lambda one: (rows.trend(trends.of(one.inode), TREND, most).rjust(TREND), "faults"),
-            rank=6,
-        )
+    trend = Placed[SegmentRow](
+        *(columns.TREND, TREND, lambda one: rows.trend(trends.of(one.inode), TREND, most).rjust(TREND), 6),
+        order=lambda one: -sum(trends.of(one.inode)),
     )
     return Table(
         [],
-        columns,
+        [*rows.segments(snapshot), trend],
         snapshot.segments,
         lambda one: one.inode,
         rows.name_of,
@@ -144,7 +129,7 @@ def _segments(snapshot: Snapshot, trends: Trends) -> Table:
 
 
 def _processes(snapshot: Snapshot) -> Table:
-    def name(one: Process) -> str:
+    def name(one: ProcessRow) -> str:
         return f"{clean(one.command)} {one.pid}"
 
     return Table(
@@ -173,7 +158,7 @@ def _process(snapshot: Snapshot, pid: int) -> Table:
         title.append((f"PSS {size(process.pss)}, USS {size(process.uss)}", ""))
     return Table(
         title,
-        rows.shares(lambda one: names.get(one.inode, ""), "SEGMENT"),
+        rows.shares(columns.SEGMENT, lambda one: names.get(one.inode, "")),
         [one for one in snapshot.shares if one.pid == pid],
         lambda one: one.inode,
         lambda one: names.get(one.inode, ""),
@@ -183,7 +168,7 @@ def _process(snapshot: Snapshot, pid: int) -> Table:
     )
 
 
-def _about(inode: int, segment: Segment | None, matrix: Matrix) -> list[Cell]:
+def _about(inode: int, segment: SegmentRow | None, matrix: Matrix) -> list[Cell]:
     if segment is None:
         name = clean(matrix.path) or f"inode {inode}"
         return [(name, "title"), ("  is gone", "warn")]
@@ -203,19 +188,16 @@ def _about(inode: int, segment: Segment | None, matrix: Matrix) -> list[Cell]:
     return title
 
 
-def _segment(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matrix) -> Table:
-    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in snapshot.processes}
-    columns = rows.shares(lambda one: names.get(one.pid, str(one.pid)), "PROCESS")
-    columns[0] = columns[0]._replace(
-        width=max(12, min(24, max((len(name) for name in names.values()), default=0)))
-    )
+def _segment(snapshot: Snapshot, inode: int, segment: SegmentRow | None, matrix: Matrix) -> Table:
+    names = _names(snapshot)
+    placed = rows.shares(columns.PROCESS, lambda one: names.get(one.pid, str(one.pid)))
+    width = max(12, min(24, max((len(name) for name in names.values()), default=0)))
     drawing = partial(_strip, matrix, segment.size if segment else 0)
-    columns.insert(
-        1, Column("PAGES", 0, lambda one: -one.pages, lambda one: ("", ""), left=True, drawn=drawing)
-    )
+    pages = Placed[Share](columns.PAGES, 0, lambda one: one.pages, drawn=drawing)
+    placed[:1] = [placed[0]._replace(width=width), pages]
     return Table(
         _about(inode, segment, matrix),
-        columns,
+        placed,
         [one for one in snapshot.shares if one.inode == inode],
         lambda one: one.pid,
         lambda one: names.get(one.pid, ""),
@@ -243,49 +225,33 @@ def legend(matrix: Matrix | None, length: int, cells: int) -> list[Cell]:
     if matrix is None or not matrix.processes:
         return []
     picture = draw(matrix, length, cells)
-    used = {Kind(kind) for strip in picture.strips for kind in np.unique(strip).tolist()}
     parts: list[Cell] = [(f"a cell: {plural(picture.per_cell, 'page')}", "dim")]
-    for kind, meaning in MEANINGS.items():
-        if kind in used:
-            glyph, style = GLYPHS[kind]
-            parts.append((f"  {glyph} {meaning}", style))
+    for kind, meaning in picture.meanings():
+        glyph, style = GLYPHS[kind]
+        parts.append((f"  {glyph} {meaning}", style))
     return parts
 
 
-def _pages(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matrix) -> Table:
-    names = {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in snapshot.processes}
+def _pages(snapshot: Snapshot, inode: int, segment: SegmentRow | None, matrix: Matrix) -> Table:
+    names = _names(snapshot)
     frames = _frames(matrix) if matrix.frames_visible else {}
 
     def holders(one: Range) -> str:
-        return ", ".join(
-            names.get(pid, str(pid)) + (" (own copy)" if kind is Kind.COPY else "")
-            for pid, kind in one.holders
-        )
+        return one.present_in(names)
 
-    def kind(one: Range) -> Kind:
-        return max(kind for _, kind in one.holders)
+    def had_by(one: Range) -> Cell:
+        return holders(one), GLYPHS[max(kind for _, kind in one.holders)][1]
 
-    def span(one: Range) -> str:
-        return str(one.first) if one.first == one.last else f"{one.first}–{one.last}"  # noqa: RUF001
-
-    columns: list[Column[Range]] = [
-        Column("PAGES", 17, lambda one: one.first, lambda one: (span(one), "name"), rising=True),
-        Column(
-            "COUNT",
-            8,
-            lambda one: one.first - one.last,
-            lambda one: (str(one.last - one.first + 1), ""),
-            rank=2,
-        ),
-        Column(
-            "FRAME", 10, lambda one: frames.get(one.first, 0), lambda one: _frame(frames, one.first), rank=3
-        ),
-        Column("HAD BY", 7, lambda one: -len(one.holders), lambda one: (str(len(one.holders)), ""), rank=1),
-        Column("PROCESSES", 0, holders, lambda one: (holders(one), GLYPHS[kind(one)][1]), left=True),
+    placed: list[Placed[Range]] = [
+        Placed(columns.PAGE_RANGE, 17, lambda one: one.pages, order=lambda one: one.first, rising=True),
+        Placed(columns.PAGE_COUNT, 8, lambda one: one.last - one.first + 1, 2),
+        Placed(columns.FRAME, 10, lambda one: frames.get(one.first), 3, lambda one: frames.get(one.first, 0)),
+        Placed(columns.HAD_BY, 7, lambda one: len(one.holders), 1),
+        Placed(columns.PRESENT_IN, 0, had_by, order=holders),
     ]
     return Table(
         _about(inode, segment, matrix),
-        columns,
+        placed,
         ranges(matrix),
         lambda one: one.first,
         holders,
@@ -295,9 +261,8 @@ def _pages(snapshot: Snapshot, inode: int, segment: Segment | None, matrix: Matr
     )
 
 
-def _frame(frames: Mapping[int, int], page: int) -> Cell:
-    frame = frames.get(page)
-    return (f"{frame:#x}", "") if frame else rows.UNKNOWN
+def _names(snapshot: Snapshot) -> dict[int, str]:
+    return {one.pid: clean(process_name(one)) for one in snapshot.processes}
 
 
 def _frames(matrix: Matrix) -> dict[int, int]:

@@ -7,14 +7,15 @@ import time
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from shmfs.errors import ShmfsError
+from shmfs.events.amounts import duration
 from shmfs.events.names import printable
-from shmfs.live import faults, files, rows
-from shmfs.live.model import Process, Rates, Segment, Share, Snapshot, Source
-from shmfs.system import maps, pagemap
-from shmfs.system.maps import Vma
-from shmfs.system.pagemap import PAGE, Pages
+from shmfs.live import faults, files
+from shmfs.live.model import ProcessRow, Rates, SegmentRow, Share, Snapshot, SourceRow
+from shmfs.system import pagemap
+from shmfs.system.pagemap import PAGE, Pages, Vma
 from shmfs.system.processes import Processes
 
 NONE = Rates()
@@ -80,18 +81,8 @@ class Watch:
                 self._files = found
                 self._meter, note = faults.meter(found.device, found.mount)
                 self._notes = [note] if note else []
-        return Snapshot(
-            time=time.time(),
-            mount=last.mount,
-            device=last.device,
-            store=last.store,
-            limits=last.limits,
-            segments=last.segments,
-            processes=last.processes,
-            shares=last.shares,
-            sources=last.sources,
-            trouble=why,
-        )
+        unknown = {"seconds": 0.0, "cost": 0.0, "faults": None, "page_ins": None, "hidden": 0, "lost": 0}
+        return replace(last, **unknown, time=time.time(), trouble=why, notes=[])
 
     def _look(self) -> Snapshot:
         listed = self._files.list()
@@ -141,14 +132,14 @@ class Watch:
         self._meter.close()
         self._meter, self._notes = faults.StatMeter(), [faults.coarse(why)]
 
-    def _sources(self, seconds: float) -> list[Source]:
-        every = f"pagemap, every {rows.seconds(seconds)}" if seconds else "pagemap, once"
-        told = Source("mapped, present, shared, PSS, USS", every, exact=False)
+    def _sources(self, seconds: float) -> list[SourceRow]:
+        every = f"pagemap, every {duration(seconds)}" if seconds else "pagemap, once"
+        told = SourceRow("mapped, present, shared, PSS, USS", every, exact=False)
         if self._meter.by_segment:
             lost = self._meter.lost  # of any memory, so perhaps of this one
-            counted = Source("faults", f"perf, {lost} lost" if lost else "perf", exact=not lost)
+            counted = SourceRow("faults", f"perf, {lost} lost" if lost else "perf", exact=not lost)
         else:
-            counted = Source("faults of the process, all memory", "/proc/PID/stat", exact=True)
+            counted = SourceRow("faults of the process, all memory", "/proc/PID/stat", exact=True)
         return [*self._files.sources, told, counted]
 
     def _fill_page_ins(self, listed: files.Listed, seconds: float) -> float | None:
@@ -161,13 +152,13 @@ class Watch:
             total += rate
         return total
 
-    def _group(self, shares: list[Share], rates: faults.Found | None) -> list[Process]:
-        processes: dict[int, Process] = {}
+    def _group(self, shares: list[Share], rates: faults.Found | None) -> list[ProcessRow]:
+        processes: dict[int, ProcessRow] = {}
         for share in shares:
             one = processes.get(share.pid)
             if one is None:
                 known = self._processes.get(share.pid)
-                one = processes[share.pid] = Process(share.pid, known.command if known else "", 0, 0, 0, 0, 0)
+                one = processes[share.pid] = ProcessRow(share.pid, known.command if known else "")
             one.segments += 1
             one.mapped += share.mapped
             one.pages += share.pages
@@ -227,20 +218,20 @@ def _divide(ones: list[tuple[Share, Pages]]) -> int:
     return int((holders > 1).sum())
 
 
-def _add_unlisted(segments: dict[int, Segment], mappings: dict[int, list[Vma]]) -> None:
+def _add_unlisted(segments: dict[int, SegmentRow], mappings: dict[int, list[Vma]]) -> None:
     """Add what somebody maps and nobody listed: files without a name, or made a moment ago."""
     for vmas in mappings.values():
         for vma in vmas:
             one = segments.get(vma.inode)
             if one is None:
                 name = "/" + printable(vma.path).rpartition("/")[2]
-                one = segments[vma.inode] = Segment(vma.inode, name, 0, None, vma.deleted, "", None, None)
+                one = segments[vma.inode] = SegmentRow(vma.inode, name, 0, None, vma.deleted)
             if one.resident is None:
                 one.size = max(one.size, vma.offset + vma.end - vma.start)
 
 
 def _fill(
-    segments: dict[int, Segment], shares: list[Share], shared: dict[int, int], rates: faults.Found | None
+    segments: dict[int, SegmentRow], shares: list[Share], shared: dict[int, int], rates: faults.Found | None
 ) -> None:
     """Tell the segments what was seen of them; `rates` are by segment, or None."""
     for share in shares:

@@ -1,5 +1,6 @@
 """The matrix of pages and processes as a picture: a strip of cells for each process."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -21,6 +22,21 @@ class Kind(IntEnum):
     """The file's page, which another process has present too."""
 
 
+GLYPHS = {
+    Kind.SHARED: ("█", "shared"),
+    Kind.ALONE: ("▒", "alone"),
+    Kind.COPY: ("c", "copy"),
+    Kind.ABSENT: ("·", "dim"),
+}
+"""How a cell is drawn: text, and style as in `columns.STYLES`."""
+MEANINGS = {
+    Kind.SHARED: "shared",
+    Kind.ALONE: "only here",
+    Kind.COPY: "own copy",
+    Kind.ABSENT: "not present",
+}
+
+
 class Picture(NamedTuple):
     """One strip a process, in the order of `Matrix.processes`."""
 
@@ -30,6 +46,11 @@ class Picture(NamedTuple):
     """Pages that each cell stands for; the last one may stand for less."""
     strips: list[NDArray[np.uint8]]
 
+    def meanings(self) -> list[tuple[Kind, str]]:
+        """Return the kinds of cells that there are, and what they mean."""
+        used = {kind for strip in self.strips for kind in np.unique(strip).tolist()}
+        return [(kind, meaning) for kind, meaning in MEANINGS.items() if kind in used]
+
 
 class Range(NamedTuple):
     """Consecutive pages that the same processes have in the same way."""
@@ -38,6 +59,18 @@ class Range(NamedTuple):
     last: int
     holders: list[tuple[int, Kind]]
     """Pids, in the order of `Matrix.processes`."""
+
+    @property
+    def pages(self) -> str:
+        """The first page and the last one."""
+        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"  # noqa: RUF001
+
+    def present_in(self, names: Mapping[int, str]) -> str:
+        """Return the names of the holders."""
+        return ", ".join(
+            names.get(pid, str(pid)) + (" (own copy)" if kind is Kind.COPY else "")
+            for pid, kind in self.holders
+        )
 
 
 def draw(matrix: Matrix, size: int, cells: int) -> Picture:

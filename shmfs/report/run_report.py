@@ -5,42 +5,46 @@ to a person, `report_json` to a program. Every figure says its source, and wheth
 """
 
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
-from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from shmfs.analysis.totals import refused
-from shmfs.analysis.wording import advice, death_sentence, refusal_lines
-from shmfs.events.amounts import option_size, parse_size
+from shmfs.analysis.totals import refused, unexplained
+from shmfs.analysis.wording import advice, death_sentence
+from shmfs.events.amounts import clock, option_size, parse_size, plural, size
+from shmfs.events.names import people, process_name
 from shmfs.events.records import (
     PAGE,
     Death,
     Mapped,
     Observations,
-    Process,
     Refusal,
     Segment,
     Stale,
     Statistics,
     stale,
 )
-from shmfs.report.text import Fact, clean, clip, clock, exit_status, labelled, plural, show, size
+from shmfs.report import columns
+from shmfs.report.columns import CREATED_BY, MAPPED_BY, PAGE_INS, PEAK_PAGES, SEGMENT, SHARED, SIZE, figures
+from shmfs.report.text import Fact, capped, clean, clip, exit_status, labelled, names_of, refusal_facts, show
 
 ROWS = 20
 """Segments that are shown; the others are counted."""
 
-NAMED = 3
-"""Files that are named in a line about several."""
+COLUMNS = (SEGMENT, SIZE, PEAK_PAGES, PAGE_INS, CREATED_BY, MAPPED_BY, SHARED)
 
 
-class Row(Struct):
+_COPIED = (
+    *("mount", "device", "options", "store", "readahead", "size_limit", "peak", "inode_limit", "inodes_peak"),
+    *("lost_records", "segments_dropped"),
+)
+"""Fields of `Statistics` that a report has too."""
+
+
+class ObservedSegment(Struct):
     """One segment with what was seen of it."""
 
     segment: Segment
@@ -50,7 +54,7 @@ class Row(Struct):
     """Most pages that two or more processes had present at once. Sampled; None if no sample saw it mapped."""
 
 
-class Source(Struct):
+class ReportSource(Struct):
     """Where figures come from."""
 
     figures: list[str]
@@ -65,7 +69,7 @@ class Source(Struct):
     """Since when one of the figures is not brought up to date: nanoseconds since the epoch."""
 
 
-class Report(Struct):
+class RunReport(Struct):
     """What `shmfs run` knows at the end; sizes in bytes, durations in seconds."""
 
     command: list[str]
@@ -91,12 +95,12 @@ class Report(Struct):
     lost_records: int
     segments_dropped: int
     notes: list[str]
-    sources: list[Source]
+    sources: list[ReportSource]
     linked: list[int]
     """Inodes left behind with a name."""
     unlinked: list[int]
     """Inodes left behind without a name, still open or mapped when the report was made."""
-    segments: list[Row]
+    segments: list[ObservedSegment]
     """Largest peak first."""
     deaths: list[Death]
     """Each SIGBUS, once for each process and file."""
@@ -117,7 +121,7 @@ def build(
     duration: float,
     deaths: Sequence[Death] = (),
     calls: Sequence[Refusal] = (),
-) -> Report:
+) -> RunReport:
     """Put together the report on `command`, which ended with `status` after `duration` seconds.
 
     `calls` are refusals by the kernel, of which the daemon does not know.
@@ -126,10 +130,10 @@ def build(
     rows = []
     for segment in statistics.segments:
         one = seen.get(segment.inode)
-        rows.append(Row(segment, one.mapped_by if one else [], one.shared if one else None))
+        rows.append(ObservedSegment(segment, one.mapped_by if one else [], one.shared if one else None))
     rows.sort(key=lambda row: (-row.segment.peak_resident, -row.segment.size, row.segment.path))
     left = [row.segment for row in rows if not row.segment.evicted]
-    refusals = _refusals(statistics, deaths, calls)
+    refusals = unexplained(statistics, deaths, calls)
     limited = [one for one in deaths if one.limit] + [one for one in refusals if one.limit_name == "size"]
     recorded = sum(one.count for one in statistics.refusals)
     old = list(statistics.stale)
@@ -142,24 +146,14 @@ def build(
     native = statistics.store == "native"
     if native:
         needed.append(option_size(statistics.peak))
-    return Report(
+    return RunReport(
         command=list(command),
         status=status,
         duration=duration,
-        mount=statistics.mount,
-        device=statistics.device,
-        options=statistics.options,
-        store=statistics.store,
-        readahead=statistics.readahead,
+        **{name: getattr(statistics, name) for name in _COPIED},
         processes=len(_processes(rows)),
-        size_limit=statistics.size_limit,
-        peak=statistics.peak,
-        inode_limit=statistics.inode_limit,
-        inodes_peak=statistics.inodes_peak,
         enough=None if limited or unsure or native else option_size(statistics.peak),
         refused=refused(statistics, deaths, calls),
-        lost_records=statistics.lost_records,
-        segments_dropped=statistics.segments_dropped,
         notes=list(statistics.notes),
         sources=_sources(observations, old),
         linked=[segment.inode for segment in left if segment.nlink],
@@ -172,27 +166,17 @@ def build(
     )
 
 
-def _refusals(statistics: Statistics, deaths: Sequence[Death], calls: Sequence[Refusal]) -> list[Refusal]:
-    """All refusals but those that a death explains."""
-    died = {(death.pid, death.inode) for death in deaths}
-    return [
-        one
-        for one in [*statistics.refusals, *calls]
-        if one.errno != "SIGBUS" or (one.pid, one.inode) not in died
-    ]
-
-
-def _is_full(about: "Statistics | Report") -> bool:
+def _is_full(about: "Statistics | RunReport") -> bool:
     """Whether native pages were all in use, so that more may have been refused."""
     return about.store == "native" and 0 < about.size_limit <= about.peak
 
 
-def report_json(report: Report) -> bytes:
+def report_json(report: RunReport) -> bytes:
     """Return the report as one line of JSON."""
     return msgspec.json.encode(report) + b"\n"
 
 
-def _processes(rows: Iterable[Row]) -> set[tuple[int, int]]:
+def _processes(rows: Iterable[ObservedSegment]) -> set[tuple[int, int]]:
     found = set()
     for row in rows:
         maker = [row.segment.created_by] if row.segment.created_by else []
@@ -201,14 +185,14 @@ def _processes(rows: Iterable[Row]) -> set[tuple[int, int]]:
     return found
 
 
-def _sources(observations: Observations | None, old: list[Stale]) -> list[Source]:
+def _sources(observations: Observations | None, old: list[Stale]) -> list[ReportSource]:
     sources = [
-        Source(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
-        Source(["resident", "peak_resident", "peak", "refused"], "mm", True),
+        ReportSource(["size", "created_by", "opened_by", "nlink", "page_ins"], "fuse", True),
+        ReportSource(["resident", "peak_resident", "peak", "refused"], "mm", True),
     ]
     if observations is not None:
         sources.append(
-            Source(
+            ReportSource(
                 ["mapped_by", "shared"],
                 "pagemap",
                 False,
@@ -226,15 +210,15 @@ def _sources(observations: Observations | None, old: list[Stale]) -> list[Source
 # The report for people.
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: RunReport, console: Console) -> None:
     """Print the report; it fits any width from 40 columns, with or without colour."""
     width = console.width
     show(console, labelled(_header(report), width))
     shown = report.segments[:ROWS]
     if shown:
         console.print()
-        table = _table(shown, width)
-        show(console, *([table] if table is not None else _stacked(shown)))
+        values = [_values(row, columns.people_room(width)) for row in shown]
+        show(console, *columns.listing(COLUMNS, values, width, shortest=columns.SHORTEST))
         if len(report.segments) > len(shown):
             more = report.segments[ROWS:]
             peak = sum(row.segment.peak_resident for row in more)
@@ -247,7 +231,7 @@ def render(report: Report, console: Console) -> None:
     show(console, Text(_footer(report), "dim"))
 
 
-def _header(report: Report) -> list[Fact]:
+def _header(report: RunReport) -> list[Fact]:
     command = Text(clip(clean(shlex.join(report.command)), 200), "bold")
     limit = f" of {size(report.size_limit)}" if report.size_limit else ", no limit"
     peak = Text.assemble((size(report.peak), "bold"), limit)
@@ -273,23 +257,17 @@ def _header(report: Report) -> list[Fact]:
     return [("shmfs", command), ("end", ended), ("peak", peak)]
 
 
-def _was_refused(report: Report) -> bool:
+def _was_refused(report: RunReport) -> bool:
     return bool(report.deaths or report.refusals or report.refused)
 
 
-def _is_sampled(report: Report) -> bool:
+def _is_sampled(report: RunReport) -> bool:
     """Whether nothing speaks against the size but that the peak may have been higher between two looks."""
     unsure = _is_full(report) or stale(report.stale, "refused", "refusals", "deaths")
     return report.store == "native" and not unsure and not _was_refused(report)
 
 
-def _page_ins(segment: Segment) -> str:
-    if segment.page_ins is None:
-        return "page-ins by the kernel"
-    return plural(segment.page_ins, "page-in")
-
-
-def _warnings(report: Report) -> list[Fact]:
+def _warnings(report: RunReport) -> list[Fact]:
     segments = {row.segment.inode: row.segment for row in report.segments}
     facts: list[Fact] = [("stale", Text(clean(one.sentence), "bold yellow")) for one in report.stale]
     facts += failures(report.deaths, report.refusals)
@@ -301,7 +279,7 @@ def _warnings(report: Report) -> list[Fact]:
             left = [segments[inode] for inode in inodes]
             resident = sum(segment.resident for segment in left)
             text = Text(plural(len(left), "segment"), "bold yellow")
-            text.append(f" {what} ({size(resident * PAGE)}): {_names(left)}")
+            text.append(f" {what} ({size(resident * PAGE)}): {names_of(one.name for one in left)}")
             facts.append((label, text))
     if report.inode_limit and not report.refusals and report.inodes_peak >= report.inode_limit:
         facts.append(
@@ -319,34 +297,29 @@ def _warnings(report: Report) -> list[Fact]:
     return facts
 
 
-def failures(deaths: Sequence[Death], refusals: Sequence[Refusal]) -> list[Fact]:
+def failures(deaths: Sequence[Death], refusals: Sequence[Refusal], most: int = ROWS) -> list[Fact]:
     """Return a line for each death, and one for each kind of refusal and file, with its count."""
     facts: list[Fact] = []
-    for death in deaths[:ROWS]:
+    for death in deaths:
         text = Text(clean(death_sentence(death).removeprefix("SIGBUS: ")))
         facts.append(("SIGBUS", text.append(f" {death.count} times.") if death.count > 1 else text))
-    if len(deaths) > ROWS:
-        facts.append(("", Text(f"… and {len(deaths) - ROWS} more", "dim")))
-    lines = refusal_lines(refusals)
-    facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:ROWS]]
-    if len(lines) > ROWS:
-        facts.append(("", Text(f"… and {len(lines) - ROWS} more", "dim")))
-    return facts
+    return capped(facts, most) + capped(refusal_facts(refusals), most)
 
 
-def _footer(report: Report) -> str:
+def _footer(report: RunReport) -> str:
     parts = []
     reading = f" with {report.readahead} pages of read-ahead" if report.readahead else ""
     old = [one.stale for one in report.sources if one.stale and one.source != "pagemap"]
     exact = f"as of {clock(min(old))}" if old else "exact"
     if report.store == "native":
-        parts.append(f"size, creator: {exact} (fuse) · pages at peak: as seen at close (native store)")
+        known = figures([column for column in COLUMNS if column is not PAGE_INS], "fuse")
+        parts.append(f"{known}: {exact} (fuse) · {figures(COLUMNS, 'mm')}: as seen at close (native store)")
     else:
-        parts.append(f"size, pages (at peak), page-ins, creator: {exact}{reading} (fuse, mm)")
+        parts.append(f"{figures(COLUMNS, 'fuse', 'mm')}: {exact}{reading} (fuse, mm)")
     for source in report.sources:
         if source.source != "pagemap":
             continue
-        text = "mapped by, shared: sampled, "
+        text = f"{figures(COLUMNS, 'pagemap')}: sampled, "
         text += plural(source.samples, "sample")
         if source.samples > 1:
             text += f" every ~{source.interval * 1000:.0f} ms"
@@ -357,92 +330,25 @@ def _footer(report: Report) -> str:
             text += f", none after {clock(source.stale)}"
         parts.append(text)
     if len(parts) == 1:
-        parts.append("mapped by, shared: not observed")
+        parts.append(f"{figures(COLUMNS, 'pagemap')}: not observed")
     return " · ".join(parts)
 
 
-HEADINGS = ("SEGMENT", "SIZE", "PAGES", "PAGE-INS", "CREATED BY", "MAPPED BY", "SHARED")
-
-
-def _table(rows: list[Row], width: int) -> Table | None:
-    """Return one line a segment; None if the console is too narrow for that."""
-    wide = width >= 100
-    cells = [_cells(row, 26 if wide else 13) for row in rows]
-    widths = [max(cell_len(line[i]) for line in (HEADINGS, *cells)) for i in range(len(HEADINGS))]
-    room = width - sum(widths[1:]) - 2 * (len(HEADINGS) - 1)
-    if room < min(widths[0], 14):
-        return None
-    widths[0] = min(widths[0], room)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    styles = ("cyan", "", "", "", "", "", "bold green")
-    for i, (heading, style) in enumerate(zip(HEADINGS, styles, strict=True)):
-        right = i in (1, 2, 3, 6)
-        table.add_column(
-            heading, style=style, width=widths[i], no_wrap=True, justify="right" if right else "left"
-        )
-    for row, line in zip(rows, cells, strict=True):
-        name = clip(line[0], widths[0])
-        style = "" if row.segment.evicted else "yellow"
-        rest = [Text(cell, "dim" if cell in ("0", "-") else "") for cell in line[1:]]
-        table.add_row(Text(name, style), *rest)
-    return table
-
-
-def _cells(row: Row, people: int) -> tuple[str, ...]:
+def _values(row: ObservedSegment, room: int) -> list[object]:
+    """Return the values of COLUMNS; those that name processes take at most `room` cells."""
     segment = row.segment
-    return (
-        _name(segment),
-        size(segment.size),
-        str(segment.peak_resident),
-        "-" if segment.page_ins is None else str(segment.page_ins),
-        clip(_who(segment.created_by), people),
-        clip(_mappers(row), people),
-        "-" if row.shared is None else str(row.shared),
-    )
+    return [
+        (segment.name, "name" if segment.evicted else "warn"),
+        segment.size,
+        segment.peak_resident,
+        segment.page_ins,
+        clip(clean(process_name(segment.created_by)), room) if segment.created_by else None,
+        clip(clean(_mappers(row)), room),
+        row.shared,
+    ]
 
 
-def _stacked(rows: list[Row]) -> list[Text | Padding]:
-    """Return a paragraph a segment, for narrow consoles."""
-    texts: list[Text | Padding] = []
-    for row in rows:
-        segment = row.segment
-        texts.append(Text(_name(segment), "cyan" if segment.evicted else "yellow", overflow="fold"))
-        text = Text(
-            f"{size(segment.size)} · {plural(segment.peak_resident, 'page')} · "
-            f"{_page_ins(segment)}"
-            f"\nby {_who(segment.created_by)} · mapped by {_mappers(row)}"
-        )
-        if row.shared is not None:
-            text.append(" · ")
-            text.append(f"{row.shared} shared", "bold green" if row.shared else "dim")
-        texts.append(Padding(text, (0, 0, 0, 2)))
-    return texts
-
-
-def _who(process: Process | None) -> str:
-    if process is None:
-        return "-"
-    return f"{clean(process.command) or 'pid'} {process.pid}"
-
-
-def _mappers(row: Row) -> str:
+def _mappers(row: ObservedSegment) -> str:
     """Return who mapped it, or how many opened it if no sample saw it mapped."""
-    if not row.mapped_by:
-        opened = len(row.segment.opened_by)
-        return f"- ({opened} opened)" if opened else "-"
-    if len(row.mapped_by) == 1:
-        return _who(row.mapped_by[0].process)
-    commands = Counter(clean(mapped.process.command) or "?" for mapped in row.mapped_by)
-    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in commands.most_common())  # noqa: RUF001
-
-
-def _name(segment: Segment) -> str:
-    if segment.kind == "anon":  # they all have the same name
-        return f"{clean(segment.path)} (inode {segment.inode})"
-    return clean(segment.path) or f"(inode {segment.inode}, no name)"
-
-
-def _names(segments: list[Segment]) -> str:
-    names = [clip(_name(segment), 40) for segment in segments[:NAMED]]
-    more = len(segments) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
+    opened = len(row.segment.opened_by)
+    return people([one.process for one in row.mapped_by]) or (f"- ({opened} opened)" if opened else "")

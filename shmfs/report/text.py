@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shmfs.events.amounts import age as age
-from shmfs.events.amounts import clock as clock
+from shmfs.analysis.wording import refusal_lines
 from shmfs.events.amounts import plural as plural
 from shmfs.events.amounts import size as size
+from shmfs.events.names import some
+from shmfs.events.records import Refusal
 
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII = str.maketrans(
@@ -23,6 +23,9 @@ ASCII = str.maketrans(
     | dict(zip(LEVELS + "░", ".:-=+*#@.", strict=True))
     | dict(zip("─│┌┐└┘▶◀→✓✗", "-|++++><>vx", strict=True))
 )
+
+NAMED = 3
+"""Segments that are named in a sentence about several."""
 
 Fact = tuple[str, Text]
 """A label and what it is about."""
@@ -50,32 +53,6 @@ def labelled(rows: Sequence[Fact], width: int) -> Table:
     return grid
 
 
-def listing(
-    headings: Sequence[str], rows: Sequence[Sequence[Text]], width: int, right: Sequence[str] = ()
-) -> list[RenderableType]:
-    """Return one line a row; a paragraph a row if that is too wide. The first column is the name."""
-    widths = [
-        max(cell_len(heading), *(row[i].cell_len for row in rows)) for i, heading in enumerate(headings)
-    ]
-    if sum(widths) + 2 * (len(widths) - 1) <= width:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        for heading in headings:
-            table.add_column(heading, no_wrap=True, justify="right" if heading in right else "left")
-        for row in rows:
-            table.add_row(*row)
-        return [table]
-    return [one for row in rows for one in _paragraph(headings, row)]
-
-
-def _paragraph(headings: Sequence[str], row: Sequence[Text]) -> Iterable[RenderableType]:
-    yield Text(row[0].plain, row[0].style or "bold", overflow="fold")
-    fields = Text(overflow="fold")
-    for heading, cell in zip(headings[1:], row[1:], strict=True):
-        if cell.plain not in ("", "-"):
-            fields.append(" · " if fields else "").append(f"{heading.lower()} ", "dim").append(cell)
-    yield Padding(fields, (0, 0, 0, 2))
-
-
 def sparkline(counts: Sequence[int], cells: int) -> str:
     """Return a line of bars, the highest of them full; what is not 0 is seen."""
     each = max(1, -(-len(counts) // cells))
@@ -89,8 +66,25 @@ def strong(text: str, style: str) -> Text:
     return Text().append(text, style)
 
 
+def capped(facts: Sequence[Fact], most: int, number: int | None = None) -> list[Fact]:
+    """Return the first facts, and how many more there are: `number` in all where `facts` are not all."""
+    more = (number or len(facts)) - most
+    return [*facts[:most], *([("", Text(f"… and {more} more", "dim"))] if more > 0 else [])]
+
+
+def refusal_facts(refusals: Sequence[Refusal]) -> list[Fact]:
+    """Return a sentence for each kind of refusal and file."""
+    return [(errno, Text(clean(sentence))) for errno, sentence in refusal_lines(refusals)]
+
+
+def names_of(segments: Iterable[str]) -> str:
+    """Return the names of the first segments, and the number of the others."""
+    return some([clip(clean(one), 40) for one in segments], NAMED)
+
+
 def exit_status(status: int) -> Text:
-    """Return how a command ended, whose status is as a shell counts it: 128+N for signal N."""
+    """Return how a command ended; `status` is 128+N or -N for signal N."""
+    status = status if status >= 0 else 128 - status
     if status == 0:
         return strong("exit 0", "green")
     if status > 128:

@@ -9,26 +9,25 @@ import time
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from shmfs.analysis.findings import Analysis, Death, Segment
-from shmfs.analysis.wording import circumstances, limit_text, refusal_lines, unfollowed, who
+from shmfs.analysis.findings import Analysis, TracedDeath, TracedSegment
+from shmfs.analysis.wording import circumstances, limit_text, unfollowed, who
+from shmfs.events.amounts import clock, plural, size
 from shmfs.events.records import stale
 from shmfs.report.text import (
+    NAMED,
     Fact,
+    capped,
     clean,
     clip,
-    clock,
     exit_status,
     labelled,
-    plural,
+    names_of,
+    refusal_facts,
     show,
-    size,
     sparkline,
     strong,
 )
 from shmfs.report.trace_tables import Tables
-
-NAMED = 3
-"""Files or processes that are named in a sentence about several."""
 
 DEATHS = 10
 """Deaths that are told; the others are counted."""
@@ -39,7 +38,7 @@ DOCKER = 64 << 20
 
 def render(analysis: Analysis, console: Console) -> None:
     """Print the report."""
-    report = Report(analysis, console.width)
+    report = TraceReport(analysis, console.width)
     show(console, labelled(report.head(), console.width))
     for title, source, parts in report.sections():
         console.print()
@@ -48,7 +47,7 @@ def render(analysis: Analysis, console: Console) -> None:
     show(console, labelled(report.sources(), console.width))
 
 
-class Report:
+class TraceReport:
     """What is printed about one trace."""
 
     def __init__(self, analysis: Analysis, width: int) -> None:
@@ -87,10 +86,16 @@ class Report:
             facts.append(("", self._timeline()))
         return facts + self.missing()
 
+    def outcome(self) -> Text:
+        """Return how it ended."""
+        a = self.analysis
+        return (
+            exit_status(a.status) if a.status is not None else Text("recorded" if a.complete else "cut off")
+        )
+
     def end(self) -> Text:
         """Return how it ended, and of what size it was."""
-        a = self.analysis
-        end = exit_status(a.status) if a.status is not None else Text("recorded" if a.complete else "cut off")
+        a, end = self.analysis, self.outcome()
         if a.duration is not None:
             end.append(f" {'for' if a.complete and a.status is None else 'after'} {a.duration:.2f} s")
         end.append(f" · {plural(len(a.segments), 'segment')} · {plural(len(a.processes), 'process')}")
@@ -200,14 +205,19 @@ class Report:
             if left:
                 held = self.tables.pages(sum(one.resident or 0 for one in left))
                 text = strong(plural(len(left), "segment"), "bold yellow")
-                facts.append((label, text.append(f" {what} ({held}): {_names(left)}")))
-        died: dict[int, list[Segment]] = {}
+                facts.append((label, text.append(f" {what} ({held}): {names_of(one.name for one in left)}")))
+        died: dict[int, list[TracedSegment]] = {}
         for one in self.analysis.segments:
             for process in one.died_with_it:
                 died.setdefault(process, []).append(one)
         for process, segments in list(died.items())[:NAMED]:
             text = strong(self.tables.process(process), "bold yellow")
-            facts.append(("died", text.append(f" by a signal, with {_names(segments)} not unlinked")))
+            facts.append(
+                (
+                    "died",
+                    text.append(f" by a signal, with {names_of(one.name for one in segments)} not unlinked"),
+                )
+            )
         if len(died) > NAMED:
             facts.append(("", Text(f"… and {plural(len(died) - NAMED, 'process')} more so", "dim")))
         return facts
@@ -215,9 +225,7 @@ class Report:
     def _deaths(self) -> list[RenderableType]:
         deaths = self.analysis.deaths
         facts = [("SIGBUS", self.death(death)) for death in deaths[:DEATHS]]
-        if len(deaths) > DEATHS:
-            facts.append(("", Text(f"… and {len(deaths) - DEATHS} more", "dim")))
-        facts += self.refusals()
+        facts = capped(facts, DEATHS, len(deaths)) + self.refusals()
         return [labelled(facts, self.width)] if facts else []
 
     def refusals(self) -> list[Fact]:
@@ -232,18 +240,16 @@ class Report:
         ]
         if failed:
             text = strong(plural(sum(count for _, count in failed), "fault"), "bold red")
-            names = _names(list({id(one): one for one, _ in failed}.values()))
+            names = names_of(dict.fromkeys(one.name for one, _ in failed))
             facts.append(("SIGBUS", text.append(f" ended in SIGBUS, and no reason was recorded: on {names}")))
-        lines = refusal_lines(self.analysis.refusals)
-        facts += [(errno, Text(clean(sentence))) for errno, sentence in lines[:DEATHS]]
-        if len(lines) > DEATHS:
-            facts.append(("", Text(f"… and {len(lines) - DEATHS} more", "dim")))
+        lines = refusal_facts(self.analysis.refusals)
+        facts += capped(lines, DEATHS)
         refused = self.analysis.sizing.refused
         if refused and not lines and not self.analysis.deaths:
-            hit = [one for one in self.analysis.segments if one.refused]
+            hit = names_of(one.name for one in self.analysis.segments if one.refused)
             limit = f" at {size(self.analysis.size_limit)}" if self.analysis.size_limit else ""
             text = strong(plural(refused, "charge"), "bold red")
-            text.append(f" refused{limit}, in {_names(hit)}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
+            text.append(f" refused{limit}, in {hit}: ENOSPC or ENOMEM to calls, SIGBUS to touches")
             facts.append(("full", text))
         inodes = self.analysis.sizing.inodes_refused
         if inodes and not lines:
@@ -251,7 +257,7 @@ class Report:
             facts.append(("full", text.append(" could not be made: no inode was left; raise nr_inodes=")))
         return facts
 
-    def death(self, death: Death) -> Text:
+    def death(self, death: TracedDeath) -> Text:
         """Return who died, where and why."""
         text = Text.assemble(
             (self._died(death), "bold red"),
@@ -277,13 +283,13 @@ class Report:
         times = self._times(death)
         return text.append(f" {times} times." if times > 1 else "")
 
-    def _died(self, death: Death) -> str:
+    def _died(self, death: TracedDeath) -> str:
         """Return who died."""
         if death.process is not None:
             return self.tables.process(death.process)
         return clean(who(death.command, death.pid)) if death.pid else "a process"
 
-    def _times(self, death: Death) -> int:
+    def _times(self, death: TracedDeath) -> int:
         """How often the process got SIGBUS on the file; the first time is explained."""
         uses = (use for one in self.analysis.segments if one.segment == death.segment for use in one.used_by)
         return sum(use.faults.failed for use in uses if use.process == death.process)
@@ -356,9 +362,3 @@ _FIGURES = {
     "mm": "pages charged, freed, refused",
     "pagemap": "pages present, PSS, USS",
 }
-
-
-def _names(segments: list[Segment]) -> str:
-    names = [clip(clean(one.path) or f"inode {one.inode}", 40) for one in segments[:NAMED]]
-    more = len(segments) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")

@@ -21,7 +21,7 @@ from shmfs.sandbox.command import SHM
 if TYPE_CHECKING:
     from shmfs.analysis.deaths import Deaths
     from shmfs.record.recording import Recording
-    from shmfs.report.run_report import Report
+    from shmfs.report.run_report import RunReport
 
 _SETTLE = 0.5
 """Seconds that the kernel gets to tell the daemon of the last references that a command has let go."""
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
     status: int
     """The exit status of the command, 128 + N when signal N killed it."""
-    report: "Report | None"
+    report: "RunReport | None"
     """None when it was not asked for, or the daemon died."""
     failure: str
     """Why the daemon or the recorder did not last as long as the command, a sentence; or ""."""
@@ -237,7 +237,7 @@ class _Observer:
         command: list[str],
         outcome: supervisor.Outcome,
         explained: "Deaths | None",
-    ) -> "Report":
+    ) -> "RunReport":
         """Put together what was seen."""
         from shmfs.report import run_report
 

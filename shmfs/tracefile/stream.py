@@ -86,7 +86,7 @@ import fcntl
 import os
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -319,6 +319,28 @@ class Known:
                 _update(self.processes, number, exit=time, status=event.get("status"))
             case {"event": "segment", "segment": int(number)}:
                 _put(self.segments, number, event)
+
+    def process(self, number: int | None) -> Event:
+        """Return what is known of the process with an id; {} is nothing. Raises TypeError if it is no id."""
+        return _row(self.processes, number)
+
+    def segment(self, number: int | None) -> Event:
+        """Return what is known of the segment with an id, likewise."""
+        return _row(self.segments, number)
+
+
+def split(parts: Iterable[Faults | list[Event]], receive: Callable[[Event], None]) -> Iterator[Faults]:
+    """Yield the faults of `parts`, as `Trace.chunks` yields them; `receive` gets the events between them."""
+    for part in parts:
+        if isinstance(part, list):
+            for event in part:
+                receive(event)
+        else:
+            yield part
+
+
+def _row(known: list[Event], number: int | None) -> Event:
+    return known[number] if number is not None and 0 <= number < len(known) else {}
 
 
 def _put(known: list[Event], number: int, event: Event) -> None:

@@ -5,7 +5,6 @@ import pytest
 from shmfs.analysis.analysis import killed_by
 from shmfs.analysis.findings import Calls, Who
 from shmfs.analysis.sizing import Usage
-from shmfs.events.amounts import option_size, parse_size
 from tests.record.recording import MIB, SECOND, START, Recording, analysed
 
 
@@ -327,19 +326,6 @@ def test_sources_are_those_of_the_recorder_and_those_seen(tmp_path):
 )
 def test_killed_by(status, signal):
     assert killed_by(status) == signal
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (1, "1m"), (MIB, "1m"), (MIB + 1, "2m"), (64 * MIB, "64m"), (64 * MIB + 1, "68m"),
-        (100 * MIB, "100m"), (1000 * MIB, "1g"), (1025 * MIB, "1088m"), (1500 * MIB, "1536m"),
-        (5 << 30, "5g"), (2000 << 30, "2048g"),
-    ],
-)  # fmt: skip
-def test_sizes_are_rounded_up(number, text):
-    assert option_size(number) == text
-    assert number <= parse_size(text) <= max(MIB, number * 17 // 16 + MIB)
 
 
 def test_usage_follows_all_inodes():

@@ -58,33 +58,6 @@ def made(fields: dict[str, Any]) -> Statistics:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("0", 0),
-        ("4096", 4096),
-        ("64m", 64 << 20),
-        ("64M", 64 << 20),
-        ("9007199254740993", (1 << 53) + 1),
-        ("64 MiB", 64 << 20),
-        ("64 MB", 64_000_000),
-        ("1.5GiB", 3 << 29),
-        ("1g", 1 << 30),
-        ("8 kb", 8000),
-        ("8k", 8192),
-        ("10 B", 10),
-        ("2t", 2 << 40),
-        ("x", None),
-        ("64 mm", None),
-        ("-1", None),
-        ("", None),
-        ("1e3", None),
-    ],
-)
-def test_sizes(text: str, value: int | None) -> None:
-    assert parse_size(text) == value
-
-
-@pytest.mark.parametrize(
     ("text", "figure", "comparison", "limit"),
     [
         ("leak", "leak", ">", 0),

@@ -18,7 +18,7 @@ from shmfs.record.recording import Recording as RealRecording
 from shmfs.record.recording import Subject
 from shmfs.record.sampler import Sampler
 from shmfs.report.run_report import build, report_json
-from shmfs.report.trace_report import Report
+from shmfs.report.trace_report import TraceReport
 from shmfs.tracefile.stream import open as open_trace
 from tests.record.recording import START, Recording
 from tests.report.test_html_extract import page_of
@@ -174,7 +174,7 @@ def test_a_trace_says_what_is_stale(tmp_path):
     assert flat(text).count(LOG.sentence) == flat(text).count(SAMPLER.sentence) == 1
     assert f"fuse, as of {AT}" in section(text, "Lives")[0]
     assert "perf, exact" in text
-    sources = {label: line.plain for label, line in Report(found, 200).sources()}
+    sources = {label: line.plain for label, line in TraceReport(found, 200).sources()}
     assert sources["pagemap"] == f"pages present, PSS, USS · as of {AT}"
     assert sources["fuse"].endswith(f" · as of {AT}")
     assert sources["perf"].endswith(" · exact")

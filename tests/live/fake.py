@@ -3,8 +3,7 @@
 import numpy as np
 
 from shmfs.live import watch
-from shmfs.live.model import Limits, Rates, Segment, Snapshot, Source
-from shmfs.live.model import Process as Row
+from shmfs.live.model import Limits, ProcessRow, Rates, SegmentRow, Snapshot, SourceRow
 from shmfs.live.model import Share as Has
 from shmfs.system.pagemap import Matrix, ProcessPages
 
@@ -12,9 +11,9 @@ PAGE = 4096
 MIB = 1 << 20
 NAMES = {100: "producer", 101: "worker", 102: "worker", 103: "collect[bold]\x1b"}
 SOURCES = [
-    Source("size, resident, page-ins, refused, peak, creator, limits", "fuse, mm", exact=True),
-    Source("mapped, present, shared, PSS, USS", "pagemap, every 2 s", exact=False),
-    Source("faults", "perf", exact=True),
+    SourceRow("size, resident, page-ins, refused, peak, creator, limits", "fuse, mm", exact=True),
+    SourceRow("mapped, present, shared, PSS, USS", "pagemap, every 2 s", exact=False),
+    SourceRow("faults", "perf", exact=True),
 ]
 
 
@@ -35,12 +34,12 @@ MATRIX = Matrix(
 )
 
 
-def segment(inode: int, path: str, size: int, resident: int, **more) -> Segment:
+def segment(inode: int, path: str, size: int, resident: int, **more) -> SegmentRow:
     fields = {"unlinked": False, "created_by": "producer 100", "refused": 0, "page_ins": 0.0}
-    return Segment(inode, path, size, resident, **fields | more)
+    return SegmentRow(inode, path, size, resident, **fields | more)
 
 
-def segments() -> list[Segment]:
+def segments() -> list[SegmentRow]:
     return [
         segment(
             *(2, "/frames", 225 * PAGE, 225),
@@ -66,10 +65,10 @@ def shares() -> list[Has]:
     ]
 
 
-def processes() -> list[Row]:
-    found: dict[int, Row] = {}
+def processes() -> list[ProcessRow]:
+    found: dict[int, ProcessRow] = {}
     for share in shares():
-        one = found.setdefault(share.pid, Row(share.pid, NAMES[share.pid], 0, 0, 0, 0, 0, Rates()))
+        one = found.setdefault(share.pid, ProcessRow(share.pid, NAMES[share.pid], 0, 0, 0, 0, 0, Rates()))
         one.segments += 1
         one.mapped += share.mapped
         one.pages += share.pages

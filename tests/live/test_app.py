@@ -294,22 +294,6 @@ def test_what_the_terminal_says_of_its_ground():
 
 
 @pytest.mark.parametrize(
-    ("number", "shown"),
-    [
-        (0.25, "0.2"),
-        (7, "7"),
-        (1204, "1204"),
-        (9999.6, "10.0k"),
-        (12_500, "12.5k"),
-        (312_000, "312k"),
-        (3.1e6, "3.1M"),
-    ],
-)
-def test_quantities(number, shown):
-    assert rows.quantity(number) == shown
-
-
-@pytest.mark.parametrize(
     ("part", "drawn"),
     [(0, ""), (0.001, "▏"), (0.5, "████"), (0.9999, "███████▉"), (1, "████████"), (2, "████████")],
 )

@@ -20,7 +20,7 @@ from shmfs.events.records import (
     Segment,
     Statistics,
 )
-from shmfs.report.run_report import Report, build, render, report_json
+from shmfs.report.run_report import RunReport, build, render, report_json
 from shmfs.report.text import clean, clip, size
 
 MIB = 1 << 20
@@ -93,13 +93,13 @@ def test_the_plain_case():
         "/psm_1",
         "8",
         "MiB",
-        "2048",
-        "2048",
+        "2,048",
+        "2,048",
         "python3",
         "10",
         "python3",
         "\u00d74",
-        "1999",
+        "1,999",
     ]
     footer = flat(text)
     assert "exact (fuse, mm)" in footer
@@ -262,16 +262,15 @@ def test_colour():
     plain = show(make(segment()))
     text = show(make(segment()), color=True)
     assert "\x1b[" in text
-    assert re.search(r"\x1b\[1;32m *1999", text)
+    assert re.search(r"\x1b\[1;32m *1,999", text)
     assert len(text) > len(plain)
 
 
 def test_a_narrow_console_gets_paragraphs():
     text = show(make(segment()), 40)
     assert "SEGMENT" not in text
-    assert "8 MiB · 2048 pages · 2048 page-ins" in text
-    assert "mapped by python3 \u00d74" in flat(text)
-    assert "1999 shared" in flat(text)
+    assert "size 8 MiB · pages 2,048" in text
+    assert "page-ins 2,048 · created by python3 10 · mapped by python3 \u00d74 · shared 1,999" in flat(text)
 
 
 def test_json():
@@ -279,7 +278,7 @@ def test_json():
     data = report_json(report)
     assert data.endswith(b"}\n")
     assert b"\n" not in data[:-1]
-    assert msgspec.json.decode(data, type=Report) == report
+    assert msgspec.json.decode(data, type=RunReport) == report
     plain = msgspec.json.decode(data)
     assert [row["shared"] for row in plain["segments"]] == [None, 1999]
     assert {source["source"]: source["exact"] for source in plain["sources"]} == {

@@ -6,7 +6,7 @@ tracks below "shmfs", with counters; so is the mount. Beyond `faults.FEW` faults
 on the tracks of the threads: the file says so in words, and `write` returns the sentences.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import IO, Any
 
 from shmfs.analysis.tally import batches
@@ -15,7 +15,7 @@ from shmfs.export.perfetto.packets import INSTANT, Packets, import_perfetto
 from shmfs.export.perfetto.story import FREQUENT, Story
 from shmfs.export.perfetto.tracks import SEGMENTS, Tracks
 from shmfs.tracefile.format import Event, Faults
-from shmfs.tracefile.stream import Trace
+from shmfs.tracefile.stream import Trace, split
 
 __all__ = ["import_perfetto", "write"]
 
@@ -51,7 +51,7 @@ def write(trace: Trace, parts: Iterable[Faults | list[Event]], file: IO[bytes]) 
     story = Story(tracks, meta, max(0, end - start) // POINTS)
     rates = [Rates(start, max(start, survey.last), most) for most in survey.most]
     sums, kept = Sums(survey), Kept(survey)
-    for faults in batches(_follow(parts, story)):
+    for faults in batches(split(parts, story.take)):
         own = faults[faults["source"] == 0]
         for rate, number in zip(rates, ("process", "segment"), strict=True):
             rate.add(own[number], own["time"])
@@ -68,16 +68,6 @@ def write(trace: Trace, parts: Iterable[Faults | list[Event]], file: IO[bytes]) 
     _about(trace, tracks, notes, start, end)
     packets.flush()
     return notes
-
-
-def _follow(parts: Iterable[Faults | list[Event]], story: Story) -> Iterator[Faults]:
-    """Yield the faults of `parts`, and tell the events."""
-    for part in parts:
-        if isinstance(part, list):
-            for event in part:
-                story.take(event)
-        else:
-            yield part
 
 
 def _rates(tracks: Tracks, processes: Rates, segments: Rates) -> None:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmfs.analysis.tally import batches
+from shmfs.analysis.tally import FAILED, MAJOR, batches
 from shmfs.export.perfetto.packets import BATCH, BEGIN, INSTANT, Message
 from shmfs.export.perfetto.tracks import Tracks
 from shmfs.export.tables import describe_fault
 from shmfs.tracefile.format import FAULT, Event, Faults
-from shmfs.tracefile.stream import Known
+from shmfs.tracefile.stream import Known, split
 
 FEW = 1_000_000
 """Faults that are written one by one. Perfetto's page needs some hundred bytes of memory for each."""
@@ -21,8 +21,6 @@ KEPT = 100_000
 
 CELLS = 500_000
 """Slices, and values of a counter, that faults are summed up in at most."""
-
-MAJOR, FAILED = 2, 3
 
 Index = NDArray[np.int64]
 
@@ -43,19 +41,14 @@ class Survey:
 
     def read(self, parts: Iterable[Faults | list[Event]]) -> None:
         """Look at a whole trace."""
-        for faults in batches(self._learn(parts)):
+        for faults in batches(split(parts, self._learn)):
             self._add(faults)
 
-    def _learn(self, parts: Iterable[Faults | list[Event]]) -> Iterator[Faults]:
-        for part in parts:
-            if not isinstance(part, list):
-                yield part
-                continue
-            for event in part:
-                self.known.learn(event)
-                time = event.get("time")
-                if isinstance(time, int):
-                    self.last_event = max(self.last_event, time)
+    def _learn(self, event: Event) -> None:
+        self.known.learn(event)
+        time = event.get("time")
+        if isinstance(time, int):
+            self.last_event = max(self.last_event, time)
 
     def _add(self, faults: Faults) -> None:
         if not len(faults):
@@ -143,8 +136,7 @@ class Writer:
 
     def _segment(self, number: int) -> list[Message]:
         if number not in self._segments:
-            known = self._tracks.known.segments
-            path = known[number].get("path") if number < len(known) else None
+            path = self._tracks.known.segment(number).get("path")
             self._segments[number] = [] if path is None else [self._packets.argument("segment", path)]
         return self._segments[number]
 

@@ -125,22 +125,16 @@ class Packets:
 
     def add(self, time: int, event: Message) -> None:
         """Add a TrackEvent as it is."""
+        new: Message = {}
         if self._new:
-            new, self._new = self._new, {}
-            self._packets.add(
-                timestamp=time,
-                interned_data=new,
-                track_event=event,
-                trusted_packet_sequence_id=_SEQUENCE,
-                sequence_flags=_NEEDED,
-            )
-        else:
-            self._packets.add(
-                timestamp=time,
-                track_event=event,
-                trusted_packet_sequence_id=_SEQUENCE,
-                sequence_flags=_NEEDED,
-            )
+            new, self._new = {"interned_data": self._new}, {}
+        self._packets.add(
+            timestamp=time,
+            track_event=event,
+            trusted_packet_sequence_id=_SEQUENCE,
+            sequence_flags=_NEEDED,
+            **new,
+        )
         if len(self._packets) >= BATCH:
             self.flush()
 

@@ -114,9 +114,7 @@ class Story:
     def _on_process(self, time: int, event: Event) -> None:
         number = event["process"]
         self._pids[event["pid"]] = number
-        parent = event.get("parent")
-        known = self._tracks.known.processes
-        above = known[parent].get("pid") if isinstance(parent, int) and 0 <= parent < len(known) else None
+        above = self._tracks.known.process(event.get("parent")).get("pid")
         self._packets.event(
             *(BEGIN, time, self._tracks.of_process(number), event["command"] or "process", "process"),
             {"pid": event["pid"], "parent pid": above, "start time (ns)": event.get("start_time")},
@@ -152,10 +150,8 @@ class Story:
         )
 
     def _who(self, number: int) -> str:
-        known = self._tracks.known.processes
-        if 0 <= number < len(known) and known[number]:
-            return f"{known[number].get('command')} ({known[number].get('pid')})"
-        return f"process {number}"
+        known = self._tracks.known.process(number)
+        return f"{known.get('command')} ({known.get('pid')})" if known else f"process {number}"
 
     # Segments.
 

@@ -2,7 +2,7 @@
 
 from shmfs.export.perfetto.packets import MAX_PID, Message, Packets
 from shmfs.report.text import clean
-from shmfs.tracefile.format import Event, Meta
+from shmfs.tracefile.format import Meta
 from shmfs.tracefile.stream import Known
 
 SEGMENTS = 10_000
@@ -38,7 +38,7 @@ class Tracks:
     def of_process(self, number: int) -> int:
         """Return the track of the process with an id."""
         if number not in self._processes:
-            about = _row(self.known.processes, number)
+            about = self.known.process(number)
             pid, command = about.get("pid"), about.get("command") or "?"
             if isinstance(pid, int) and 0 < pid <= MAX_PID:
                 # A second one with the same pid is taken for what it is: another process.
@@ -53,7 +53,7 @@ class Tracks:
         key = process, tid
         if key not in self._threads:
             parent = self.of_process(process)
-            about = _row(self.known.processes, process)
+            about = self.known.process(process)
             pid = about.get("pid")
             if isinstance(pid, int) and 0 < pid <= MAX_PID and 0 < tid <= MAX_PID:
                 thread: Message = {"pid": pid, "tid": tid}
@@ -67,7 +67,7 @@ class Tracks:
     def of_segment(self, number: int) -> int:
         """Return the track of the segment with an id."""
         if number not in self._segments:
-            about = _row(self.known.segments, number)
+            about = self.known.segment(number)
             inode, path = about.get("inode"), about.get("path") or ""
             if isinstance(inode, int) and self._device in ("", about.get("device")):
                 track = self.of_inode(inode, path)
@@ -91,7 +91,3 @@ class Tracks:
             return self.rest
         self._made += 1
         return self.packets.track(path, self._group)
-
-
-def _row(rows: list[Event], number: int) -> Event:
-    return rows[number] if 0 <= number < len(rows) else {}

@@ -5,16 +5,18 @@ themselves and the rest is summed, and heat maps are binned. `Page.notes` say so
 """
 
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from shmfs.analysis.analysis import analyse, killed_by
-from shmfs.analysis.findings import Analysis, Process, Segment, Use, Who
+from shmfs.analysis.analysis import analyse
+from shmfs.analysis.findings import Analysis, FaultCount, TracedProcess, TracedSegment, Use, Who
 from shmfs.analysis.tally import Tally, batches
+from shmfs.events.names import process_name
 from shmfs.report.html import model
 from shmfs.report.html.levels import Levels, most
 from shmfs.report.html.touches import U64, Axis, Plan, Touches, matrix
-from shmfs.report.text import clean, clip, exit_status
-from shmfs.report.trace_report import Report
+from shmfs.report.text import Fact, clean, clip, exit_status
+from shmfs.report.trace_report import TraceReport
 from shmfs.tracefile.stream import Trace
 
 SEGMENTS = 40
@@ -59,7 +61,7 @@ class _Extract:
 
     def __init__(self, trace: Trace, analysis: Analysis, tally: Tally, levels: Levels) -> None:
         self.analysis = a = analysis
-        self.report = Report(a, 200)
+        self.report = TraceReport(a, 200)
         self.start, self.end = _span(a)
         self.axis = Axis.of(self.start, self.end, BINS)
         self.shown = a.segments[:SEGMENTS]
@@ -81,7 +83,7 @@ class _Extract:
             pages[segment][process].append(some)
         return pages
 
-    def _busy(self, one: Segment) -> tuple[int, int]:
+    def _busy(self, one: TracedSegment) -> tuple[int, int]:
         """Return the time of the first touch and of the last; all of it where pages were mapped around."""
         firsts = [use.first for use in one.used_by if use.first is not None]
         lasts = [use.last for use in one.used_by if use.last is not None]
@@ -111,20 +113,14 @@ class _Extract:
     def page(self) -> model.Page:
         """Return all of it."""
         a, report = self.analysis, self.report
-        facts = [
-            (label, text.plain) for label, text in report.head() if label not in ("", "cut", "lost", "stale")
-        ]
-        count = a.faults
+        facts = [fact for fact in _plain(report.head()) if fact[0] not in ("", "cut", "lost", "stale")]
         segments = [self._segment(one) for one in self.shown]
-        rest = a.segments[SEGMENTS:]
-        others = [one for one in a.processes if one.process not in self.row]
         return model.Page(
             title=next((text for label, text in facts if label == "ran"), "") or clean(a.path),
-            outcome=exit_status(a.status).plain if a.status is not None
-            else "recorded" if a.complete else "cut off",
+            outcome=report.outcome().plain,
             bad=bool(a.status) or not a.complete,
             facts=facts,
-            warnings=[(label, text.plain) for label, text in report.missing()],
+            warnings=_plain(report.missing()),
             start=self.start,
             seconds=(self.end - self.start) / 1e9,
             duration=a.duration,
@@ -132,11 +128,7 @@ class _Extract:
             page_size=a.page_size,
             limit=a.size_limit,
             peak=a.sizing.peak,
-            faults=count.total,
-            minor=count.minor,
-            major=count.major,
-            failed=count.failed,
-            around=count.around,
+            **_counts(a.faults),
             number_of_segments=len(a.segments),
             number_of_processes=len(a.processes),
             kinds=self.heats.touches.kinds(),
@@ -148,66 +140,51 @@ class _Extract:
             perf=bool(a.faults.total) or any(one.source == "perf" and one.figures for one in a.sources),
             fault_source=report.perf,
             deaths=self._deaths(),
-            refusals=[(label, text.plain) for label, text in report.refusals()],
+            refusals=_plain(report.refusals()),
             segments=segments,
-            rest=model.Rest(len(rest), sum(one.faults.total for one in rest), sum(one.pages for one in rest)),
+            rest=_rest(a.segments[SEGMENTS:]),
             processes=[self._process(one, depth) for one, depth in self.processes],
-            rest_of_processes=model.Rest(
-                len(others), sum(one.faults.total for one in others), sum(one.pages for one in others)
-            ),
+            rest_of_processes=_rest([one for one in a.processes if one.process not in self.row]),
             matrix=self._matrix(),
-            lives=[(label, text.plain) for label, text in report.left()],
-            sizing=[(label, text.plain) for label, text in report.sizing()],
-            sources=[(label, text.plain) for label, text in report.sources()],
+            lives=_plain(report.left()),
+            sizing=_plain(report.sizing()),
+            sources=_plain(report.sources()),
             notes=self._notes(),
         )  # fmt: skip
 
     def _since(self, time: int | None) -> float | None:
         return None if time is None else round((time - self.start) / 1e9, 6)
 
-    def _segment(self, one: Segment) -> model.Segment:
+    def _segment(self, one: TracedSegment) -> model.SegmentRecord:
         touched = one.segment if one.segment in self.heats.planned else None
         so_far = None if touched is None else self.heats.touches.touched(touched)
         users = [use for use in one.used_by if use.process in self.row]
-        return model.Segment(
-            name=_name(one.path) or f"(no name, inode {one.inode})",
-            size=one.size,
-            resident=one.resident,
+        return model.SegmentRecord(
+            name=_name(one.name),
+            **{name: getattr(one, name) for name in _COPIED},
             peak=one.peak_resident,
-            pages=one.pages,
-            shared=one.shared,
-            faults=one.faults.total,
-            minor=one.faults.minor,
-            major=one.faults.major,
-            failed=one.faults.failed,
-            around=one.faults.around,
-            refused=one.refused,
+            **_counts(one.faults),
             seen=self._since(one.seen) or 0.0,
             created=self._since(one.created),
             created_by=self._who(one.created_by),
             unlinked=self._since(one.unlinked),
             unlinked_by=self._who(one.unlinked_by),
             evicted=self._since(one.evicted),
-            end=one.end,
             users=[self._user(use) for use in users[:PEOPLE]],
             others=len(one.used_by) - len(users[:PEOPLE]),
             level=self._level(one, so_far),
             touched=so_far,
-            sharing=one.sharing,
             heat=None if touched is None else self._heat(touched),
         )
 
     def _user(self, use: Use) -> model.User:
-        count = use.faults
-        return model.User(
-            self.row[use.process], count.total, count.minor, count.major, count.failed, count.around,
-            use.pages, use.pss, use.uss,
-        )  # fmt: skip
+        counts = _counts(use.faults)
+        return model.User(self.row[use.process], **counts, pages=use.pages, pss=use.pss, uss=use.uss)
 
     def _who(self, who: Who | None) -> str:
-        return f"{_name(who.command) or 'pid'} {who.pid}" if who else ""
+        return _name(process_name(who)) if who else ""
 
-    def _level(self, one: Segment, so_far: list[int] | None) -> list[int] | None:
+    def _level(self, one: TracedSegment, so_far: list[int] | None) -> list[int] | None:
         """Return the pages charged over time; inodes come round again, so it ends with the segment.
 
         Where they are only looked at now and then, pages that were touched since are charged, too.
@@ -226,7 +203,7 @@ class _Extract:
             max(pair) if at <= last else pair[0] for at, pair in enumerate(zip(level, so_far, strict=True))
         ]
 
-    def _level_of_all(self, segments: list[model.Segment]) -> list[int] | None:
+    def _level_of_all(self, segments: list[model.SegmentRecord]) -> list[int] | None:
         if self.table is None:
             return None
         level = most(self.table, self.start, self.axis.width, BINS)
@@ -240,18 +217,16 @@ class _Extract:
         heat.people = [self.row.get(process, -1) for process in heat.people]
         return heat
 
-    def _process(self, one: Process, depth: int) -> model.Process:
-        signal = killed_by(one.status)
-        status = 128 + signal if signal else one.status
+    def _process(self, one: TracedProcess, depth: int) -> model.ProcessRecord:
         shown = [self.place[segment] for segment in one.segments if segment in self.place]
-        return model.Process(
-            name=self._who(Who(one.pid, one.command)) if one.pid else f"process {one.process} of the trace",
+        return model.ProcessRecord(
+            name=clip(self.report.tables.process(one.process), NAME),
             depth=depth,
             parent=None if one.parent is None else self.row.get(one.parent),
             start=self._since(one.started),
             end=self._since(one.ended),
-            outcome="" if status is None else exit_status(status).plain,
-            bad=bool(status),
+            outcome="" if one.status is None else exit_status(one.status).plain,
+            bad=bool(one.status),
             faults=one.faults.total,
             major=one.faults.major,
             failed=one.faults.failed,
@@ -260,9 +235,9 @@ class _Extract:
             others=len(one.segments) - len(shown),
         )
 
-    def _deaths(self) -> list[model.Death]:
+    def _deaths(self) -> list[model.DeathRecord]:
         return [
-            model.Death(
+            model.DeathRecord(
                 text=self.report.death(death).plain,
                 time=self._since(death.time) or 0.0,
                 segment=self.place.get(death.segment) if death.segment is not None else None,
@@ -319,11 +294,28 @@ def _span(a: Analysis) -> tuple[int, int]:
     return start, max(start + 1, *ends)
 
 
+_KINDS = ("minor", "major", "failed", "around")
+_COPIED = ("size", "resident", "pages", "shared", "refused", "end", "sharing")
+"""Fields of `TracedSegment` that a `SegmentRecord` has too."""
+
+
+def _plain(facts: list[Fact]) -> list[model.Fact]:
+    return [(label, text.plain) for label, text in facts]
+
+
+def _counts(faults: FaultCount) -> dict[str, Any]:
+    return {"faults": faults.total} | {kind: getattr(faults, kind) for kind in _KINDS}
+
+
+def _rest(others: Sequence[TracedSegment | TracedProcess]) -> model.Rest:
+    return model.Rest(len(others), sum(one.faults.total for one in others), sum(one.pages for one in others))
+
+
 def _name(text: str) -> str:
     return clip(clean(text), NAME)
 
 
-def _tree(processes: list[Process]) -> list[tuple[Process, int]]:
+def _tree(processes: list[TracedProcess]) -> list[tuple[TracedProcess, int]]:
     """Return processes, each behind its parent, with depth: those with most faults, and their parents."""
     known = {one.process: one for one in processes}
     ranked = sorted(processes, key=lambda one: (-one.faults.total, one.process))
@@ -342,7 +334,7 @@ def _tree(processes: list[Process]) -> list[tuple[Process, int]]:
     for number in sorted(shown, key=lambda one: (known[one].started or 0, one)):
         parent = known[number].parent
         children[parent if parent in shown and parent != number else None].append(number)
-    order: list[tuple[Process, int]] = []
+    order: list[tuple[TracedProcess, int]] = []
     seen: set[int] = set()
     for root in [*children[None], *sorted(shown)]:  # what is its own ancestor, in a damaged trace, is a root
         waiting = [(root, 0)]

@@ -60,7 +60,7 @@ class User(Struct):
     uss: int | None
 
 
-class Segment(Struct):
+class SegmentRecord(Struct):
     """A segment that is shown by itself."""
 
     name: str
@@ -96,7 +96,7 @@ class Segment(Struct):
     heat: Heat | None
 
 
-class Process(Struct):
+class ProcessRecord(Struct):
     """A process; they are in the order of their tree."""
 
     name: str
@@ -124,7 +124,7 @@ class Matrix(Struct):
     counts: list[list[int]]
 
 
-class Death(Struct):
+class DeathRecord(Struct):
     """A SIGBUS."""
 
     text: str
@@ -177,11 +177,11 @@ class Page(Struct):
     perf: bool
     """Whether faults were seen."""
     fault_source: str
-    deaths: list[Death]
+    deaths: list[DeathRecord]
     refusals: list[Fact]
-    segments: list[Segment]
+    segments: list[SegmentRecord]
     rest: Rest
-    processes: list[Process]
+    processes: list[ProcessRecord]
     rest_of_processes: Rest
     matrix: Matrix | None
     lives: list[Fact]
