@@ -175,7 +175,7 @@ def _print_groups(console: "Console", found: "Report") -> None:
     from rich.text import Text
 
     from shmfs.conformance import report
-    from shmfs.events.amounts import some
+    from shmfs.events.names import some
 
     gone = report.by_note(found.outcomes, "agrees") | report.by_note(found.outcomes, "known")
     groups = [

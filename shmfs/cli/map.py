@@ -92,13 +92,6 @@ def _print(matrix: "Matrix", file: str, size: int, *, every: bool) -> None:
     output.tell_hidden(matrix.hidden)
 
 
-def _names(matrix: "Matrix") -> dict[int, str]:
-    """Return the processes by pid."""
-    from shmfs.report.text import clean
-
-    return {one.pid: f"{clean(one.command) or 'pid'} {one.pid}" for one in matrix.processes}
-
-
 def _print_strips(console: "Console", matrix: "Matrix", size: int) -> None:
     from rich.table import Table
     from rich.text import Text

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Sequence
 
 MIB = 1 << 20
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
@@ -76,12 +75,6 @@ def duration(number: float) -> str:
 def plural(number: int, word: str) -> str:
     """Return "1 page" or "2 pages"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
-
-
-def some(names: Sequence[str], most: int, more: int = 0) -> str:
-    """Return "a, b and 2 more": `most` of the names, and the number of the rest and of `more` others."""
-    more += max(0, len(names) - most)
-    return ", ".join(names[:most]) + (f" and {more} more" if more else "")
 
 
 def age(nanoseconds: int) -> str:

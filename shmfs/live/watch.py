@@ -14,8 +14,9 @@ from shmfs.events.amounts import duration
 from shmfs.events.names import printable
 from shmfs.live import faults, files
 from shmfs.live.model import ProcessRow, Rates, SegmentRow, Share, Snapshot, SourceRow
-from shmfs.system import pagemap
-from shmfs.system.pagemap import PAGE, Pages, Vma
+from shmfs.system import maps, pagemap
+from shmfs.system.maps import Vma
+from shmfs.system.pagemap import PAGE, Pages
 from shmfs.system.processes import Processes
 
 NONE = Rates()

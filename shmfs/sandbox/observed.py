@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmfs.analysis.budgets import Ended, Faults
 from shmfs.client import control, launch
 from shmfs.errors import ShmfsError
-from shmfs.events.amounts import some
+from shmfs.events.names import some
 from shmfs.events.records import Stale, Statistics
 from shmfs.ipc import library
 from shmfs.sandbox import command as child

@@ -9,7 +9,6 @@ from shmfs.analysis import budgets
 from shmfs.analysis.budgets import Ended, Faults, parse
 from shmfs.daemon.history import MAX_ENDED, History
 from shmfs.errors import ShmfsError
-from shmfs.events.amounts import parse_size
 from shmfs.events.records import Process, Segment, Statistics
 
 STATISTICS = {
