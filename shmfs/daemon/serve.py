@@ -10,12 +10,11 @@ import errno
 import faulthandler
 import gc
 import logging
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -66,7 +65,6 @@ class Daemon:
         self.device = ""
         self.dirty = trio.Event()
         """Set when memory waits to be given back."""
-        self._unlimited = trio.CapacityLimiter(math.inf)
         self.settled = False
         self.failure = ""
         self.notifier: Notifier | None = None
@@ -205,21 +203,13 @@ class Daemon:
         self._settle()
         return self.lane(opcode, unique, node, uid, gid, pid, body)
 
-    def _answer_later(
-        self, unique: int, work: Callable[[], None], answer: Callable[[OSError | None], Reply]
-    ) -> None:
-        """Answer a request of the lane when its work is done in a thread."""
+    def _answer_later(self, unique: int, reply: Coroutine[Any, Any, Reply]) -> None:
+        """Answer a request of the lane when its reply is made."""
 
-        async def finish() -> None:
-            try:
-                # It may wait long for another's mmap_lock, and then holds up neither other work nor the end.
-                await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._unlimited)
-            except OSError as failure:
-                session.reply(unique, answer(failure))
-            else:
-                session.reply(unique, answer(None))
+        async def answer() -> None:
+            session.reply(unique, await reply)
 
-        self.nursery.start_soon(finish)
+        self.nursery.start_soon(answer)
 
     async def _until_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

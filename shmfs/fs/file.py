@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from shmfs.fs import flags as file_flags
+from shmfs.fs.deferred import Deferred, Outcome, failing
 from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode, RegularFile, is_fixed
 from shmfs.fs.native import NativeFile
@@ -81,7 +82,7 @@ def charges(inode: RegularFile, offset: int, size: int) -> int:
     return sum(end - first for first, end in holes)
 
 
-def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryview) -> int:
+def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryview) -> Outcome[int]:
     """Store; returns the bytes stored, fewer at the limit.
 
     Raises ENOSPC for none, EFBIG past the end, EPERM past that of a file of fixed size.
@@ -93,12 +94,22 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
     if is_fixed(inode) and offset + len(data) > inode.size:
         raise error(errno.EPERM)
     inode.touch(sb.clock())  # also where there is no room (file_update_time comes first)
+    reserved: Outcome[None] = None
     if offset > inode.size and sb.options.reserve != "lazy":
-        _reserve(sb, inode, offset + 1)  # with the first page of the write, which can then not fail
-    stored = inode.pages.write(offset, data)
+        reserved = _reserve(
+            sb, inode, offset + 1
+        )  # with the first page of the write, which can then not fail
+    try:
+        stored = inode.pages.write(offset, data)
+    except OSError as failure:
+        if reserved is None:
+            raise
+        return Deferred(reserved.work, failing(failure), reserved.rollback)
     inode.refresh()  # a native file has grown by itself, and setting its size would free what lies behind it
     inode.size = max(inode.size, offset + stored)
-    return stored
+    if reserved is None:
+        return stored
+    return Deferred(reserved.work, lambda: stored, reserved.rollback)
 
 
 def held(inode: RegularFile, first: int, end: int) -> list[tuple[int, bytes]]:
@@ -107,7 +118,7 @@ def held(inode: RegularFile, first: int, end: int) -> list[tuple[int, bytes]]:
     return [(offset, inode.pages.read(offset, min(length, inode.size - offset))) for offset, length in runs]
 
 
-def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False) -> None:
+def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False) -> Outcome[None]:
     """Set the size in bytes; `times` asks for new times even where it stays the same (ftruncate).
 
     Compare shmem_setattr. Raises EFBIG, and with reserve=strict or prefault ENOSPC; then nothing changed.
@@ -117,42 +128,47 @@ def resize(sb: Superblock, inode: RegularFile, size: int, *, times: bool = False
     old = inode.size
     # shmem_truncate_range changes the times as soon as there are pages, whatever it has to free.
     times = times or size != old or inode.allocated > 0
+    changed: Outcome[None] = None
     if not times:
-        return
+        return changed
     if size > old:
         if sb.options.reserve != "lazy":
-            _reserve(sb, inode, size)
+            changed = _reserve(sb, inode, size)
     elif isinstance(inode, NativeFile) and old - size >= BIG * PAGE_SIZE:
-        sb.defer(inode.truncate_later(size), lambda: None)
+        changed = Deferred(inode.truncate_later(size), inode.look)
     else:
         inode.pages.truncate(size)
     inode.size = size
     inode.touch(sb.clock())
+    return changed
 
 
-def lay_out(sb: Superblock, inode: RegularFile, size: int, *, reserve: bool) -> None:
-    """Give a new file its size, and where asked charge it wholly, as reserve=strict does; raises ENOSPC."""
-    if reserve:
-        _reserve(sb, inode, size)
+def set_initial_size(sb: Superblock, inode: RegularFile, size: int, *, reserve: bool) -> Outcome[None]:
+    """Give a new file its size; `reserve` charges all of it, as reserve=strict does. Raises ENOSPC."""
+    charged = _reserve(sb, inode, size) if reserve else None
     inode.size = size
+    return charged
 
 
-def _reserve(sb: Superblock, inode: RegularFile, size: int) -> None:
+def _reserve(sb: Superblock, inode: RegularFile, size: int) -> Outcome[None]:
     """Charge all that lies between the end of the file and `size`, so that no touch of it can fail."""
     old = inode.size
     first, end = old >> PAGE_SHIFT, _pages_up_to(size)
     _check_machine(sb, end - first)
 
-    def undo() -> None:
+    def rollback() -> None:
         inode.pages.truncate(old)
         inode.size = old
 
     if isinstance(inode, NativeFile):
-        _allocate_native(sb, inode, first, end - first, lambda fd: inode.pages.allocate(fd, first, end), undo)
-        return
+        pages = inode.pages
+        return _allocate_native(
+            sb, inode, first, end - first, lambda fd: pages.allocate(fd, first, end), rollback
+        )
     inode.pages.get_pages(first, end, Intent.FALLOC)
     if sb.options.reserve == "prefault":
-        sb.defer(inode.pages.populate(first, end), undo)
+        return Deferred(inode.pages.populate(first, end), lambda: None, rollback)
+    return None
 
 
 def _check_machine(sb: Superblock, count: int) -> None:
@@ -164,7 +180,7 @@ def _check_machine(sb: Superblock, count: int) -> None:
         raise error(errno.ENOSPC)
 
 
-def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length: int) -> None:
+def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length: int) -> Outcome[None]:
     """Allocate or punch. Compare shmem_fallocate: it rolls back wholly on failure.
 
     Raises EINVAL, EFBIG, EOPNOTSUPP for modes that tmpfs does not have, ENOSPC, EPERM past a fixed size.
@@ -182,8 +198,7 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
     if mode & ~FALLOC_FL_KEEP_SIZE:
         file_flags.refuse(inode, file_flags.FS_APPEND_FL)
     if isinstance(inode, NativeFile):
-        _fallocate_native(sb, inode, mode, offset, length)
-        return
+        return _fallocate_native(sb, inode, mode, offset, length)
     if mode & FALLOC_FL_PUNCH_HOLE:
         inode.pages.punch(offset, length)
         if sb.options.reserve != "lazy":  # what was promised stays promised
@@ -201,9 +216,12 @@ def fallocate(sb: Superblock, inode: RegularFile, mode: int, offset: int, length
         if not mode & FALLOC_FL_KEEP_SIZE:
             inode.size = max(inode.size, end)
     inode.touch(sb.clock())
+    return None
 
 
-def _fallocate_native(sb: Superblock, inode: NativeFile, mode: int, offset: int, length: int) -> None:
+def _fallocate_native(
+    sb: Superblock, inode: NativeFile, mode: int, offset: int, length: int
+) -> Outcome[None]:
     promised = min(offset + length, inode.size) if sb.options.reserve != "lazy" else 0
 
     def work(fd: int) -> None:
@@ -212,7 +230,7 @@ def _fallocate_native(sb: Superblock, inode: NativeFile, mode: int, offset: int,
             syscalls.fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, promised - offset)
 
     first = offset >> PAGE_SHIFT
-    _allocate_native(sb, inode, first, _pages_up_to(offset + length) - first, work, lambda: None)
+    return _allocate_native(sb, inode, first, _pages_up_to(offset + length) - first, work, lambda: None)
 
 
 def _allocate_native(
@@ -221,9 +239,9 @@ def _allocate_native(
     first: int,
     count: int,
     work: Callable[[int], None],
-    undo: Callable[[], None],
-) -> None:
-    """Have the kernel charge `count` pages from `first` on, a great many later; tells `refuse` for ENOSPC."""
+    rollback: Callable[[], None],
+) -> Outcome[None]:
+    """Have the kernel charge `count` pages from `first` on, a great many later; emits `refuse` for ENOSPC."""
     refused = False
 
     def watched(fd: int) -> None:
@@ -239,19 +257,19 @@ def _allocate_native(
             refused = failure.errno == errno.ENOSPC
             raise
 
-    def take_back() -> None:
+    def fail() -> None:
         if refused:
             sb.store.refused(inode.ino, first, count)
-        undo()
+        rollback()
 
     if count >= BIG:
-        sb.defer(inode.pages.later(watched), take_back)
-        return
+        return Deferred(inode.pages.later(watched), inode.look, fail)
     try:
         watched(inode.pages.fileno())
     except OSError:
-        take_back()
+        fail()
         raise
+    return None
 
 
 def seek(inode: RegularFile, offset: int, whence: int) -> int:

@@ -73,7 +73,6 @@ class Superblock:
         """Bytes charged for inodes, links and extended attributes."""
         self.store = ManagedStore(self.blocks, self.instruments)
         self.inodes: dict[int, Inode] = {}
-        self.deferred: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.unused: dict[int, Callable[[], None]] = {}
         """By inode: called when the kernel refers to it no more, before it is freed if no name does."""
         self.evicted: Callable[[int], None] = lambda ino: None
@@ -139,13 +138,6 @@ class Superblock:
             inode = Inode(ino, mode, cred.uid, gid, now, rdev)
         self.inodes[ino] = inode
         return inode
-
-    def defer(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
-        """Leave long work, which only asks the kernel for memory, to be done before the answer is given.
-
-        `work` may run in a thread and raises OSError, after which `undo` takes back what the model did.
-        """
-        self.deferred = (work, undo)
 
     def hide(self, name: bytes, mode: int) -> Directory:
         """A directory of the root's that only those find who know it; it takes no inode of the limit."""

@@ -9,15 +9,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from shmfs.fs.attributes import Changes
+from shmfs.fs.deferred import Deferred, Outcome, then
 from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse.backing import Backings
+from shmfs.fuse.finish import finish
 from shmfs.fuse.operations import FOREVER, Operations
 from shmfs.fuse.reads import Reader
 from shmfs.ipc import protocol
@@ -26,8 +28,6 @@ from shmfs.mm import PAGE_SIZE
 log = logging.getLogger(__name__)
 
 Reply = bytes | int | tuple[bytes, ...] | None
-Later = Callable[[], Reply]
-"""Makes the answer when what was deferred is done."""
 Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
 _FOREVER = int(FOREVER)
@@ -45,7 +45,7 @@ class Lane:
     def __init__(
         self,
         operations: Operations,
-        spawn: Callable[[int, Callable[[], None], Callable[[OSError | None], Reply]], None],
+        spawn: Callable[[int, Coroutine[Any, Any, Reply]], None],
         freed: Callable[[], None],
         backings: Backings | None = None,
     ) -> None:
@@ -58,11 +58,11 @@ class Lane:
         self._backings = backings
         self._cred = self._cred_masked = Credentials()
         self._spawn = spawn
-        """Answers a request later: with the third argument's result, once the work was done in a thread."""
+        """Answers a request with what the coroutine returns."""
         names = {code: code.name.lower() for code in p.Opcode}
         names |= {p.Opcode.RENAME2: "rename2", p.Opcode.BATCH_FORGET: "batch_forget"}
         # A body is bytes, except that of WRITE, which is a view of the buffer it was read into.
-        self._handlers: dict[int, Callable[[Credentials, int, Any], Reply | Later]] = {
+        self._handlers: dict[int, Callable[[Credentials, int, Any], Outcome[Reply]]] = {
             int(code): getattr(self, name) for code, name in names.items() if hasattr(self, name)
         }
 
@@ -86,40 +86,19 @@ class Lane:
             result = errno.EIO
         if self._arena.dirty:
             self._freed()
-        if self._superblock.deferred is not None:
-            self._finish_later(opcode, unique, node, pid, result)
+        if isinstance(result, Deferred):
+            self._spawn(unique, self._finish(result, pid, opcode))
             return None
-        return cast("Reply", result)
+        return result
 
-    def _finish_later(self, opcode: int, unique: int, node: int, pid: int, result: Reply | Later) -> None:
-        """Leave long work to a thread; the request is answered when it is done."""
-        deferred, self._superblock.deferred = self._superblock.deferred, None
-        if deferred is None:
-            return
-        work, undo = deferred
-
-        def finish(failure: OSError | None) -> Reply:
-            if failure is not None:
-                self._instruments.caller, self._instruments.request = pid, opcode
-                undo()
-                return failure.errno or errno.EIO
-            if callable(result):
-                return self._answered(result)
-            if isinstance(result, bytes) and len(result) == p.ATTR_OUT.size:
-                inode = self._superblock.inode(node)
-                if isinstance(inode, NativeFile):
-                    inode.look()
-                return self._attributes(inode)  # as they are now
-            return result
-
-        self._spawn(unique, work, finish)
-
-    @staticmethod
-    def _answered(later: Later) -> Reply:
+    async def _finish(self, deferred: Deferred[Reply], pid: int, opcode: int) -> Reply:
         try:
-            return later()
+            return await finish(deferred, self._superblock, pid, opcode)
         except OSError as failure:
             return failure.errno or errno.EIO
+        except Exception:
+            log.exception("the deferred request %d failed", opcode)
+            return errno.EIO
 
     def _masked(self, cred: Credentials, umask: int) -> Credentials:
         """The credentials with a umask; made anew only for another caller."""
@@ -248,11 +227,11 @@ class Lane:
 
     # ---- attributes
 
-    def getattr(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def getattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_GETATTR."""
-        return self._attributes(self.operations.getattr(node))
+        return then(self.operations.getattr(node), self._attributes)
 
-    def setattr(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def setattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_SETATTR."""
         (valid, _, _, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid, _) = (
             p.SETATTR_IN.unpack_from(body)
@@ -274,14 +253,14 @@ class Lane:
             kill_privileges=bool(valid & p.FATTR_KILL_SUIDGID),
             times_given=valid & _NOW not in (0, _NOW),
         )
-        return self._attributes(self.operations.setattr(node, changes, cred))
+        return then(self.operations.setattr(node, changes, cred), self._attributes)
 
-    def statx(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def statx(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_STATX: for the time of birth."""
         inode = self.operations.getattr(node)
-        return p.statx(inode, _FOREVER if inode.told() else 0)
+        return then(inode, lambda inode: p.statx(inode, _FOREVER if inode.told() else 0))
 
-    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Reply | Later:
+    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_IOCTL: the flags of chattr(1)."""
         _, _, command, *_ = p.IOCTL_IN.unpack_from(body)
         if command == p.FS_IOC_GETFLAGS:
@@ -302,7 +281,7 @@ class Lane:
             return p.IOCTL_OUT.pack(0, 0, 0, 0)
         if command == protocol.COMMAND:
             answer = self.operations.shm(node, bytes(body[p.IOCTL_IN.size :]), cred)
-            return (lambda: _ioctl(*answer())) if callable(answer) else _ioctl(*answer)
+            return then(answer, lambda answer: _ioctl(*answer))
         return errno.ENOTTY
 
     def statfs(self, cred: Credentials, node: int, body: bytes) -> Reply:
@@ -340,11 +319,11 @@ class Lane:
 
     # ---- files
 
-    def open(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def open(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_OPEN."""
         flags, _ = p.OPEN_IN.unpack_from(body)
-        handle, keep_cache = self.operations.open(node, flags, cred)
-        return self._open(handle, keep_cache, flags, cred)
+        opened = self.operations.open(node, flags, cred)
+        return then(opened, lambda opened: self._open(*opened, flags, cred))
 
     def release(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_RELEASE."""
@@ -358,36 +337,33 @@ class Lane:
         reader = Reader(cred.pid, called, called or bool(opened & os.O_DIRECT))
         return self.operations.read(handle, offset, size, reader)
 
-    def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def write(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_WRITE."""
         handle, offset, size, flags, _, opened, _ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
         cached = bool(flags & p.WRITE_CACHE)
-        stored = 0
-        try:
+        if cached or opened & os.O_DIRECT:
             stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
-        finally:
-            if stored < size and not cached and not opened & os.O_DIRECT:
-                self.operations.not_stored(handle, offset + stored, offset + size)
-        return p.WRITE_OUT.pack(stored, 0)
+        else:
+            stored = self.operations.write_through(handle, offset, data, killer, cred.pid)
+        return then(stored, _written)
 
-    def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def fallocate(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_FALLOCATE."""
         handle, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(body)
-        self.operations.fallocate(handle, mode, offset, length, cred)
-        return 0
+        return then(self.operations.fallocate(handle, mode, offset, length, cred), lambda _: 0)
 
     def lseek(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_LSEEK: SEEK_DATA and SEEK_HOLE."""
         handle, offset, whence, _ = p.LSEEK_IN.unpack_from(body)
         return p.U64.pack(self.operations.lseek(handle, offset, whence))
 
-    def copy_file_range(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def copy_file_range(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_COPY_FILE_RANGE."""
         source, offset_in, _node, target, offset_out, length, _ = p.COPY_FILE_RANGE_IN.unpack_from(body)
         copied = self.operations.copy_file_range(source, offset_in, target, offset_out, length, cred)
-        return p.WRITE_OUT.pack(copied, 0)
+        return then(copied, _written)
 
     def syncfs(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_SYNCFS: there is nothing to sync to."""
@@ -427,6 +403,10 @@ class Lane:
     def destroy(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_DESTROY."""
         return 0
+
+
+def _written(stored: int) -> bytes:
+    return p.WRITE_OUT.pack(stored, 0)
 
 
 def _ioctl(result: int, data: bytes) -> bytes:

@@ -85,9 +85,3 @@ class Reads:
         if ends is None or ends.rewritten != inode.ino:
             return False
         return inode.pages.read(offset, len(data)) == data
-
-    def wait_for_repair(self, ino: int) -> None:
-        """Defer the answer of this request until an attempt to end a populate of the inode is over."""
-        repair = self.populate_end.repair_of(ino) if self.populate_end else None
-        if repair is not None:
-            self._superblock.defer(repair, lambda: None)

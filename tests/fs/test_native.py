@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shmfs.fs import options
+from shmfs.fs.deferred import Deferred
 from shmfs.fs.native import NativeBlocks, NativeFile
 from shmfs.fs.superblock import Superblock
 from shmfs.fuse.operations import Operations
@@ -203,7 +204,7 @@ def test_reserved(native_of: MakeModel, reserve: str) -> None:
     fs.truncate("f", PAGE)
     fs.truncate("g", 25 * PAGE)
     assert fs.sb.blocks.used == 26
-    assert fs.sb.deferred is None
+    assert fs.deferred is None
 
 
 # ---- much at once
@@ -211,13 +212,12 @@ def test_reserved(native_of: MakeModel, reserve: str) -> None:
 
 def run(fs: Model) -> Any:
     """Do what was deferred; its error's name."""
-    deferred, fs.sb.deferred = fs.sb.deferred, None
-    assert deferred is not None
-    work, undo = deferred
-    answer = errno_of(work)
-    if isinstance(answer, str):
-        undo()
-    return answer
+    assert isinstance(fs.deferred, Deferred)
+    failure = errno_of(fs.deferred.work)
+    if isinstance(failure, str):
+        fs.deferred.rollback()
+        return failure
+    return fs.deferred.answer()
 
 
 def test_large_changes_are_deferred(native_of: MakeModel) -> None:
