@@ -6,7 +6,7 @@ no state of the model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeAlias, TypeVar
+from typing import Generic, NoReturn, TypeAlias, TypeVar, final
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -17,6 +17,7 @@ def _nothing() -> None:
     """Roll nothing back."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Deferred(Generic[T_co]):
     """What an operation returns in place of its reply. Each is carried out: its work may own a descriptor."""
@@ -28,6 +29,10 @@ class Deferred(Generic[T_co]):
     rollback: Callable[[], None] = _nothing
     """Restores the model after work that failed; in the thread that serves requests."""
 
+    def then(self, step: Callable[[T_co], U]) -> "Deferred[U]":
+        """Apply `step` to the reply."""
+        return Deferred(self.work, lambda: step(self.answer()), self.rollback)
+
 
 Outcome: TypeAlias = T | Deferred[T]
 """A reply, or what it waits for."""
@@ -35,9 +40,7 @@ Outcome: TypeAlias = T | Deferred[T]
 
 def then(outcome: Outcome[T], step: Callable[[T], U]) -> Outcome[U]:
     """Apply `step` to a reply: now, or when its work is done."""
-    if not isinstance(outcome, Deferred):
-        return step(outcome)
-    return Deferred(outcome.work, lambda: step(outcome.answer()), outcome.rollback)
+    return outcome.then(step) if type(outcome) is Deferred else step(outcome)
 
 
 def failing(failure: OSError) -> Callable[[], NoReturn]:

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 from shmfs.fs import flags as file_flags
 from shmfs.fs.deferred import Deferred, Outcome, failing
@@ -109,7 +110,7 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
     inode.size = max(inode.size, offset + stored)
     if reserved is None:
         return stored
-    return Deferred(reserved.work, lambda: stored, reserved.rollback)
+    return Deferred(reserved.work, partial(int, stored), reserved.rollback)
 
 
 def held(inode: RegularFile, first: int, end: int) -> list[tuple[int, bytes]]:

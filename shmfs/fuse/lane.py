@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from shmfs.fs.attributes import Changes
@@ -86,7 +87,7 @@ class Lane:
             result = errno.EIO
         if self._arena.dirty:
             self._freed()
-        if isinstance(result, Deferred):
+        if type(result) is Deferred:
             self._spawn(unique, self._finish(result, pid, opcode))
             return None
         return result
@@ -117,11 +118,12 @@ class Lane:
     def _attributes(inode: Inode) -> bytes:
         return p.attributes(inode, _FOREVER if inode.told() else 0)
 
-    def _open(self, handle: int, keep_cache: bool, flags: int, cred: Credentials) -> bytes:
+    def _open(self, opened: tuple[int, bool], flags: int, cred: Credentials) -> bytes:
         """How the kernel is to serve this open: from its cache, or from the native store's own file.
 
         The kernel refuses to mix the two on one inode, and every open of an inode needs the same backing id.
         """
+        handle, keep_cache = opened
         inode = cast("NativeFile", self._superblock.inodes[handle >> 2])
         if self._backings is None:
             how = p.FOPEN_KEEP_CACHE if keep_cache else 0
@@ -179,7 +181,7 @@ class Lane:
         name = body[p.CREATE_IN.size : -1]
         inode, handle = self.operations.create(node, name, mode, flags, self._masked(cred, umask))
         try:
-            return self._entry(inode), self._open(handle, True, flags, cred)
+            return self._entry(inode), self._open((handle, True), flags, cred)
         except OSError:
             self.operations.uncreate(inode, node, name, cred)
             raise
@@ -189,7 +191,7 @@ class Lane:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(body)
         inode, handle = self.operations.tmpfile(node, mode, flags, self._masked(cred, umask))
         try:
-            return self._entry(inode), self._open(handle, True, flags, cred)
+            return self._entry(inode), self._open((handle, True), flags, cred)
         except OSError:
             self.operations.uncreate(inode, node, None, cred)
             raise
@@ -229,7 +231,8 @@ class Lane:
 
     def getattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_GETATTR."""
-        return then(self.operations.getattr(node), self._attributes)
+        inode = self.operations.getattr(node)
+        return inode.then(self._attributes) if type(inode) is Deferred else self._attributes(inode)
 
     def setattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_SETATTR."""
@@ -323,7 +326,9 @@ class Lane:
         """FUSE_OPEN."""
         flags, _ = p.OPEN_IN.unpack_from(body)
         opened = self.operations.open(node, flags, cred)
-        return then(opened, lambda opened: self._open(*opened, flags, cred))
+        if type(opened) is Deferred:
+            return opened.then(partial(self._open, flags=flags, cred=cred))
+        return self._open(opened, flags, cred)
 
     def release(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_RELEASE."""
@@ -342,12 +347,12 @@ class Lane:
         handle, offset, size, flags, _, opened, _ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
-        cached = bool(flags & p.WRITE_CACHE)
-        if cached or opened & os.O_DIRECT:
-            stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
-        else:
-            stored = self.operations.write_through(handle, offset, data, killer, cred.pid)
-        return then(stored, _written)
+        writeback = bool(flags & p.WRITE_CACHE)
+        cached = not (writeback or opened & os.O_DIRECT)
+        stored = self.operations.write(
+            handle, offset, data, killer, writeback=writeback, cached=cached, caller=cred.pid
+        )
+        return stored.then(_written) if type(stored) is Deferred else p.WRITE_OUT.pack(stored, 0)
 
     def fallocate(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_FALLOCATE."""

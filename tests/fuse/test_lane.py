@@ -155,8 +155,8 @@ def test_a_create_that_fails_in_its_open_leaves_nothing(lane: Lane, opcode: int)
     def refused(*arguments: Any) -> Any:
         raise OSError(errno.ENFILE, "no more")
 
-    def refused_with_the_id(handle: int, *arguments: Any) -> Any:
-        lane.operations.release(handle)
+    def refused_with_the_id(opened: tuple[int, bool], *arguments: Any) -> Any:
+        lane.operations.release(opened[0])
         raise OSError(errno.ENFILE, "no more")
 
     body = p.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"f\0"

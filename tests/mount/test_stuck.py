@@ -22,9 +22,9 @@ import runpy
 from shmfs.fs.deferred import Deferred
 from shmfs.fuse import notify, operations
 
-def store_again(self, handle, start, end, answer):  # the last page, too, which its writer has locked
+def store_again(self, inode, start, end, answer):  # the last page, too, which its writer has locked
     pages = [(4096, b"o" * 4095)]
-    return Deferred(lambda: self.cache_again(self._file(handle).ino, pages), answer)
+    return Deferred(lambda: self.cache_again(inode.ino, pages), answer)
 
 notify._PATIENCE = 3600
 operations.Operations._cache_again = store_again

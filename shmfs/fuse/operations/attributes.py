@@ -1,6 +1,7 @@
 """Requests about attributes: stat(2), chmod(2), truncate(2), chattr(1), statfs(2)."""
 
 import errno
+from functools import partial
 
 from shmfs.fs import attributes
 from shmfs.fs import flags as file_flags
@@ -16,11 +17,10 @@ class Attributes(Table):
 
     def getattr(self, ino: int) -> Outcome[Inode]:
         """FUSE_GETATTR; waits until an attempt to end a populate of the inode is over."""
-        inode = self.superblock.inode(ino)
         ends = self.reads.populate_end
         if ends is not None and (repair := ends.repair_of(ino)) is not None:
-            return Deferred(repair, lambda: inode)
-        return inode
+            return Deferred(repair, partial(self.superblock.inode, ino))
+        return self.superblock.inode(ino)
 
     def setattr(self, ino: int, changes: Changes, cred: Credentials) -> Outcome[Inode]:
         """FUSE_SETATTR."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from shmfs.fs import attributes, file
 from shmfs.fs import flags as file_flags
@@ -76,7 +77,7 @@ class Data(Attributes):
             if not reader.called:
                 self.pages_cached(inode.ino, offset, size)
             elif self.trace_io:
-                self._emit_call("read", inode.ino, offset, len(data), reader.tid)
+                self._emit_call("read", inode.ino, offset, reader.tid, len(data))
             return data
         before = inode.allocated
         data = self.reads.read(inode, offset, size, reader)
@@ -92,13 +93,15 @@ class Data(Attributes):
         killer: Credentials | None = None,
         *,
         writeback: bool = True,
+        cached: bool = False,
         caller: int | None = None,
     ) -> Outcome[int]:
         """FUSE_WRITE: bytes stored, or ENOSPC, EFBIG.
 
         `caller` is the thread that called write(2), if it is that; `killer` is who writes, where that takes
         set-id bits and capabilities away; `writeback` says that it may not be write(2), after which the
-        kernel asks for the attributes by itself.
+        kernel asks for the attributes by itself; `cached` says that the kernel has the data of a write(2) in
+        its page cache.
         """
         inode = self._file(handle)
         if writeback and self.reads.is_rewrite(inode, offset, data):
@@ -107,7 +110,12 @@ class Data(Attributes):
         killer = killer or (Credentials() if self.handle_killpriv else None)
         if killer is not None:  # also where nothing can be stored (file_remove_privs)
             attributes.kill_privileges(self.superblock, inode, killer)
-        stored = file.write(self.superblock, inode, offset, data)
+        try:
+            stored = file.write(self.superblock, inode, offset, data)
+        except OSError as failure:
+            if not cached:
+                raise
+            return self._cache_again(inode, offset, offset + len(data), failing(failure))
         if inode.size != old_size:
             self._resized(inode, old_size, 0)
         if inode.attributes_cached:
@@ -117,24 +125,14 @@ class Data(Attributes):
             else:
                 inode.attributes_cached = False
         if self.trace_io and caller is not None:
-            tid = caller
-            return then(stored, lambda length: self._emit_call("write", inode.ino, offset, length, tid))
+            stored = then(stored, partial(self._emit_call, "write", inode.ino, offset, caller))
+        if cached and type(stored) is int and stored < len(data):
+            return self._cache_again(inode, offset + stored, offset + len(data), partial(int, stored))
         return stored
 
-    def write_through(
-        self, handle: int, offset: int, data: bytes | memoryview, killer: Credentials | None, caller: int
+    def _cache_again(
+        self, inode: RegularFile, start: int, end: int, answer: Callable[[], int]
     ) -> Outcome[int]:
-        """FUSE_WRITE of a write(2) that the kernel has copied into its cache."""
-        end = offset + len(data)
-        try:
-            stored = self.write(handle, offset, data, killer, writeback=False, caller=caller)
-        except OSError as failure:
-            return self._cache_again(handle, offset, end, failing(failure))
-        if isinstance(stored, Deferred) or stored == len(data):
-            return stored
-        return self._cache_again(handle, offset + stored, end, lambda: stored)
-
-    def _cache_again(self, handle: int, start: int, end: int, answer: Callable[[], int]) -> Outcome[int]:
         """Have the kernel cache again what a write(2) was to replace, before that is answered.
 
         The kernel copied all data into its pages before it asked, and leaves those that are mapped so
@@ -142,7 +140,6 @@ class Data(Attributes):
         writer has the file's lock meanwhile, and may have that of the last page if it filled that in part,
         until it is answered: that page is dropped when it can be.
         """
-        inode = self._file(handle)
         if isinstance(inode, NativeFile):
             return answer()
         last = end >> PAGE_SHIFT
@@ -151,7 +148,7 @@ class Data(Attributes):
             self.pages_cached(inode.ino, last << PAGE_SHIFT, PAGE_SIZE)
         return Deferred(lambda: self.cache_again(inode.ino, kept), answer) if kept else answer()
 
-    def _emit_call(self, call: str, ino: int, offset: int, length: int, tid: int) -> int:
+    def _emit_call(self, call: str, ino: int, offset: int, tid: int, length: int) -> int:
         pid = self.ipc.process_of(tid) or tid
         self.superblock.instruments.call(call, ino, offset, length, pid, tid)
         return length
