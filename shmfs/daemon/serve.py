@@ -29,7 +29,6 @@ from shmfs.errors import ShmfsError
 from shmfs.events.hooks import HOOKS, Instruments
 from shmfs.events.records import Statistics
 from shmfs.fs import options as mount_options
-from shmfs.fs.native import NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
 from shmfs.fuse import protocol as p
@@ -137,7 +136,7 @@ class Daemon:
             self.nursery.cancel_scope.cancel()
             return
         if self.superblock.native:
-            self.nursery.start_soon(self._watch_peak)
+            self.nursery.start_soon(self._sample_peak)
         self.notes += session.tune(self.device, self.options)
         _tell(Ready(device=self.device, notes=self.notes))
 
@@ -231,10 +230,10 @@ class Daemon:
             await trio.to_thread.run_sync(populates.close)
         self.nursery.cancel_scope.cancel()
 
-    async def _watch_peak(self) -> None:
+    async def _sample_peak(self) -> None:
         """The kernel charges the native store by itself, so its peak is looked for."""
         while True:
-            self.superblock.watch_peak()
+            self.superblock.blocks.sample_peak()
             await trio.sleep(_PEAK_INTERVAL)
 
     def _freed(self) -> None:
@@ -320,9 +319,7 @@ class Daemon:
     def statistics(self, request: dict[str, Any]) -> Statistics:
         """Everything that is known of the mount."""
         sb = self.superblock
-        for file in sb.files():
-            if isinstance(file, NativeFile):
-                sb.tell_usage(file)
+        sb.emit_usage()
         failed = stale.failed(sb.instruments.failures, self.log)
         known = map(notes.sentence, sorted(self.adapter.operations.ipc.notes))
         pinned = self.backings.notes() if self.backings else []

@@ -172,31 +172,26 @@ class Superblock:
             return
         del self.inodes[inode.ino]
         self.unused.pop(inode.ino, None)
-        if isinstance(inode, NativeFile):
-            self.tell_usage(inode)
-            if inode.allocated:
-                self.watch_peak()
-        elif isinstance(inode, RegularFile):
-            inode.pages.truncate(0)
-        elif inode.allocated:
-            self.blocks.uncharge(inode.allocated)
+        inode.uncharge(self)
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
             self.instruments.call("evict", inode.ino)
         self.evicted(inode.ino)
-        if isinstance(inode, NativeFile):  # after its backing id, so that no other file pins the pages
-            inode.drop()
+        inode.drop()  # after its backing id, so that no other file pins the pages
 
-    def tell_usage(self, inode: NativeFile) -> None:
-        """Tell the instruments what the kernel changed in a file of the native store."""
-        inode.refresh()
-        if "usage" in self.instruments:
-            self.instruments.call("usage", inode.ino, inode.size, inode.allocated)
+    def emit_usage(self) -> None:
+        """Emit what the kernel changed in the files of a native store."""
+        if self.native:
+            for file in self.files():
+                file.emit_usage(self.instruments)
 
-    def watch_peak(self) -> None:
-        """Look at what is used, for the peak of a native store is the most that was seen."""
-        if isinstance(self.blocks, NativeBlocks):
-            self.blocks.watch()
+    def check_machine(self, count: int) -> None:
+        """Without a limit refuse (ENOSPC) pages that the machine can never hold. Compare __vm_enough_memory.
+
+        Native pages would be allocated until the OOM killer comes; managed ones take a byte each before that.
+        """
+        if not self.blocks.limit and count > os.sysconf("SC_PHYS_PAGES"):
+            raise error(errno.ENOSPC)
 
     def files(self) -> Iterator[RegularFile]:
         """The regular files, unnamed and unlinked ones too."""

@@ -17,7 +17,6 @@ from typing import cast
 from shmfs.fs import file
 from shmfs.fs.deferred import Deferred, Outcome
 from shmfs.fs.inode import Door, Inode, RegularFile
-from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.ipc import attaches
 from shmfs.ipc.ids import IPCMNI, Ids
@@ -280,9 +279,8 @@ class Registry:
         return segment
 
     def _may_be_attached(self, segment: Segment) -> bool:
-        """Whether the kernel refers to it; a managed one it has open for as long as it is mapped."""
-        inode = segment.inode
-        return inode.nlookup > 0 and (inode.opens > 0 or isinstance(inode, NativeFile))
+        """Whether the kernel refers to it, and perhaps for a mapping."""
+        return segment.inode.nlookup > 0 and segment.inode.may_be_mapped()
 
     def count_attaches(self, segment: Segment) -> Outcome[int]:
         """How often a segment is attached; raises EINVAL if its last attach has ended when it was counted."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from shmfs.mm.address_space import Intent
 from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
+from shmfs.mm.runs import Run
 from shmfs.system import mounting, syscalls
 
 _POOL = 1024
@@ -150,6 +151,10 @@ class NativePages:
     def allocated(self) -> int:
         """Pages charged."""
         return self.status().st_blocks * 512 // PAGE_SIZE if self._created else 0
+
+    def runs(self, first: int = 0, end: int = 1 << 63) -> Iterator[Run]:
+        """Nothing: the kernel's cache is the store itself, so nothing needs to be cached again."""
+        return iter(())
 
     def holes(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """Nothing: the kernel's cache is the store itself, so no hole can be cached uncharged."""

@@ -259,7 +259,7 @@ def test_what_is_being_freed_is_waited_for(native_of: MakeModel, monkeypatch: py
         fs.create(name)
         fs.fallocate(name, 0, 0, 24 * MIB)
         assert run(fs) is None, name
-        native(fs, name).look()
+        native(fs, name).sync_from_backing()
         monkeypatch.setattr(os, "close", late)
         fs.unlink(name)
     assert fs.sb.blocks.used == 24 * 256, "the last one is still to be freed"

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmfs.fs import file
 from shmfs.fs.deferred import Deferred
 from shmfs.mm import PAGE_SHIFT
 from tests.fs.support import PAGE, Model, errno_of
@@ -121,9 +120,9 @@ def test_a_read_for_the_cache_cannot_fail(strict):
     strict.truncate("f", 6 * PAGE)
     strict.create("g")
     assert strict.write("g", 0, b"x" * 10 * PAGE) == 4 * PAGE
-    file.open_file(strict.file("f"), os.O_RDWR)
+    strict.file("f").open(os.O_RDWR)
     assert strict.read("f", 0, 6 * PAGE) == bytes(6 * PAGE)
-    file.release(strict.file("f"), os.O_RDWR)
+    strict.file("f").release(os.O_RDWR)
 
 
 @given(

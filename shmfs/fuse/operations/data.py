@@ -9,7 +9,6 @@ from shmfs.fs import flags as file_flags
 from shmfs.fs.attributes import Changes
 from shmfs.fs.deferred import Deferred, Outcome, failing, then
 from shmfs.fs.inode import RegularFile, is_fixed
-from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse.operations.attributes import Attributes
 from shmfs.fuse.reads import REWRITE, UNKNOWN, Reader
@@ -26,7 +25,7 @@ class Data(Attributes):
         """FUSE_OPEN: file handle, and whether the kernel may keep the pages it has cached."""
         inode = file.regular(self.superblock.inode(ino))
         if self.reads.rewrites(cred):
-            return ino << 2 | REWRITE, file.open_file(inode, flags)
+            return ino << 2 | REWRITE, inode.open(flags)
         if inode.flags:
             file_flags.check_open(inode, flags)
         if is_fixed(inode):
@@ -41,10 +40,7 @@ class Data(Attributes):
 
     def _opened(self, inode: RegularFile, flags: int, cred: Credentials) -> tuple[int, bool]:
         """Count an open, after O_TRUNC."""
-        keep_cache = file.open_file(inode, flags)
-        if isinstance(inode, NativeFile):
-            inode.descriptor()
-            inode.was_written = inode.was_written or inode.writers > 0 or inode.has_holes()
+        keep_cache = inode.open(flags)
         if "open" in self.superblock.instruments:
             self.superblock.instruments.call("open", inode.ino, flags, cred.pid)
         return inode.ino << 2 | min(flags & os.O_ACCMODE, os.O_RDWR), keep_cache
@@ -57,11 +53,11 @@ class Data(Attributes):
     def release(self, handle: int) -> None:
         """FUSE_RELEASE: the last descriptor and mapping of an open are gone."""
         inode = file.regular(self.superblock.inode(handle >> 2))
-        if isinstance(inode, NativeFile) and handle & os.O_ACCMODE:
-            self.superblock.tell_usage(inode)
+        if handle & os.O_ACCMODE:
+            inode.emit_usage(self.superblock.instruments)
         else:
             inode.refresh()
-        file.release(inode, handle & os.O_ACCMODE)
+        inode.release(handle)
         if "release" in self.superblock.instruments and handle & os.O_ACCMODE != REWRITE:
             self.superblock.instruments.call("release", inode.ino, handle & os.O_ACCMODE)
 
@@ -72,7 +68,7 @@ class Data(Attributes):
         sendfile(2), which fill the page cache also there. Mappings are not of those pages.
         """
         inode = self._file(handle)
-        if isinstance(inode, NativeFile):
+        if self.superblock.native:
             data = inode.pages.read(offset, size)
             if not reader.called:
                 self.pages_cached(inode.ino, offset, size)
@@ -140,8 +136,6 @@ class Data(Attributes):
         writer has the file's lock meanwhile, and may have that of the last page if it filled that in part,
         until it is answered: that page is dropped when it can be.
         """
-        if isinstance(inode, NativeFile):
-            return answer()
         last = end >> PAGE_SHIFT
         kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, last)
         if any(inode.pages.runs(last, last + (end % PAGE_SIZE > 0))):
