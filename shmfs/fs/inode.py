@@ -106,7 +106,7 @@ class Inode:
         """Whether `refresh` might find something new."""
         return False
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Whether the kernel, which is told the attributes now, may keep them: only it can change them."""
         return True
 
@@ -161,7 +161,7 @@ class RegularFile(Inode):
         """Pages charged; st_blocks is eight times that."""
         return self.pages.allocated
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Always: what faults and write-back change is changed by requests, which see `attributes_cached`."""
         self.attributes_cached = True
         return True

@@ -131,7 +131,7 @@ class NativeFile(RegularFile):
             self._seen_ctime = status.st_ctime_ns
             self.ctime = max(self.ctime, status.st_ctime_ns)
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Not once it was open for writing: a mapping may still be there, and its stores are not seen.
 
         Of an empty file that is only MADV_REMOVE of what was allocated behind its end.

@@ -1,4 +1,8 @@
-"""One mounted tmpfs: its inodes, its limits, its options. Compare struct shmem_sb_info."""
+"""One mounted tmpfs: its inodes, its limits, its options. Compare struct shmem_sb_info.
+
+The whole model (this room, and the pages below it) belongs to the thread that serves requests. Other threads
+only run the work of a `Deferred`, which touches none of it.
+"""
 
 import errno
 import os

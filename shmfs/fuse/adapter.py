@@ -1,4 +1,7 @@
-"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into a reply."""
+"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into a reply.
+
+They run as tasks in the thread of the event loop and await nothing but `finish`.
+"""
 
 import errno
 import functools
@@ -27,12 +30,12 @@ from pyfuse3 import (
 
 from shmfs.fs.attributes import Changes
 from shmfs.fs.deferred import Deferred, Outcome, then
-from shmfs.fs.inode import Inode
+from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse import session
 from shmfs.fuse.finish import finish
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.operations import Operations
 from shmfs.fuse.reads import Reader
 from shmfs.mm import PAGE_SIZE
 
@@ -117,8 +120,8 @@ class Adapter(pyfuse3.Operations):
     def _attributes(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
         entry.st_ino = InodeT(inode.ino)
-        entry.entry_timeout = self.operations.entry_timeout(inode)
-        entry.attr_timeout = self.operations.attribute_timeout(inode)
+        entry.entry_timeout = 0 if is_fixed(inode) else p.FOREVER
+        entry.attr_timeout = p.FOREVER if inode.can_cache_attributes() else 0
         entry.st_mode = ModeT(inode.mode)
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
@@ -142,7 +145,7 @@ class Adapter(pyfuse3.Operations):
             return self._attributes(inode)
         entry = EntryAttributes()
         entry.st_ino = InodeT(0)
-        entry.entry_timeout = FOREVER
+        entry.entry_timeout = p.FOREVER
         return entry
 
     async def forget(self, inode_list: Any) -> None:

@@ -1,7 +1,8 @@
 """The second caller of `Operations`: requests as the kernel sends them, read and answered by the extension.
 
 Every request but INIT comes this way, so there is no order to keep between two callers. A method takes the
-credentials, the node and the body, and gives bytes, an errno (0 for success), or None for no answer.
+credentials, the node and the body, and returns bytes, an errno (0 for success), None for no answer, or
+`Deferred`. The extension calls the lane in the thread of the event loop with the GIL held: it must not block.
 """
 
 import errno
@@ -21,7 +22,7 @@ from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse.backing import Backings
 from shmfs.fuse.finish import finish
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.operations import Operations
 from shmfs.fuse.reads import Reader
 from shmfs.ipc import protocol
 from shmfs.mm import PAGE_SIZE
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 Reply = bytes | int | tuple[bytes, ...] | None
 Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
-_FOREVER = int(FOREVER)
+_FOREVER = p.FOREVER
 _NEGATIVE = (bytes(16) + p.U64.pack(_FOREVER)).ljust(p.ENTRY_OUT.size, b"\0")
 """Entry of inode 0: there is no such name, and the kernel may keep that in mind."""
 _PADDING = tuple(bytes(size) for size in range(8))
@@ -112,11 +113,13 @@ class Lane:
 
     @staticmethod
     def _entry(inode: Inode) -> bytes:
-        return p.entry(inode, 0 if is_fixed(inode) else _FOREVER, _FOREVER if inode.told() else 0)
+        return p.entry(
+            inode, 0 if is_fixed(inode) else _FOREVER, _FOREVER if inode.can_cache_attributes() else 0
+        )
 
     @staticmethod
     def _attributes(inode: Inode) -> bytes:
-        return p.attributes(inode, _FOREVER if inode.told() else 0)
+        return p.attributes(inode, _FOREVER if inode.can_cache_attributes() else 0)
 
     def _open(self, opened: tuple[int, bool], flags: int, cred: Credentials) -> bytes:
         """How the kernel is to serve this open: from its cache, or from the native store's own file.
@@ -261,7 +264,7 @@ class Lane:
     def statx(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_STATX: for the time of birth."""
         inode = self.operations.getattr(node)
-        return then(inode, lambda inode: p.statx(inode, _FOREVER if inode.told() else 0))
+        return then(inode, lambda inode: p.statx(inode, _FOREVER if inode.can_cache_attributes() else 0))
 
     def ioctl(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_IOCTL: the flags of chattr(1)."""

@@ -42,7 +42,7 @@ class Reads:
 
         A READ of the page cache that is larger than the configured read-ahead is refused where it would
         charge pages, without a report: MADV_HUGEPAGE makes the kernel read 1 MiB around a touched page. It
-        then asks for that page alone.
+        then asks for that page alone (case populate.madv_hugepage_charges_what_is_touched).
         """
         speculative = not reader.direct and self._refusals.is_speculative(reader.tid, inode.ino, offset, size)
         if speculative and self._refusals.exceeds_window(size) and file.charges(inode, offset, size):

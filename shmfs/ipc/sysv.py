@@ -3,6 +3,9 @@
 A segment is a regular file in the hidden directory `.shmfs`, named `SYSV%08x.ID`. The kernel is told to drop
 that name as soon as it has found it, so it refers to the inode for exactly as long as somebody has it open or
 mapped: FUSE_FORGET is the last detach.
+
+The thread that serves requests calls the registry. Other threads only run deferred work: the charge
+of a new segment, the count of attaches, and the wait for names to be dropped.
 """
 
 import errno

@@ -4,6 +4,10 @@ Each regular file of the mount has a file of its own in a detached tmpfs, named 
 The kernel hands reads, writes and faults to it (FUSE passthrough), so limits, SIGBUS, swap, huge pages
 and st_blocks are the kernel's own. Descriptors are opened on demand and pooled: there may be more inodes
 than a process may have descriptors.
+
+The thread that serves requests calls everything here but what `NativePages.later` returns and the work of
+`NativeStore.free`, which run in other threads on a descriptor of their own and do not touch the pool. Only
+a charge that would fail otherwise calls `settle`, which waits for the threads that free.
 """
 
 import contextlib

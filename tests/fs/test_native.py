@@ -107,16 +107,16 @@ def test_how_long_attributes_may_be_kept(fs: Model) -> None:
     """Not where a mapping may be left over from an open for writing, and there is something to store into."""
     fs.create("f")
     inode = native(fs, "f")
-    assert inode.told()
+    assert inode.can_cache_attributes()
     inode.was_written = True
-    assert inode.told(), "nothing can be stored into an empty file"
+    assert inode.can_cache_attributes(), "nothing can be stored into an empty file"
     fs.write("f", 0, b"x")
-    assert not inode.told()
+    assert not inode.can_cache_attributes()
     fs.truncate("f", 0)
-    assert inode.told()
+    assert inode.can_cache_attributes()
     fs.write("f", 0, b"x")
     inode.was_written = False
-    assert inode.told()
+    assert inode.can_cache_attributes()
 
 
 def test_sizes(fs: Model) -> None:

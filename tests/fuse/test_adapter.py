@@ -13,7 +13,8 @@ from shmfs.events.hooks import HOOKS
 from shmfs.fs.superblock import INODE_SIZE, ROOT_INO
 from shmfs.fuse import session
 from shmfs.fuse.adapter import Adapter
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.operations import Operations
+from shmfs.fuse.protocol import FOREVER
 from tests.fs.support import PAGE
 
 pyfuse3 = pytest.importorskip("pyfuse3")

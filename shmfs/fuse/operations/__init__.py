@@ -10,10 +10,7 @@ table of them to lose.
 
 from shmfs.fuse.operations.ipc import Ipc
 from shmfs.fuse.operations.names import Names
-from shmfs.fuse.operations.table import FOREVER
 from shmfs.fuse.operations.xattrs import Xattrs
-
-__all__ = ["FOREVER", "Operations"]
 
 
 class Operations(Names, Xattrs, Ipc):

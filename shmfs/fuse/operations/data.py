@@ -135,6 +135,8 @@ class Data(Attributes):
         (fuse_send_write_pages): with the next store into one the refused data would be written back. The
         writer has the file's lock meanwhile, and may have that of the last page if it filled that in part,
         until it is answered: that page is dropped when it can be.
+
+        Case regressions.a_write_that_finds_no_room_leaves_what_is_mapped.
         """
         last = end >> PAGE_SHIFT
         kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, last)
@@ -170,7 +172,9 @@ class Data(Attributes):
         data = inode.pages.read(source_offset, room)
         try:
             return self.write(target, target_offset, data, cred if cred.uid else None, writeback=False)
-        except OSError:  # the times have changed all the same, and the kernel asks after a success only
+        except OSError:
+            # The times have changed all the same, and the kernel asks for them after a success only; case
+            # regressions.times_of_a_copy_without_room.
             self._attributes_changed(self._file(target))
             raise
 

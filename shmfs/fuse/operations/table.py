@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 
-from shmfs.fs.inode import Inode, is_fixed
+from shmfs.fs.inode import Inode
 from shmfs.fs.superblock import Superblock
 from shmfs.fuse.reads import Reads
 from shmfs.ipc.sysv import Registry
-
-FOREVER = 365 * 86400.0
-"""Seconds that the kernel may keep what only a request through itself can change."""
 
 
 class Table:
@@ -28,14 +25,6 @@ class Table:
         self.attributes_changed: Callable[[int], None] = lambda ino: None
         """Called with an inode whose attributes changed although the kernel was told it may keep them."""
         self.reads = Reads(superblock)
-
-    def entry_timeout(self, inode: Inode) -> float:
-        """Seconds that a name may be cached: names change by requests only, but for those of segments."""
-        return 0.0 if is_fixed(inode) else FOREVER
-
-    def attribute_timeout(self, inode: Inode) -> float:
-        """Seconds that the attributes, which are told now, may be cached."""
-        return FOREVER if inode.told() else 0.0
 
     def _entry(self, inode: Inode) -> Inode:
         inode.nlookup += 1
