@@ -8,7 +8,6 @@ import time
 
 from shmfs.daemon.history import Full, History
 from shmfs.events.records import Process, Refusal
-from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import INODE_SIZE, Superblock
 from shmfs.fuse.protocol import Opcode
 from shmfs.mm import PAGE_SIZE
@@ -159,9 +158,7 @@ class Refusals:
         """Who holds how much now; `end` is the page up to which `inode` was to grow."""
         begin = time.monotonic()
         if begin >= self._reusable_until:
-            for file in self._superblock.files():
-                if isinstance(file, NativeFile):
-                    self._superblock.tell_usage(file)
+            self._superblock.emit_usage()
             self._snapshot = self._history.holders(self._superblock.blocks.limit * PAGE_SIZE)
             self._reusable_until = begin + (_SHARE + 1) * (time.monotonic() - begin)
         missing = max(0, end * PAGE_SIZE - self._history.extent(inode))

@@ -10,12 +10,11 @@ import errno
 import faulthandler
 import gc
 import logging
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -30,7 +29,6 @@ from shmfs.errors import ShmfsError
 from shmfs.events.hooks import HOOKS, Instruments
 from shmfs.events.records import Statistics
 from shmfs.fs import options as mount_options
-from shmfs.fs.native import NativeFile
 from shmfs.fs.options import MountOptions
 from shmfs.fs.superblock import INODE_SIZE, Credentials, Superblock
 from shmfs.fuse import protocol as p
@@ -66,7 +64,6 @@ class Daemon:
         self.device = ""
         self.dirty = trio.Event()
         """Set when memory waits to be given back."""
-        self._unlimited = trio.CapacityLimiter(math.inf)
         self.settled = False
         self.failure = ""
         self.notifier: Notifier | None = None
@@ -139,7 +136,7 @@ class Daemon:
             self.nursery.cancel_scope.cancel()
             return
         if self.superblock.native:
-            self.nursery.start_soon(self._watch_peak)
+            self.nursery.start_soon(self._sample_peak)
         self.notes += session.tune(self.device, self.options)
         _tell(Ready(device=self.device, notes=self.notes))
 
@@ -205,21 +202,13 @@ class Daemon:
         self._settle()
         return self.lane(opcode, unique, node, uid, gid, pid, body)
 
-    def _answer_later(
-        self, unique: int, work: Callable[[], None], answer: Callable[[OSError | None], Reply]
-    ) -> None:
-        """Answer a request of the lane when its work is done in a thread."""
+    def _answer_later(self, unique: int, reply: Coroutine[Any, Any, Reply]) -> None:
+        """Answer a request of the lane when its reply is made."""
 
-        async def finish() -> None:
-            try:
-                # It may wait long for another's mmap_lock, and then holds up neither other work nor the end.
-                await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._unlimited)
-            except OSError as failure:
-                session.reply(unique, answer(failure))
-            else:
-                session.reply(unique, answer(None))
+        async def answer() -> None:
+            session.reply(unique, await reply)
 
-        self.nursery.start_soon(finish)
+        self.nursery.start_soon(answer)
 
     async def _until_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -241,10 +230,10 @@ class Daemon:
             await trio.to_thread.run_sync(populates.close)
         self.nursery.cancel_scope.cancel()
 
-    async def _watch_peak(self) -> None:
+    async def _sample_peak(self) -> None:
         """The kernel charges the native store by itself, so its peak is looked for."""
         while True:
-            self.superblock.watch_peak()
+            self.superblock.blocks.sample_peak()
             await trio.sleep(_PEAK_INTERVAL)
 
     def _freed(self) -> None:
@@ -330,9 +319,7 @@ class Daemon:
     def statistics(self, request: dict[str, Any]) -> Statistics:
         """Everything that is known of the mount."""
         sb = self.superblock
-        for file in sb.files():
-            if isinstance(file, NativeFile):
-                sb.tell_usage(file)
+        sb.emit_usage()
         failed = stale.failed(sb.instruments.failures, self.log)
         known = map(notes.sentence, sorted(self.adapter.operations.ipc.notes))
         pinned = self.backings.notes() if self.backings else []

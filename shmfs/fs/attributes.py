@@ -8,6 +8,7 @@ import stat
 from typing import NamedTuple
 
 from shmfs.fs import acl, file, flags
+from shmfs.fs.deferred import Outcome
 from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.fs.xattr import change_mode, remove
@@ -37,7 +38,9 @@ class Changes(NamedTuple):
 _ROOT = Credentials()
 
 
-def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credentials = _ROOT) -> None:
+def set_attributes(
+    sb: Superblock, inode: Inode, changes: Changes, cred: Credentials = _ROOT
+) -> Outcome[None]:
     """Change attributes; raises what `file.resize` raises or EPERM, and then has changed nothing."""
     now = sb.clock()
     flags.refuse(inode, flags.FS_IMMUTABLE_FL)
@@ -53,8 +56,9 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credent
         flags.refuse(inode, flags.FS_APPEND_FL)
     if changes == Changes():  # chown(-1, -1), or the kernel's own file_remove_privs: they look alike
         changes = Changes(uid=inode.uid)
+    resized = None
     if changes.size is not None:
-        file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
+        resized = file.resize(sb, file.regular(inode), changes.size, times=changes.through_descriptor)
     if changes.kill_privileges:
         kill_privileges(sb, inode, cred)
     if changes.uid is not None or changes.gid is not None:
@@ -74,6 +78,7 @@ def set_attributes(sb: Superblock, inode: Inode, changes: Changes, cred: Credent
         inode.ctime = now
     if changes.ctime is not None:
         inode.ctime = changes.ctime
+    return resized
 
 
 def _is_outsider(sb: Superblock, inode: Inode, cred: Credentials) -> bool:

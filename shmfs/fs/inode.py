@@ -4,13 +4,25 @@ An inode lives for as long as a name or the kernel (`nlookup`) knows it. Times a
 epoch.
 """
 
+import errno
+import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmfs.mm import AddressSpace
+from shmfs.events.hooks import Instruments
+from shmfs.fs.deferred import Deferred, Outcome
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE, Intent, Pages
+from shmfs.system.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 if TYPE_CHECKING:
     from shmfs.fs.directory import Directory
+    from shmfs.fs.superblock import Superblock
+
+
+def pages_up_to(size: int) -> int:
+    """Pages that a size has room for."""
+    return (size + PAGE_SIZE - 1) >> PAGE_SHIFT
 
 
 class Door(NamedTuple):
@@ -94,7 +106,7 @@ class Inode:
         """Whether `refresh` might find something new."""
         return False
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Whether the kernel, which is told the attributes now, may keep them: only it can change them."""
         return True
 
@@ -102,13 +114,21 @@ class Inode:
         """Note a change of content: mtime and ctime."""
         self.mtime = self.ctime = now
 
+    def uncharge(self, sb: "Superblock") -> None:
+        """Uncharge the pages of an inode that nothing refers to any more."""
+        if self.allocated:
+            sb.blocks.uncharge(self.allocated)
+
+    def drop(self) -> None:
+        """Free what is held outside of the model; the last call."""
+
 
 class RegularFile(Inode):
-    """A file with pages; seen as shared memory, a segment."""
+    """A file with pages; seen as shared memory, a segment. `NativeFile` is that of the native store."""
 
     __slots__ = ("_size", "attributes_cached", "door", "holes_cached", "opens", "pages", "writers")
 
-    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: AddressSpace) -> None:
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: Pages) -> None:
         super().__init__(ino, mode, uid, gid, now)
         self.pages = pages
         self._size = 0
@@ -141,10 +161,74 @@ class RegularFile(Inode):
         """Pages charged; st_blocks is eight times that."""
         return self.pages.allocated
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Always: what faults and write-back change is changed by requests, which see `attributes_cached`."""
         self.attributes_cached = True
         return True
+
+    def open(self, flags: int) -> bool:
+        """Count an open; returns whether the kernel may keep the pages that it has.
+
+        It may not where it holds zero pages for holes that were never charged and the file is now opened for
+        writing: a store into such a page could not be refused any more.
+        """
+        self.opens += 1
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return True
+        self.writers += 1
+        keep, self.holes_cached = not self.holes_cached, False
+        return keep
+
+    def release(self, flags: int) -> None:
+        """Count the end of an open: the last descriptor and the last mapping of it are gone."""
+        self.opens -= 1
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self.writers -= 1
+
+    def may_be_mapped(self) -> bool:
+        """Whether a process may have it mapped, if the kernel knows it: a mapping keeps the file open."""
+        return self.opens > 0
+
+    def emit_usage(self, instruments: Instruments) -> None:
+        """Emit what the kernel changed without a request: nothing."""
+
+    def uncharge(self, sb: "Superblock") -> None:
+        """Free the pages."""
+        self.pages.truncate(0)
+
+    def shrink(self, size: int) -> Outcome[None]:
+        """Free the pages behind `size`."""
+        self.pages.truncate(size)
+        return None
+
+    def reserve(self, sb: "Superblock", first: int, end: int, rollback: Callable[[], None]) -> Outcome[None]:
+        """Charge the pages from `first` up to `end`; raises ENOSPC."""
+        self.pages.get_pages(first, end, Intent.FALLOC)
+        if sb.options.reserve == "prefault":
+            return Deferred(sb.store.populate(self.pages.runs(first, end)), lambda: None, rollback)
+        return None
+
+    def fallocate(self, sb: "Superblock", mode: int, offset: int, length: int) -> Outcome[None]:
+        """Allocate or punch, with arguments that were checked; raises ENOSPC."""
+        first, end = offset >> PAGE_SHIFT, pages_up_to(offset + length)
+        strict = sb.options.reserve != "lazy"
+        if mode & FALLOC_FL_PUNCH_HOLE:
+            self.pages.punch(offset, length)
+            if strict:  # what was promised stays promised
+                self.pages.get_pages(first, min(end, pages_up_to(self.size)), Intent.FALLOC)
+        else:
+            grows = not mode & FALLOC_FL_KEEP_SIZE and offset + length > self.size
+            if strict and grows:
+                first = min(first, self.size >> PAGE_SHIFT)
+            if sb.blocks.limit and end - first > sb.blocks.limit:
+                sb.store.refused(self.ino, first, end - first)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sb.check_machine(end - first)
+            self.pages.get_pages(first, end, Intent.FALLOC)
+            if grows:
+                self.size = offset + length
+        self.touch(sb.clock())
+        return None
 
 
 def is_fixed(inode: Inode) -> bool:

@@ -6,11 +6,18 @@ So size, blocks and times are the store's; `refresh` takes them over before they
 import errno
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from shmfs.fs.inode import RegularFile, is_fixed
-from shmfs.mm import PAGE_SIZE
+from shmfs.events.hooks import Instruments
+from shmfs.fs.deferred import Deferred, Outcome
+from shmfs.fs.inode import RegularFile, is_fixed, pages_up_to
+from shmfs.mm import PAGE_SHIFT, PAGE_SIZE
 from shmfs.mm.native import BIG, NativePages, NativeStore
 from shmfs.mm.reservation import Reservation
+from shmfs.system import syscalls
+
+if TYPE_CHECKING:
+    from shmfs.fs.superblock import Superblock
 
 _TICK = 10_000_000
 """Nanoseconds by which the kernel's stamps may lag behind our clock: a later change has no earlier time."""
@@ -37,14 +44,14 @@ class NativeBlocks(Reservation):
         self._store.resize(limit and limit - self._aside)
         self._limit = limit
 
-    def watch(self) -> None:
+    def sample_peak(self) -> None:
         """Note what is used now if it is the most so far."""
         self.peak = max(self.peak, self._store.used() + self._aside)
 
     @property
-    def used(self) -> int:  # type: ignore[override]
+    def used(self) -> int:
         """Pages in use now. The peak is the most that was seen by looking."""
-        self.watch()
+        self.sample_peak()
         return self._store.used() + self._aside
 
     def available(self, wanted: int) -> int:
@@ -73,7 +80,7 @@ class NativeFile(RegularFile):
 
     __slots__ = ("_allocated", "_atime", "_mtime", "_seen_ctime", "was_written")
 
-    pages: NativePages  # type: ignore[assignment]
+    pages: NativePages
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, pages: NativePages) -> None:
         self.pages = pages
@@ -82,7 +89,7 @@ class NativeFile(RegularFile):
         self.was_written = False
         """Opened once for writing, or with holes, which a fault fills: a mapping of it may still be there
         when every descriptor is closed."""
-        super().__init__(ino, mode, uid, gid, now, pages)  # type: ignore[arg-type]
+        super().__init__(ino, mode, uid, gid, now, pages)
 
     def descriptor(self) -> int:
         """A descriptor of its file in the store, which is made when it is first needed."""
@@ -108,9 +115,9 @@ class NativeFile(RegularFile):
     def refresh(self) -> None:
         """Take over what the kernel changed."""
         if self.is_stale():
-            self.look()
+            self.sync_from_backing()
 
-    def look(self) -> None:
+    def sync_from_backing(self) -> None:
         """Take over what the kernel has."""
         status = self.pages.status()
         self._size = status.st_size
@@ -124,7 +131,7 @@ class NativeFile(RegularFile):
             self._seen_ctime = status.st_ctime_ns
             self.ctime = max(self.ctime, status.st_ctime_ns)
 
-    def told(self) -> bool:
+    def can_cache_attributes(self) -> bool:
         """Not once it was open for writing: a mapping may still be there, and its stores are not seen.
 
         Of an empty file that is only MADV_REMOVE of what was allocated behind its end.
@@ -145,7 +152,7 @@ class NativeFile(RegularFile):
             self.was_written = True  # it has holes now, which a mapping made before may fill
         self.descriptor()
         self.pages.truncate(size)
-        self.look()
+        self.sync_from_backing()
 
     @property
     def allocated(self) -> int:
@@ -174,11 +181,92 @@ class NativeFile(RegularFile):
         if self.pages.exists:
             self._set_times(self.pages.fileno())
 
-    def truncate_later(self, size: int) -> Callable[[], None]:
-        """Work that sets the size, which a thread may do; it is told at once."""
-        self._size = size
-        return self.pages.later(lambda fd: os.ftruncate(fd, size))
+    def open(self, flags: int) -> bool:
+        """Count an open; the file in the store is there from then on."""
+        self.descriptor()
+        keep = super().open(flags)
+        self.was_written = self.was_written or self.writers > 0 or self.has_holes()
+        return keep
+
+    def may_be_mapped(self) -> bool:
+        """Whether a process may have it mapped: a mapping keeps the file in the store open, not this one."""
+        return True
+
+    def emit_usage(self, instruments: Instruments) -> None:
+        """Emit what the kernel changed."""
+        self.refresh()
+        if "usage" in instruments:
+            instruments.call("usage", self.ino, self.size, self.allocated)
+
+    def uncharge(self, sb: "Superblock") -> None:
+        """Emit the last usage; the pages go with `drop`."""
+        self.emit_usage(sb.instruments)
+        if self._allocated:
+            sb.blocks.sample_peak()
 
     def drop(self) -> None:
         """Free the pages."""
         self.pages.drop(much=self._allocated >= BIG)
+
+    def shrink(self, size: int) -> Outcome[None]:
+        """Free the pages behind `size`, many of them later; the new size shows at once."""
+        if self._size - size < BIG * PAGE_SIZE:
+            return super().shrink(size)
+        self._size = size
+        return Deferred(self.pages.later(lambda fd: os.ftruncate(fd, size)), self.sync_from_backing)
+
+    def reserve(self, sb: "Superblock", first: int, end: int, rollback: Callable[[], None]) -> Outcome[None]:
+        """Charge the pages from `first` up to `end`, many of them later; raises ENOSPC."""
+        return self._allocate(
+            sb, first, end - first, lambda fd: self.pages.allocate(fd, first, end), rollback
+        )
+
+    def fallocate(self, sb: "Superblock", mode: int, offset: int, length: int) -> Outcome[None]:
+        """Allocate or punch, much of it later, with arguments that were checked; raises ENOSPC."""
+        promised = min(offset + length, self.size) if sb.options.reserve != "lazy" else 0
+
+        def work(fd: int) -> None:
+            syscalls.fallocate(fd, mode, offset, length)
+            if mode & syscalls.FALLOC_FL_PUNCH_HOLE and promised > offset:  # what was promised stays promised
+                syscalls.fallocate(fd, syscalls.FALLOC_FL_KEEP_SIZE, offset, promised - offset)
+
+        first = offset >> PAGE_SHIFT
+        return self._allocate(sb, first, pages_up_to(offset + length) - first, work, lambda: None)
+
+    def _allocate(
+        self,
+        sb: "Superblock",
+        first: int,
+        count: int,
+        work: Callable[[int], None],
+        rollback: Callable[[], None],
+    ) -> Outcome[None]:
+        """Have the kernel charge `count` pages from `first` on; emits `refuse` for ENOSPC."""
+        refused = False
+
+        def watched(fd: int) -> None:
+            nonlocal refused
+            try:
+                try:
+                    work(fd)
+                except OSError as failure:
+                    if failure.errno != errno.ENOSPC or not self.pages.settle():
+                        raise
+                    work(fd)  # which another file's pages stood in the way of that were just removed
+            except OSError as failure:
+                refused = failure.errno == errno.ENOSPC
+                raise
+
+        def fail() -> None:
+            if refused:
+                sb.store.refused(self.ino, first, count)
+            rollback()
+
+        if count >= BIG:
+            return Deferred(self.pages.later(watched), self.sync_from_backing, fail)
+        try:
+            watched(self.pages.fileno())
+        except OSError:
+            fail()
+            raise
+        return None

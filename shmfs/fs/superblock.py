@@ -1,4 +1,8 @@
-"""One mounted tmpfs: its inodes, its limits, its options. Compare struct shmem_sb_info."""
+"""One mounted tmpfs: its inodes, its limits, its options. Compare struct shmem_sb_info.
+
+The whole model (this room, and the pages below it) belongs to the thread that serves requests. Other threads
+only run the work of a `Deferred`, which touches none of it.
+"""
 
 import errno
 import os
@@ -73,7 +77,6 @@ class Superblock:
         """Bytes charged for inodes, links and extended attributes."""
         self.store = ManagedStore(self.blocks, self.instruments)
         self.inodes: dict[int, Inode] = {}
-        self.deferred: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.unused: dict[int, Callable[[], None]] = {}
         """By inode: called when the kernel refers to it no more, before it is freed if no name does."""
         self.evicted: Callable[[int], None] = lambda ino: None
@@ -140,13 +143,6 @@ class Superblock:
         self.inodes[ino] = inode
         return inode
 
-    def defer(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
-        """Leave long work, which only asks the kernel for memory, to be done before the answer is given.
-
-        `work` may run in a thread and raises OSError, after which `undo` takes back what the model did.
-        """
-        self.deferred = (work, undo)
-
     def hide(self, name: bytes, mode: int) -> Directory:
         """A directory of the root's that only those find who know it; it takes no inode of the limit."""
         hidden = Directory(self.next_ino(), mode, self.root.uid, self.root.gid, self.clock(), self.root)
@@ -180,31 +176,26 @@ class Superblock:
             return
         del self.inodes[inode.ino]
         self.unused.pop(inode.ino, None)
-        if isinstance(inode, NativeFile):
-            self.tell_usage(inode)
-            if inode.allocated:
-                self.watch_peak()
-        elif isinstance(inode, RegularFile):
-            inode.pages.truncate(0)
-        elif inode.allocated:
-            self.blocks.uncharge(inode.allocated)
+        inode.uncharge(self)
         self.inode_space.uncharge(INODE_SIZE + xattr_space(inode))
         if "evict" in self.instruments:
             self.instruments.call("evict", inode.ino)
         self.evicted(inode.ino)
-        if isinstance(inode, NativeFile):  # after its backing id, so that no other file pins the pages
-            inode.drop()
+        inode.drop()  # after its backing id, so that no other file pins the pages
 
-    def tell_usage(self, inode: NativeFile) -> None:
-        """Tell the instruments what the kernel changed in a file of the native store."""
-        inode.refresh()
-        if "usage" in self.instruments:
-            self.instruments.call("usage", inode.ino, inode.size, inode.allocated)
+    def emit_usage(self) -> None:
+        """Emit what the kernel changed in the files of a native store."""
+        if self.native:
+            for file in self.files():
+                file.emit_usage(self.instruments)
 
-    def watch_peak(self) -> None:
-        """Look at what is used, for the peak of a native store is the most that was seen."""
-        if isinstance(self.blocks, NativeBlocks):
-            self.blocks.watch()
+    def check_machine(self, count: int) -> None:
+        """Without a limit refuse (ENOSPC) pages that the machine can never hold. Compare __vm_enough_memory.
+
+        Native pages would be allocated until the OOM killer comes; managed ones take a byte each before that.
+        """
+        if not self.blocks.limit and count > os.sysconf("SC_PHYS_PAGES"):
+            raise error(errno.ENOSPC)
 
     def files(self) -> Iterator[RegularFile]:
         """The regular files, unnamed and unlinked ones too."""

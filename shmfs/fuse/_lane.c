@@ -14,7 +14,13 @@
  * to pyfuse3 with EINTR, upon which it waits for the next, when no more came within a short while or when
  * others in its event loop should have their turn. While waiting the GIL is released.
  *
- * It knows no semantics: flags, handler and budgets are told by configure() and serve().
+ * It knows no semantics: configure() and serve() set flags, handler and budgets.
+ *
+ * Threads: the thread that serves requests, in which pyfuse3's event loop runs, calls everything here but
+ * end_populate(), which the thread of `populate` calls. It holds the GIL, also in read() and writev() on
+ * /dev/fuse, which do not block. The GIL is released in two places: spin(), while no request is there, and
+ * end_populate(), while it sends. write_reply() touches no Python object: pyfuse3 calls it without the GIL to
+ * send a notification. The variables below are the serving thread's; `device` is set once, by the mount.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN

@@ -1,4 +1,7 @@
-"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into a reply."""
+"""pyfuse3's handlers: each turns a request into one call of the table, and the answer into a reply.
+
+They run as tasks in the thread of the event loop and await nothing but `finish`.
+"""
 
 import errno
 import functools
@@ -26,11 +29,13 @@ from pyfuse3 import (
 )
 
 from shmfs.fs.attributes import Changes
-from shmfs.fs.inode import Inode
+from shmfs.fs.deferred import Deferred, Outcome, then
+from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse import session
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.finish import finish
+from shmfs.fuse.operations import Operations
 from shmfs.fuse.reads import Reader
 from shmfs.mm import PAGE_SIZE
 
@@ -41,7 +46,7 @@ T = TypeVar("T")
 
 
 def request(
-    function: Callable[Concatenate["Adapter", P], T],
+    function: Callable[Concatenate["Adapter", P], Outcome[T]],
 ) -> Callable[Concatenate["Adapter", P], Coroutine[Any, Any, T]]:
     """Make a synchronous function a handler: errors become replies, and none ends the session."""
     opcode = getattr(p.Opcode, function.__name__.upper(), 0)
@@ -51,8 +56,9 @@ def request(
         instruments.caller, instruments.request = 0, opcode  # pyfuse3 names no caller of READ and WRITE
         try:
             result = function(self, *args, **kwargs)
-            if self.operations.superblock.deferred is not None:
-                await self.finish()
+            if isinstance(result, Deferred):
+                return await finish(result, self.operations.superblock, instruments.caller, opcode)
+            return result
         except OSError as failure:
             raise FUSEError(failure.errno or errno.EIO) from None
         except FUSEError:
@@ -61,10 +67,8 @@ def request(
             log.exception("the request %s failed", function.__name__)
             raise FUSEError(errno.EIO) from None
         finally:
-            self.operations.superblock.deferred = None  # of a request that failed after all
             if self.operations.superblock.store.arena.dirty:
                 self.freed()
-        return result
 
     functools.update_wrapper(handler, function)
     return handler
@@ -98,18 +102,6 @@ class Adapter(pyfuse3.Operations):
         self._applies_umask = session.takes(p.DONT_MASK)
         self.operations.handle_killpriv = session.takes(p.HANDLE_KILLPRIV)
 
-    async def finish(self) -> None:
-        """Do the work that an operation deferred, in a thread, before it is answered."""
-        deferred, self.operations.superblock.deferred = self.operations.superblock.deferred, None
-        if deferred is None:
-            return
-        work, undo = deferred
-        try:
-            await trio.to_thread.run_sync(work)
-        except BaseException:
-            undo()
-            raise
-
     @staticmethod
     def _attributes_changed(ino: int) -> None:
         """Have the kernel ask again. Blocks on nothing: attributes take no lock that a request may hold."""
@@ -128,8 +120,8 @@ class Adapter(pyfuse3.Operations):
     def _attributes(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
         entry.st_ino = InodeT(inode.ino)
-        entry.entry_timeout = self.operations.entry_timeout(inode)
-        entry.attr_timeout = self.operations.attribute_timeout(inode)
+        entry.entry_timeout = 0 if is_fixed(inode) else p.FOREVER
+        entry.attr_timeout = p.FOREVER if inode.can_cache_attributes() else 0
         entry.st_mode = ModeT(inode.mode)
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
@@ -153,7 +145,7 @@ class Adapter(pyfuse3.Operations):
             return self._attributes(inode)
         entry = EntryAttributes()
         entry.st_ino = InodeT(0)
-        entry.entry_timeout = FOREVER
+        entry.entry_timeout = p.FOREVER
         return entry
 
     async def forget(self, inode_list: Any) -> None:
@@ -237,9 +229,9 @@ class Adapter(pyfuse3.Operations):
     # ---- attributes
 
     @request
-    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> Outcome[EntryAttributes]:
         """FUSE_GETATTR."""
-        return self._attributes(self.operations.getattr(inode))
+        return then(self.operations.getattr(inode), self._attributes)
 
     @request
     def setattr(
@@ -249,7 +241,7 @@ class Adapter(pyfuse3.Operations):
         fields: SetattrFields,
         fh: FileHandleT | None,
         ctx: RequestContext,
-    ) -> EntryAttributes:
+    ) -> Outcome[EntryAttributes]:
         """FUSE_SETATTR."""
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
@@ -261,7 +253,7 @@ class Adapter(pyfuse3.Operations):
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
             through_descriptor=fh is not None,
         )
-        return self._attributes(self.operations.setattr(inode, changes, self._credentials(ctx)))
+        return then(self.operations.setattr(inode, changes, self._credentials(ctx)), self._attributes)
 
     @request
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -302,12 +294,12 @@ class Adapter(pyfuse3.Operations):
     # ---- files
 
     @request
-    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> Outcome[FileInfo]:
         """FUSE_OPEN."""
-        handle, keep_cache = self.operations.open(inode, flags, self._credentials(ctx))
+        opened = self.operations.open(inode, flags, self._credentials(ctx))
         if flags & os.O_DIRECT:
             self._opened_direct.add(inode)
-        return FileInfo(fh=FileHandleT(handle), keep_cache=keep_cache)
+        return then(opened, lambda opened: FileInfo(fh=FileHandleT(opened[0]), keep_cache=opened[1]))
 
     @request
     def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -317,7 +309,7 @@ class Adapter(pyfuse3.Operations):
         return self.operations.read(fh, off, size, reader)
 
     @request
-    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    def write(self, fh: FileHandleT, off: int, buf: bytes) -> Outcome[int]:
         """FUSE_WRITE."""
         return self.operations.write(fh, off, buf)
 

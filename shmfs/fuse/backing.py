@@ -1,7 +1,7 @@
 """Backing ids: by which the kernel serves an open file from the native store's own file.
 
 Compare fs/fuse/backing.c. All opens of an inode must name the same id, so an id is kept while the inode is
-open, and some more stay warm for the next open.
+open, and some more stay warm for the next open. Only the thread that serves requests calls this.
 """
 
 import errno

@@ -1,7 +1,8 @@
 """The second caller of `Operations`: requests as the kernel sends them, read and answered by the extension.
 
 Every request but INIT comes this way, so there is no order to keep between two callers. A method takes the
-credentials, the node and the body, and gives bytes, an errno (0 for success), or None for no answer.
+credentials, the node and the body, and returns bytes, an errno (0 for success), None for no answer, or
+`Deferred`. The extension calls the lane in the thread of the event loop with the GIL held: it must not block.
 """
 
 import errno
@@ -9,16 +10,19 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from shmfs.fs.attributes import Changes
+from shmfs.fs.deferred import Deferred, Outcome, then
 from shmfs.fs.inode import Inode, is_fixed
 from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials
 from shmfs.fuse import protocol as p
 from shmfs.fuse.backing import Backings
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.finish import finish
+from shmfs.fuse.operations import Operations
 from shmfs.fuse.reads import Reader
 from shmfs.ipc import protocol
 from shmfs.mm import PAGE_SIZE
@@ -26,11 +30,9 @@ from shmfs.mm import PAGE_SIZE
 log = logging.getLogger(__name__)
 
 Reply = bytes | int | tuple[bytes, ...] | None
-Later = Callable[[], Reply]
-"""Makes the answer when what was deferred is done."""
 Handler = Callable[[int, int, int, int, int, int, bytes | memoryview], Reply]
 """Opcode, unique, node, uid, gid, pid and body of a request."""
-_FOREVER = int(FOREVER)
+_FOREVER = p.FOREVER
 _NEGATIVE = (bytes(16) + p.U64.pack(_FOREVER)).ljust(p.ENTRY_OUT.size, b"\0")
 """Entry of inode 0: there is no such name, and the kernel may keep that in mind."""
 _PADDING = tuple(bytes(size) for size in range(8))
@@ -45,7 +47,7 @@ class Lane:
     def __init__(
         self,
         operations: Operations,
-        spawn: Callable[[int, Callable[[], None], Callable[[OSError | None], Reply]], None],
+        spawn: Callable[[int, Coroutine[Any, Any, Reply]], None],
         freed: Callable[[], None],
         backings: Backings | None = None,
     ) -> None:
@@ -58,11 +60,11 @@ class Lane:
         self._backings = backings
         self._cred = self._cred_masked = Credentials()
         self._spawn = spawn
-        """Answers a request later: with the third argument's result, once the work was done in a thread."""
+        """Answers a request with what the coroutine returns."""
         names = {code: code.name.lower() for code in p.Opcode}
         names |= {p.Opcode.RENAME2: "rename2", p.Opcode.BATCH_FORGET: "batch_forget"}
         # A body is bytes, except that of WRITE, which is a view of the buffer it was read into.
-        self._handlers: dict[int, Callable[[Credentials, int, Any], Reply | Later]] = {
+        self._handlers: dict[int, Callable[[Credentials, int, Any], Outcome[Reply]]] = {
             int(code): getattr(self, name) for code, name in names.items() if hasattr(self, name)
         }
 
@@ -86,40 +88,19 @@ class Lane:
             result = errno.EIO
         if self._arena.dirty:
             self._freed()
-        if self._superblock.deferred is not None:
-            self._finish_later(opcode, unique, node, pid, result)
+        if type(result) is Deferred:
+            self._spawn(unique, self._finish(result, pid, opcode))
             return None
-        return cast("Reply", result)
+        return result
 
-    def _finish_later(self, opcode: int, unique: int, node: int, pid: int, result: Reply | Later) -> None:
-        """Leave long work to a thread; the request is answered when it is done."""
-        deferred, self._superblock.deferred = self._superblock.deferred, None
-        if deferred is None:
-            return
-        work, undo = deferred
-
-        def finish(failure: OSError | None) -> Reply:
-            if failure is not None:
-                self._instruments.caller, self._instruments.request = pid, opcode
-                undo()
-                return failure.errno or errno.EIO
-            if callable(result):
-                return self._answered(result)
-            if isinstance(result, bytes) and len(result) == p.ATTR_OUT.size:
-                inode = self._superblock.inode(node)
-                if isinstance(inode, NativeFile):
-                    inode.look()
-                return self._attributes(inode)  # as they are now
-            return result
-
-        self._spawn(unique, work, finish)
-
-    @staticmethod
-    def _answered(later: Later) -> Reply:
+    async def _finish(self, deferred: Deferred[Reply], pid: int, opcode: int) -> Reply:
         try:
-            return later()
+            return await finish(deferred, self._superblock, pid, opcode)
         except OSError as failure:
             return failure.errno or errno.EIO
+        except Exception:
+            log.exception("the deferred request %d failed", opcode)
+            return errno.EIO
 
     def _masked(self, cred: Credentials, umask: int) -> Credentials:
         """The credentials with a umask; made anew only for another caller."""
@@ -132,17 +113,20 @@ class Lane:
 
     @staticmethod
     def _entry(inode: Inode) -> bytes:
-        return p.entry(inode, 0 if is_fixed(inode) else _FOREVER, _FOREVER if inode.told() else 0)
+        return p.entry(
+            inode, 0 if is_fixed(inode) else _FOREVER, _FOREVER if inode.can_cache_attributes() else 0
+        )
 
     @staticmethod
     def _attributes(inode: Inode) -> bytes:
-        return p.attributes(inode, _FOREVER if inode.told() else 0)
+        return p.attributes(inode, _FOREVER if inode.can_cache_attributes() else 0)
 
-    def _open(self, handle: int, keep_cache: bool, flags: int, cred: Credentials) -> bytes:
+    def _open(self, opened: tuple[int, bool], flags: int, cred: Credentials) -> bytes:
         """How the kernel is to serve this open: from its cache, or from the native store's own file.
 
         The kernel refuses to mix the two on one inode, and every open of an inode needs the same backing id.
         """
+        handle, keep_cache = opened
         inode = cast("NativeFile", self._superblock.inodes[handle >> 2])
         if self._backings is None:
             how = p.FOPEN_KEEP_CACHE if keep_cache else 0
@@ -200,7 +184,7 @@ class Lane:
         name = body[p.CREATE_IN.size : -1]
         inode, handle = self.operations.create(node, name, mode, flags, self._masked(cred, umask))
         try:
-            return self._entry(inode), self._open(handle, True, flags, cred)
+            return self._entry(inode), self._open((handle, True), flags, cred)
         except OSError:
             self.operations.uncreate(inode, node, name, cred)
             raise
@@ -210,7 +194,7 @@ class Lane:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(body)
         inode, handle = self.operations.tmpfile(node, mode, flags, self._masked(cred, umask))
         try:
-            return self._entry(inode), self._open(handle, True, flags, cred)
+            return self._entry(inode), self._open((handle, True), flags, cred)
         except OSError:
             self.operations.uncreate(inode, node, None, cred)
             raise
@@ -248,11 +232,12 @@ class Lane:
 
     # ---- attributes
 
-    def getattr(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def getattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_GETATTR."""
-        return self._attributes(self.operations.getattr(node))
+        inode = self.operations.getattr(node)
+        return inode.then(self._attributes) if type(inode) is Deferred else self._attributes(inode)
 
-    def setattr(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def setattr(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_SETATTR."""
         (valid, _, _, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid, _) = (
             p.SETATTR_IN.unpack_from(body)
@@ -274,14 +259,14 @@ class Lane:
             kill_privileges=bool(valid & p.FATTR_KILL_SUIDGID),
             times_given=valid & _NOW not in (0, _NOW),
         )
-        return self._attributes(self.operations.setattr(node, changes, cred))
+        return then(self.operations.setattr(node, changes, cred), self._attributes)
 
-    def statx(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def statx(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_STATX: for the time of birth."""
         inode = self.operations.getattr(node)
-        return p.statx(inode, _FOREVER if inode.told() else 0)
+        return then(inode, lambda inode: p.statx(inode, _FOREVER if inode.can_cache_attributes() else 0))
 
-    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Reply | Later:
+    def ioctl(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_IOCTL: the flags of chattr(1)."""
         _, _, command, *_ = p.IOCTL_IN.unpack_from(body)
         if command == p.FS_IOC_GETFLAGS:
@@ -302,7 +287,7 @@ class Lane:
             return p.IOCTL_OUT.pack(0, 0, 0, 0)
         if command == protocol.COMMAND:
             answer = self.operations.shm(node, bytes(body[p.IOCTL_IN.size :]), cred)
-            return (lambda: _ioctl(*answer())) if callable(answer) else _ioctl(*answer)
+            return then(answer, lambda answer: _ioctl(*answer))
         return errno.ENOTTY
 
     def statfs(self, cred: Credentials, node: int, body: bytes) -> Reply:
@@ -340,11 +325,13 @@ class Lane:
 
     # ---- files
 
-    def open(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def open(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_OPEN."""
         flags, _ = p.OPEN_IN.unpack_from(body)
-        handle, keep_cache = self.operations.open(node, flags, cred)
-        return self._open(handle, keep_cache, flags, cred)
+        opened = self.operations.open(node, flags, cred)
+        if type(opened) is Deferred:
+            return opened.then(partial(self._open, flags=flags, cred=cred))
+        return self._open(opened, flags, cred)
 
     def release(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_RELEASE."""
@@ -358,36 +345,33 @@ class Lane:
         reader = Reader(cred.pid, called, called or bool(opened & os.O_DIRECT))
         return self.operations.read(handle, offset, size, reader)
 
-    def write(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def write(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_WRITE."""
         handle, offset, size, flags, _, opened, _ = p.WRITE_IN.unpack_from(body)
         data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
         killer = cred if flags & p.WRITE_KILL_SUIDGID else None
-        cached = bool(flags & p.WRITE_CACHE)
-        stored = 0
-        try:
-            stored = self.operations.write(handle, offset, data, killer, writeback=cached, caller=cred.pid)
-        finally:
-            if stored < size and not cached and not opened & os.O_DIRECT:
-                self.operations.not_stored(handle, offset + stored, offset + size)
-        return p.WRITE_OUT.pack(stored, 0)
+        writeback = bool(flags & p.WRITE_CACHE)
+        cached = not (writeback or opened & os.O_DIRECT)
+        stored = self.operations.write(
+            handle, offset, data, killer, writeback=writeback, cached=cached, caller=cred.pid
+        )
+        return stored.then(_written) if type(stored) is Deferred else p.WRITE_OUT.pack(stored, 0)
 
-    def fallocate(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def fallocate(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_FALLOCATE."""
         handle, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(body)
-        self.operations.fallocate(handle, mode, offset, length, cred)
-        return 0
+        return then(self.operations.fallocate(handle, mode, offset, length, cred), lambda _: 0)
 
     def lseek(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_LSEEK: SEEK_DATA and SEEK_HOLE."""
         handle, offset, whence, _ = p.LSEEK_IN.unpack_from(body)
         return p.U64.pack(self.operations.lseek(handle, offset, whence))
 
-    def copy_file_range(self, cred: Credentials, node: int, body: bytes) -> Reply:
+    def copy_file_range(self, cred: Credentials, node: int, body: bytes) -> Outcome[Reply]:
         """FUSE_COPY_FILE_RANGE."""
         source, offset_in, _node, target, offset_out, length, _ = p.COPY_FILE_RANGE_IN.unpack_from(body)
         copied = self.operations.copy_file_range(source, offset_in, target, offset_out, length, cred)
-        return p.WRITE_OUT.pack(copied, 0)
+        return then(copied, _written)
 
     def syncfs(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_SYNCFS: there is nothing to sync to."""
@@ -427,6 +411,10 @@ class Lane:
     def destroy(self, cred: Credentials, node: int, body: bytes) -> Reply:
         """FUSE_DESTROY."""
         return 0
+
+
+def _written(stored: int) -> bytes:
+    return p.WRITE_OUT.pack(stored, 0)
 
 
 def _ioctl(result: int, data: bytes) -> bytes:

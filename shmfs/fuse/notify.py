@@ -1,4 +1,9 @@
-"""Notifications to the kernel that wait for locks which a client of the mount may hold: sent by a thread."""
+"""Notifications to the kernel that wait for locks which a client of the mount may hold: sent by threads.
+
+The thread that serves requests calls `drop_name` and `drop_pages`, which only queue. Threads of deferred work
+call `store_pages` and `wait`, a thread at the end of the mount `close`: these block, and the serving thread
+must not call them.
+"""
 
 import logging
 import os
@@ -28,6 +33,7 @@ class Notifier:
         self._queue: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._asked = self._done = 0
         self._progress = threading.Condition()
+        """Guards `_done`."""
         self._thread: threading.Thread | None = None
         self._stores: set[threading.Thread] = set()
         self._closed = False

@@ -127,6 +127,7 @@ class PopulateEnd:
         """The inode whose pages are being rewritten; 0: none."""
         self._queue: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
         self._done = threading.Condition()
+        """Guards the end of an attempt: `_Attempt.repaired`, and `_attempt` when it becomes None."""
         self._thread: threading.Thread | None = None
         self._interval = sys.getswitchinterval()
         self._unreadable = memoryview(mmap.mmap(-1, PAGE_SIZE, prot=0))[:1]

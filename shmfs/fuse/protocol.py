@@ -83,6 +83,8 @@ FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
+FOREVER = 365 * 86400
+"""Seconds that the kernel may keep what only a request through itself can change."""
 FSXATTR = struct.Struct("<IIIII8x")
 """Flags, extent size, number of extents, project, extent size of copy on write."""
 XFLAGS = {0x10: 0x8, 0x20: 0x10, 0x80: 0x40, 0x40: 0x80}

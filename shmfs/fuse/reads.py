@@ -42,7 +42,7 @@ class Reads:
 
         A READ of the page cache that is larger than the configured read-ahead is refused where it would
         charge pages, without a report: MADV_HUGEPAGE makes the kernel read 1 MiB around a touched page. It
-        then asks for that page alone.
+        then asks for that page alone (case populate.madv_hugepage_charges_what_is_touched).
         """
         speculative = not reader.direct and self._refusals.is_speculative(reader.tid, inode.ino, offset, size)
         if speculative and self._refusals.exceeds_window(size) and file.charges(inode, offset, size):
@@ -85,9 +85,3 @@ class Reads:
         if ends is None or ends.rewritten != inode.ino:
             return False
         return inode.pages.read(offset, len(data)) == data
-
-    def wait_for_repair(self, ino: int) -> None:
-        """Defer the answer of this request until an attempt to end a populate of the inode is over."""
-        repair = self.populate_end.repair_of(ino) if self.populate_end else None
-        if repair is not None:
-            self._superblock.defer(repair, lambda: None)

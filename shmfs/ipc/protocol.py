@@ -2,10 +2,10 @@
 
 import errno
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
+from shmfs.fs.deferred import Outcome, then
 from shmfs.fs.superblock import Credentials, error
 from shmfs.ipc.sysv import (
     IPC_INFO,
@@ -74,6 +74,11 @@ class Request:
         self.cpid, self.lpid = segment.cpid, segment.lpid
         self.atime, self.dtime, self.ctime = segment.atime, segment.dtime, segment.ctime
 
+    def found(self, segment: Segment) -> "Answer":
+        """The answer that describes a segment and returns its id."""
+        self.tell(segment)
+        return segment.id, self.pack()
+
 
 _head = attrgetter(*(field.name for field in fields(Request)[:-1]))
 
@@ -94,16 +99,14 @@ Answer = tuple[int, bytes]
 """What ioctl(2) returns, and the struct."""
 
 
-def answer(registry: Registry, data: bytes, cred: Credentials) -> Answer | Callable[[], Answer]:
-    """Carry out a request; a function gives the answer when what was deferred is done.
+def answer(registry: Registry, data: bytes, cred: Credentials) -> Outcome[Answer]:
+    """Carry out a request.
 
     Raises what ipc/shm.c returns, EINVAL, EPROTO, and EOPNOTSUPP for an unknown operation.
     """
     request = unpack(data)
     if request.op == SHMGET:
-        segment = registry.shmget(request.key, request.size, request.flags, cred)
-        request.tell(segment)
-        return segment.id, request.pack()
+        return then(registry.shmget(request.key, request.size, request.flags, cred), request.found)
     if request.op == SHMCTL:
         return _control(registry, request, cred)
     if request.op == DETACH:
@@ -117,14 +120,13 @@ def answer(registry: Registry, data: bytes, cred: Credentials) -> Answer | Calla
     return 0, request.pack()
 
 
-def _control(registry: Registry, request: Request, cred: Credentials) -> Answer | Callable[[], Answer]:
+def _control(registry: Registry, request: Request, cred: Credentials) -> Outcome[Answer]:
     """Shmctl(2). Compare ksys_shmctl."""
     cmd, shmid, result = request.cmd, request.id, 0
     if cmd < 0 or shmid < 0:
         raise error(errno.EINVAL)
     if cmd in (IPC_STAT, SHM_STAT, SHM_STAT_ANY):
-        segment = registry.stat(shmid, cmd, cred)
-        return _with_attaches(registry, request, segment, 0 if cmd == IPC_STAT else segment.id)
+        return _with_attaches(registry, request, registry.stat(shmid, cmd, cred))
     if cmd == IPC_INFO:
         result, request.info = registry.ipc_info()
     elif cmd == SHM_INFO:
@@ -132,7 +134,7 @@ def _control(registry: Registry, request: Request, cred: Credentials) -> Answer 
     elif cmd == IPC_SET:
         registry.set_permissions(shmid, request.uid, request.gid, request.mode, cred)
     elif cmd == IPC_RMID:
-        registry.remove(shmid, cred)
+        return then(registry.remove(shmid, cred), lambda _: (0, request.pack()))
     elif cmd in (SHM_LOCK, SHM_UNLOCK):
         registry.lock(shmid, cmd == SHM_LOCK, cred)
     else:
@@ -140,30 +142,24 @@ def _control(registry: Registry, request: Request, cred: Credentials) -> Answer 
     return result, request.pack()
 
 
-def _name(registry: Registry, request: Request) -> Answer | Callable[[], Answer]:
+def _name(registry: Registry, request: Request) -> Outcome[Answer]:
     """Say under which name a segment is found, which is the one it got when it was made."""
     segment = registry.find(request.id)
-    count = registry.count_later(segment) if segment.mode & SHM_DEST else None
 
-    def tell() -> Answer:
-        if count:
-            count()
+    def answer(_: int) -> Answer:
         request.tell(segment)
         request.key = segment.name_key
         return 0, request.pack()
 
-    return tell if registry.superblock.deferred else tell()
+    return then(registry.count_attaches(segment) if segment.mode & SHM_DEST else 0, answer)
 
 
-def _with_attaches(
-    registry: Registry, request: Request, segment: Segment, result: int
-) -> Answer | Callable[[], Answer]:
-    """Tell of a segment, once it was counted who has it attached."""
-    count = registry.count_later(segment)
+def _with_attaches(registry: Registry, request: Request, segment: Segment) -> Outcome[Answer]:
+    """Describe a segment and the number of its attaches."""
 
-    def tell() -> Answer:
-        request.nattch = count()
-        request.tell(segment)
-        return result, request.pack()
+    def answer(attaches: int) -> Answer:
+        request.nattch = attaches
+        result, data = request.found(segment)
+        return 0 if request.cmd == IPC_STAT else result, data
 
-    return tell if registry.superblock.deferred else tell()
+    return then(registry.count_attaches(segment), answer)

@@ -3,6 +3,9 @@
 A segment is a regular file in the hidden directory `.shmfs`, named `SYSV%08x.ID`. The kernel is told to drop
 that name as soon as it has found it, so it refers to the inode for exactly as long as somebody has it open or
 mapped: FUSE_FORGET is the last detach.
+
+The thread that serves requests calls the registry. Other threads only run deferred work: the charge
+of a new segment, the count of attaches, and the wait for names to be dropped.
 """
 
 import errno
@@ -15,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from shmfs.fs import file
+from shmfs.fs.deferred import Deferred, Outcome
 from shmfs.fs.inode import Door, Inode, RegularFile
-from shmfs.fs.native import NativeFile
 from shmfs.fs.superblock import Credentials, Superblock, error
 from shmfs.ipc import attaches
 from shmfs.ipc.ids import IPCMNI, Ids
@@ -91,7 +94,7 @@ class Registry:
         self._keys: dict[int, Segment] = {}
         self._by_inode: dict[int, Segment] = {}
         self._charging = threading.Lock()
-        """One at a time: two that do not both fit would each leave no room for the other."""
+        """Guards charges in threads: two that do not both fit would each leave no room for the other."""
         self._total = 0
         """Pages of all sizes (shm_tot)."""
 
@@ -103,7 +106,7 @@ class Registry:
 
     # ---- shmget
 
-    def shmget(self, key: int, size: int, flags: int, cred: Credentials) -> Segment:
+    def shmget(self, key: int, size: int, flags: int, cred: Credentials) -> Outcome[Segment]:
         """Find or make a segment (ipcget).
 
         Raises ENOENT, EEXIST, EACCES, EINVAL (size), ENOSPC (shmall, shmmni, nr_inodes), ENOMEM (size=).
@@ -120,7 +123,7 @@ class Registry:
         self._check_permissions(segment, flags, cred)
         return segment
 
-    def _new(self, key: int, size: int, flags: int, cred: Credentials) -> Segment:
+    def _new(self, key: int, size: int, flags: int, cred: Credentials) -> Outcome[Segment]:
         """A new segment (newseg)."""
         limits = self.superblock.options
         pages = -(-size // mmap.PAGESIZE)
@@ -149,14 +152,13 @@ class Registry:
         )  # fmt: skip
         self._enter(segment, cred)
         try:
-            file.lay_out(self.superblock, inode, size, reserve=not flags & SHM_NORESERVE)
+            charged = file.set_initial_size(self.superblock, inode, size, reserve=not flags & SHM_NORESERVE)
         except OSError as failure:
             self._destroy(segment)
             raise _no_memory(failure) from None
-        self._defer_charge(segment)
         if "resize" in self.superblock.instruments:
             self.superblock.instruments.call("resize", inode.ino, 0, size, cred.pid)
-        return segment
+        return self._charge_later(segment, charged) if charged else segment
 
     def _has_room(self, pages: int) -> bool:
         """Whether the limit would let so many pages be charged; without one, what the machine has."""
@@ -191,24 +193,21 @@ class Registry:
         tell("create", inode.ino, inode.path(), inode.mode, cred.pid)
         tell("door", inode.ino, "sysv", segment.key, segment.id)
 
-    def _defer_charge(self, segment: Segment) -> None:
-        """Where the charge is left to a thread, it may fail there."""
-        if self.superblock.deferred is None:
-            return
-        work, undo = self.superblock.deferred
+    def _charge_later(self, segment: Segment, charged: Deferred[None]) -> Deferred[Segment]:
+        """Return what creates a segment whose pages are charged in a thread, which may fail."""
 
         def charge() -> None:
             try:
                 with self._charging:
-                    work()
+                    charged.work()
             except OSError as failure:
                 raise _no_memory(failure) from None
 
-        def take_back() -> None:
-            undo()
+        def rollback() -> None:
+            charged.rollback()
             self._destroy(segment)
 
-        self.superblock.defer(charge, take_back)
+        return Deferred(charge, lambda: segment, rollback)
 
     # ---- the end
 
@@ -244,8 +243,8 @@ class Registry:
         if segment.mode & SHM_DEST:
             self._destroy(segment)
 
-    def remove(self, shmid: int, cred: Credentials) -> None:
-        """IPC_RMID: it goes at once, or with its last attach. Raises EINVAL, EPERM."""
+    def remove(self, shmid: int, cred: Credentials) -> Outcome[None]:
+        """IPC_RMID: free a segment now, or with its last attach. Raises EINVAL, EPERM."""
         segment = self._owned(shmid, cred)
         segment.mode |= SHM_DEST
         self._hide_key(segment)
@@ -253,9 +252,10 @@ class Registry:
             self._unlink(segment, cred.pid)
             wait = self.names_dropped()
             if wait is not None:  # else a name that is still known would look like an attach
-                self.superblock.defer(wait, lambda: None)
+                return Deferred(wait, lambda: None)
         else:
             self._destroy(segment)
+        return None
 
     # ---- attach and detach
 
@@ -282,26 +282,17 @@ class Registry:
         return segment
 
     def _may_be_attached(self, segment: Segment) -> bool:
-        """Whether the kernel refers to it; a managed one it has open for as long as it is mapped."""
-        inode = segment.inode
-        return inode.nlookup > 0 and (inode.opens > 0 or isinstance(inode, NativeFile))
+        """Whether the kernel refers to it, and perhaps for a mapping."""
+        return segment.inode.nlookup > 0 and segment.inode.may_be_mapped()
 
-    def count_later(self, segment: Segment) -> Callable[[], int]:
-        """Have it counted how often a segment is attached.
-
-        The result is there when what is then deferred is done; it raises EINVAL where the segment is gone by
-        then, with its last attach.
-        """
+    def count_attaches(self, segment: Segment) -> Outcome[int]:
+        """How often a segment is attached; raises EINVAL if its last attach has ended when it was counted."""
         found = attaches.Attaches(0, 0)
-        if self._may_be_attached(segment) and self.device:
-            device, ino = self.device, segment.inode.ino
+        device, ino, opens = self.device, segment.inode.ino, segment.opens
 
-            def work() -> None:
-                nonlocal found
-                found = attaches.count(device, ino)
-
-            self.superblock.defer(work, lambda: None)
-        opens = segment.opens
+        def count() -> None:
+            nonlocal found
+            found = attaches.count(device, ino)
 
         def result() -> int:
             self.uncounted = found.hidden
@@ -312,7 +303,7 @@ class Registry:
                 raise error(errno.EINVAL)
             return found.number
 
-        return result
+        return Deferred(count, result) if self._may_be_attached(segment) and device else result()
 
     # ---- shmctl
 

@@ -3,7 +3,7 @@
 import enum
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
 from shmfs.mm.runs import Run, RunMap
@@ -254,17 +254,3 @@ class AddressSpace:
         if data:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         return min(position, size)
-
-    def populate(self, first: int, end: int) -> Callable[[], None]:
-        """Work that backs the allocated pages of the range with memory now (reserve=prefault).
-
-        The work touches no state of the model, so it may run in a thread; it raises ENOSPC or ENOMEM.
-        """
-        runs = list(self.runs(first, end))
-        arena = self._store.arena
-
-        def work() -> None:
-            for run in runs:
-                arena.populate(run.frame, run.length)
-
-        return work

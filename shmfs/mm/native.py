@@ -4,6 +4,10 @@ Each regular file of the mount has a file of its own in a detached tmpfs, named 
 The kernel hands reads, writes and faults to it (FUSE passthrough), so limits, SIGBUS, swap, huge pages
 and st_blocks are the kernel's own. Descriptors are opened on demand and pooled: there may be more inodes
 than a process may have descriptors.
+
+The thread that serves requests calls everything here but what `NativePages.later` returns and the work of
+`NativeStore.free`, which run in other threads on a descriptor of their own and do not touch the pool. Only
+a charge that would fail otherwise calls `settle`, which waits for the threads that free.
 """
 
 import contextlib
@@ -16,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 from shmfs.mm.address_space import Intent
 from shmfs.mm.arena import PAGE_SHIFT, PAGE_SIZE
+from shmfs.mm.runs import Run
 from shmfs.system import mounting, syscalls
 
 _POOL = 1024
@@ -150,6 +155,10 @@ class NativePages:
     def allocated(self) -> int:
         """Pages charged."""
         return self.status().st_blocks * 512 // PAGE_SIZE if self._created else 0
+
+    def runs(self, first: int = 0, end: int = 1 << 63) -> Iterator[Run]:
+        """Nothing: the kernel's cache is the store itself, so nothing needs to be cached again."""
+        return iter(())
 
     def holes(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """Nothing: the kernel's cache is the store itself, so no hole can be cached uncharged."""

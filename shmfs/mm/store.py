@@ -1,9 +1,11 @@
 """The managed store: shmfs owns the frames, so that every page is charged, counted and logged exactly."""
 
+from collections.abc import Callable, Iterable
+
 from shmfs.events.hooks import Instruments
 from shmfs.mm.arena import Arena
 from shmfs.mm.reservation import Reservation
-from shmfs.mm.runs import Frames
+from shmfs.mm.runs import Frames, Run
 
 
 class ManagedStore:
@@ -27,6 +29,19 @@ class ManagedStore:
         """Tell the instruments that the limit did not allow `count` pages."""
         if "refuse" in self.instruments:
             self.instruments.call("refuse", ino, index, count, "size")
+
+    def populate(self, runs: Iterable[Run]) -> Callable[[], None]:
+        """Work that backs allocated pages with memory now (reserve=prefault).
+
+        The work touches no state of the model, so it may run in a thread; it raises ENOSPC or ENOMEM.
+        """
+        frames = [(run.frame, run.length) for run in runs]
+
+        def work() -> None:
+            for frame, count in frames:
+                self.arena.populate(frame, count)
+
+        return work
 
     def free(self, frames: Frames) -> None:
         """Uncharge frames and give them back."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from shmfs.fs import attributes, file, namei, options, xattr
 from shmfs.fs.attributes import Changes
 from shmfs.fs.check import check
+from shmfs.fs.deferred import Deferred
 from shmfs.fs.directory import Directory
 from shmfs.fs.inode import Inode, RegularFile, Symlink
 from shmfs.fs.superblock import Credentials, Superblock
@@ -95,6 +96,8 @@ class Model:
         self.cred = cred
         self.sb = Superblock(options.parse(text), clock=self.clock, **named)
         self.root = self.sb.root
+        self.deferred: Any = None
+        """What the last change of a size, write or fallocate returned."""
 
     def close_arena(self) -> None:
         self.sb.store.arena.close()
@@ -195,7 +198,7 @@ class Model:
         return tuple(self.sb.statfs())
 
     def set(self, path: str, **changes: Any) -> None:
-        attributes.set_attributes(self.sb, self.inode(path), Changes(**changes))
+        self.deferred = attributes.set_attributes(self.sb, self.inode(path), Changes(**changes))
 
     def truncate(self, path: str, size: int) -> None:
         self.set(path, size=size)
@@ -222,13 +225,14 @@ class Model:
     # ---- content
 
     def write(self, path: str, offset: int, data: bytes) -> int:
-        return file.write(self.sb, self.file(path), offset, data)
+        self.deferred = outcome = file.write(self.sb, self.file(path), offset, data)
+        return outcome.answer() if isinstance(outcome, Deferred) else outcome
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return file.read(self.sb, self.file(path), offset, size)
 
     def fallocate(self, path: str, mode: int, offset: int, length: int) -> None:
-        file.fallocate(self.sb, self.file(path), mode, offset, length)
+        self.deferred = file.fallocate(self.sb, self.file(path), mode, offset, length)
 
     def seek(self, path: str, offset: int, whence: int) -> int:
         return file.seek(self.file(path), offset, whence)

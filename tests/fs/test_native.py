@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shmfs.fs import options
+from shmfs.fs.deferred import Deferred
 from shmfs.fs.native import NativeBlocks, NativeFile
 from shmfs.fs.superblock import Superblock
 from shmfs.fuse.operations import Operations
@@ -106,16 +107,16 @@ def test_how_long_attributes_may_be_kept(fs: Model) -> None:
     """Not where a mapping may be left over from an open for writing, and there is something to store into."""
     fs.create("f")
     inode = native(fs, "f")
-    assert inode.told()
+    assert inode.can_cache_attributes()
     inode.was_written = True
-    assert inode.told(), "nothing can be stored into an empty file"
+    assert inode.can_cache_attributes(), "nothing can be stored into an empty file"
     fs.write("f", 0, b"x")
-    assert not inode.told()
+    assert not inode.can_cache_attributes()
     fs.truncate("f", 0)
-    assert inode.told()
+    assert inode.can_cache_attributes()
     fs.write("f", 0, b"x")
     inode.was_written = False
-    assert inode.told()
+    assert inode.can_cache_attributes()
 
 
 def test_sizes(fs: Model) -> None:
@@ -203,7 +204,7 @@ def test_reserved(native_of: MakeModel, reserve: str) -> None:
     fs.truncate("f", PAGE)
     fs.truncate("g", 25 * PAGE)
     assert fs.sb.blocks.used == 26
-    assert fs.sb.deferred is None
+    assert fs.deferred is None
 
 
 # ---- much at once
@@ -211,13 +212,12 @@ def test_reserved(native_of: MakeModel, reserve: str) -> None:
 
 def run(fs: Model) -> Any:
     """Do what was deferred; its error's name."""
-    deferred, fs.sb.deferred = fs.sb.deferred, None
-    assert deferred is not None
-    work, undo = deferred
-    answer = errno_of(work)
-    if isinstance(answer, str):
-        undo()
-    return answer
+    assert isinstance(fs.deferred, Deferred)
+    failure = errno_of(fs.deferred.work)
+    if isinstance(failure, str):
+        fs.deferred.rollback()
+        return failure
+    return fs.deferred.answer()
 
 
 def test_large_changes_are_deferred(native_of: MakeModel) -> None:
@@ -259,7 +259,7 @@ def test_what_is_being_freed_is_waited_for(native_of: MakeModel, monkeypatch: py
         fs.create(name)
         fs.fallocate(name, 0, 0, 24 * MIB)
         assert run(fs) is None, name
-        native(fs, name).look()
+        native(fs, name).sync_from_backing()
         monkeypatch.setattr(os, "close", late)
         fs.unlink(name)
     assert fs.sb.blocks.used == 24 * 256, "the last one is still to be freed"

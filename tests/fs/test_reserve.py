@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmfs.fs import file
+from shmfs.fs.deferred import Deferred
 from shmfs.mm import PAGE_SHIFT
 from tests.fs.support import PAGE, Model, errno_of
 
@@ -36,9 +36,8 @@ def promised(fs: Model, path: str = "f") -> bool:
 
 def carry_out(fs: Model) -> None:
     """Do the deferred work, as the adapter does before it answers."""
-    deferred, fs.sb.deferred = fs.sb.deferred, None
-    assert deferred is not None
-    deferred[0]()
+    assert isinstance(fs.deferred, Deferred)
+    fs.deferred.work()
 
 
 def test_ftruncate_charges(strict):
@@ -121,9 +120,9 @@ def test_a_read_for_the_cache_cannot_fail(strict):
     strict.truncate("f", 6 * PAGE)
     strict.create("g")
     assert strict.write("g", 0, b"x" * 10 * PAGE) == 4 * PAGE
-    file.open_file(strict.file("f"), os.O_RDWR)
+    strict.file("f").open(os.O_RDWR)
     assert strict.read("f", 0, 6 * PAGE) == bytes(6 * PAGE)
-    file.release(strict.file("f"), os.O_RDWR)
+    strict.file("f").release(os.O_RDWR)
 
 
 @given(
@@ -175,9 +174,8 @@ def test_prefault_leaves_the_memory_to_work_that_is_deferred(prefault):
 def test_what_prefault_defers_can_be_undone(prefault):
     prefault.write("f", 0, b"x" * 100)
     prefault.truncate("f", 5 * PAGE)
-    assert prefault.sb.deferred is not None
-    prefault.sb.deferred[1]()
-    prefault.sb.deferred = None
+    assert isinstance(prefault.deferred, Deferred)
+    prefault.deferred.rollback()
     assert (prefault.stat("f")["size"], prefault.stat("f")["blocks"]) == (100, 8)
     assert prefault.read("f", 0, 200) == b"x" * 100
     prefault.truncate("f", 10 * PAGE)
@@ -186,8 +184,8 @@ def test_what_prefault_defers_can_be_undone(prefault):
 
 def test_a_write_behind_the_end_can_be_undone(prefault):
     prefault.write("f", 3 * PAGE, b"x")
-    assert prefault.sb.deferred is not None
-    prefault.sb.deferred[1]()
+    assert isinstance(prefault.deferred, Deferred)
+    prefault.deferred.rollback()
     assert (prefault.stat("f")["size"], prefault.stat("f")["blocks"]) == (0, 0)
 
 
@@ -201,9 +199,8 @@ def test_a_write_behind_the_end_can_be_undone(prefault):
     ],
 )
 def test_what_fails_defers_nothing(prefault, work):
-    """Or the next request would carry it out, and answer for it."""
     assert errno_of(work, prefault) == "ENOSPC"
-    assert prefault.sb.deferred is None
+    assert prefault.deferred is None
 
 
 @pytest.mark.parametrize("reserve", ["lazy", "strict"])
@@ -212,7 +209,7 @@ def test_nothing_else_defers(model_of, reserve):
     fs.create("f")
     fs.truncate("f", 5 * PAGE)
     fs.write("f", 9 * PAGE, b"x")
-    assert fs.sb.deferred is None
+    assert not isinstance(fs.deferred, Deferred)
 
 
 def test_shrinking_defers_nothing(prefault):
@@ -220,7 +217,7 @@ def test_shrinking_defers_nothing(prefault):
     carry_out(prefault)
     prefault.truncate("f", PAGE)
     prefault.write("f", 0, b"x" * PAGE)
-    assert prefault.sb.deferred is None
+    assert not isinstance(prefault.deferred, Deferred)
 
 
 @pytest.mark.parametrize("reserve", ["strict", "prefault"])
@@ -233,4 +230,4 @@ def test_without_a_limit_what_the_machine_cannot_hold_is_refused(model_of, reser
     assert errno_of(fs.fallocate, "f", KEEP, 0, 1 << 50) == "ENOSPC"
     assert errno_of(fs.write, "f", huge, b"x") == "ENOSPC"
     assert fs.stat("f")["size"] == fs.stat("f")["blocks"] == 0
-    assert fs.sb.deferred is None
+    assert not isinstance(fs.deferred, Deferred)

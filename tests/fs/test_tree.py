@@ -243,7 +243,7 @@ class TreeMachine(RuleBasedStateMachine):
             return
         for node in self.plain.live():
             for flags in node.opens:
-                file.release(file.regular(self.inode_of[node]), flags)
+                file.regular(self.inode_of[node]).release(flags)
             if node.held:
                 self.sb.forget(self.inode_of[node].ino, node.held)
         self.empty(self.sb.root)
@@ -422,7 +422,7 @@ class TreeMachine(RuleBasedStateMachine):
     def open(self, what: int, flags: int) -> None:
         node = self.regular(what)
         inode = file.regular(self.inode_of[node])
-        file.open_file(inode, flags)
+        inode.open(flags)
         inode.nlookup += 1
         node.held += 1
         node.opens.append(flags)
@@ -431,7 +431,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(what=PICK)
     def release(self, what: int) -> None:
         node = self.node(what, lambda node: bool(node.opens))
-        file.release(file.regular(self.inode_of[node]), node.opens.pop())
+        file.regular(self.inode_of[node]).release(node.opens.pop())
         node.held -= 1
         self.sb.forget(self.inode_of[node].ino, 1)
 

@@ -13,7 +13,8 @@ from shmfs.events.hooks import HOOKS
 from shmfs.fs.superblock import INODE_SIZE, ROOT_INO
 from shmfs.fuse import session
 from shmfs.fuse.adapter import Adapter
-from shmfs.fuse.operations import FOREVER, Operations
+from shmfs.fuse.operations import Operations
+from shmfs.fuse.protocol import FOREVER
 from tests.fs.support import PAGE
 
 pyfuse3 = pytest.importorskip("pyfuse3")
@@ -278,7 +279,6 @@ def test_deferred_work_is_done_in_a_thread_before_the_answer(prefault, monkeypat
     assert len(threads) == 1
     sb = prefault.operations.superblock
     assert os.fstat(sb.store.arena.fileno()).st_blocks == 80
-    assert sb.deferred is None
 
 
 def test_deferred_work_that_fails_is_undone(prefault, monkeypatch):
@@ -294,7 +294,7 @@ def test_deferred_work_that_fails_is_undone(prefault, monkeypatch):
         with pytest.raises(pyfuse3.FUSEError) as raised:
             resize(prefault, entry.st_ino, 10 * PAGE)
     assert raised.value.errno == errno.ENOMEM
-    assert (sb.inode(entry.st_ino).size, sb.blocks.used, sb.deferred) == (4, 1, None)
+    assert (sb.inode(entry.st_ino).size, sb.blocks.used) == (4, 1)
     assert run(prefault.read, info.fh, 0, 10) == b"kept"
     assert resize(prefault, entry.st_ino, 10 * PAGE).st_blocks == 80
 
@@ -313,23 +313,6 @@ def test_deferred_work_that_fails_with_a_bug_is_undone(prefault, monkeypatch, ca
     assert raised.value.errno == errno.EIO
     assert "what went wrong" in caplog.text
     assert (sb.inode(entry.st_ino).size, sb.blocks.used) == (0, 0)
-
-
-def test_a_request_that_fails_leaves_no_work_to_the_next(prefault, monkeypatch):
-    """Its answer was an error: the next request must not do its work, nor answer for it."""
-    done: list[str] = []
-    sb = prefault.operations.superblock
-
-    def defer_and_fail(ino: int) -> None:
-        sb.defer(lambda: done.append("work"), lambda: done.append("undo"))
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prefault.operations, "getattr", defer_and_fail)
-        assert errno_of(prefault.getattr, ROOT, CTX) == "ENOSPC"
-    run(prefault.getattr, ROOT, CTX)
-    assert "work" not in done
-    assert sb.deferred is None
 
 
 def test_freed_memory_is_announced(adapter, freed):

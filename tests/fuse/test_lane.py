@@ -4,10 +4,11 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+import trio
 
 from shmfs.fs import options
 from shmfs.fs.superblock import Credentials, Superblock
@@ -20,23 +21,21 @@ HIDDEN = 2
 
 
 class Work:
-    """Takes what is answered later, and does it when it is told to."""
+    """Takes what is answered later, and does it when it is asked to."""
 
     def __init__(self) -> None:
-        self.left: list[tuple[int, Callable[[], None], Callable[[OSError | None], Any]]] = []
+        self.left: list[tuple[int, Coroutine[Any, Any, Any]]] = []
 
-    def __call__(
-        self, unique: int, work: Callable[[], None], answer: Callable[[OSError | None], Any]
-    ) -> None:
-        self.left.append((unique, work, answer))
+    def __call__(self, unique: int, reply: Coroutine[Any, Any, Any]) -> None:
+        self.left.append((unique, reply))
 
     def done(self) -> tuple[int, Any]:
-        unique, work, answer = self.left.pop()
-        try:
-            work()
-        except OSError as failure:
-            return unique, answer(failure)
-        return unique, answer(None)
+        unique, reply = self.left.pop()
+
+        async def answer() -> Any:
+            return await reply
+
+        return unique, trio.run(answer)
 
 
 @pytest.fixture
@@ -156,15 +155,15 @@ def test_a_create_that_fails_in_its_open_leaves_nothing(lane: Lane, opcode: int)
     def refused(*arguments: Any) -> Any:
         raise OSError(errno.ENFILE, "no more")
 
-    def refused_with_the_id(handle: int, *arguments: Any) -> Any:
-        lane.operations.release(handle)
+    def refused_with_the_id(opened: tuple[int, bool], *arguments: Any) -> Any:
+        lane.operations.release(opened[0])
         raise OSError(errno.ENFILE, "no more")
 
     body = p.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"f\0"
     lane._open = refused_with_the_id  # type: ignore[method-assign]
     assert ask(lane, opcode, body=body) == errno.ENFILE
     del lane._open
-    lane.operations.open = refused  # type: ignore[method-assign]
+    lane.operations._opened = refused  # type: ignore[method-assign]
     assert ask(lane, opcode, body=body) == errno.ENFILE
     assert list(lane.operations.superblock.inodes) == [ROOT, HIDDEN]
 
@@ -246,30 +245,23 @@ def test_work_that_is_answered_later(strict: Lane, work: Work) -> None:
     evict(strict, node, handle)
 
 
-def test_work_that_fails_is_undone(strict: Lane, work: Work) -> None:
+@pytest.mark.parametrize(
+    ("failure", "told"), [(OSError(errno.ENOMEM, ""), errno.ENOMEM), (ValueError("on purpose"), errno.EIO)]
+)
+def test_work_that_fails_is_undone(
+    strict: Lane, work: Work, monkeypatch: pytest.MonkeyPatch, failure: Exception, told: int
+) -> None:
+    def fail(first: int, count: int) -> None:
+        raise failure
+
     node, handle = created(strict)
-    assert resize(strict, node, 40960) is None
-    unique, (later, _, answer) = 77, work.left.pop()[0:3]
-    assert later == unique
-    assert answer(OSError(errno.ENOMEM, "")) == errno.ENOMEM
+    superblock = strict.operations.superblock
+    with monkeypatch.context() as patch:
+        patch.setattr(superblock.store.arena, "populate", fail)
+        assert resize(strict, node, 40960) is None
+        assert work.done() == (77, told)
     assert size_in(ask(strict, p.Opcode.GETATTR, node)) == 0
-    assert strict.operations.superblock.blocks.used == 0
-    evict(strict, node, handle)
-
-
-def test_work_of_a_request_that_failed(strict: Lane, work: Work) -> None:
-    """It is done, for it may hold something, and is not taken for the next request's."""
-    node, handle = created(strict)
-
-    def setattr_fails(*arguments: Any) -> Any:
-        Operations.setattr(strict.operations, *arguments)
-        raise OSError(errno.EPERM, "")
-
-    strict.operations.setattr = setattr_fails  # type: ignore[method-assign]
-    assert resize(strict, node, 40960) is None
-    assert isinstance(ask(strict, p.Opcode.STATFS), bytes)
-    assert work.done() == (77, errno.EPERM)
-    del strict.operations.setattr
+    assert superblock.blocks.used == 0
     evict(strict, node, handle)
 
 

@@ -9,7 +9,6 @@ import pytest
 from shmfs.fs.attributes import Changes
 from shmfs.fs.directory import Directory
 from shmfs.fs.superblock import INODE_SIZE, ROOT_INO, Credentials
-from shmfs.fuse.operations import FOREVER
 from shmfs.fuse.reads import Reader
 from tests.fs.support import PAGE, errno_of
 
@@ -352,33 +351,32 @@ def test_reads_end_with_the_file(table, recorder):
 def test_what_only_requests_change_is_cached_for_good(table):
     ino, handle = make(table)
     inode = table.superblock.inode(ino)
-    assert table.entry_timeout(inode) == FOREVER
-    assert table.attribute_timeout(table.superblock.root) == FOREVER
-    assert table.attribute_timeout(table.symlink(ROOT, b"s", b"t", CRED)) == FOREVER
-    assert table.attribute_timeout(inode) == FOREVER
+    assert table.superblock.root.can_cache_attributes()
+    assert table.symlink(ROOT, b"s", b"t", CRED).can_cache_attributes()
+    assert inode.can_cache_attributes()
     table.write(handle, 0, b"x")
-    assert table.attribute_timeout(inode) == FOREVER, "also while it is open for writing: write-back is seen"
+    assert inode.can_cache_attributes(), "also while it is open for writing: write-back is seen"
 
 
 def test_the_kernel_is_told_once_that_cached_attributes_changed(table):
     told = changed(table)
     ino, handle = make(table)
     inode = table.superblock.inode(ino)
-    table.attribute_timeout(inode)
+    inode.can_cache_attributes()
     table.write(handle, 0, b"x")  # to an empty file: the kernel knows that it wrote
     assert told == []
     table.release(handle)
-    table.attribute_timeout(inode)  # now it keeps them
+    inode.can_cache_attributes()  # now it keeps them
     handle, _ = table.open(ino, os.O_RDWR, CRED)
     table.write(handle, 0, b"x")
     assert told == [ino]
     table.write(handle, 1, b"x")
     assert told == [ino]
-    table.attribute_timeout(inode)  # asked again
+    inode.can_cache_attributes()  # asked again
     table.write(handle, 1, b"x", writeback=False)
     assert told == [ino], "the kernel knows that it wrote"
     inode.mode |= stat.S_ISUID
-    table.attribute_timeout(inode)
+    inode.can_cache_attributes()
     table.write(handle, 1, b"x", Credentials(1000, 1000), writeback=False)
     assert told == [ino, ino], "but not that it took the set-id bit away"
 
@@ -388,7 +386,7 @@ def test_a_late_write_of_a_closed_file_is_told(table):
     ino, handle = make(table)
     table.write(handle, 0, b"x")
     table.release(handle)
-    table.attribute_timeout(table.superblock.inode(ino))
+    table.superblock.inode(ino).can_cache_attributes()
     table.write(handle, 0, b"x")  # writeback, after the last close
     assert told == [ino]
 
@@ -399,11 +397,11 @@ def test_a_read_that_charges_is_told(table):
     inode = table.superblock.inode(ino)
     table.setattr(ino, Changes(size=4 * PAGE), CRED)
     table.release(handle)
-    table.attribute_timeout(inode)
+    inode.can_cache_attributes()
     handle, _ = table.open(ino, os.O_RDWR, CRED)
     table.read(handle, 0, PAGE)
     assert told == [ino]
-    table.attribute_timeout(inode)
+    inode.can_cache_attributes()
     table.read(handle, 0, PAGE)
     assert told == [ino], "nothing new was charged"
     table.read(handle, PAGE, PAGE)
@@ -416,7 +414,7 @@ def test_a_read_that_charges_nothing_is_not_told(table):
     table.setattr(ino, Changes(size=4 * PAGE), CRED)
     table.write(handle, 0, b"x")
     table.release(handle)
-    table.attribute_timeout(table.superblock.inode(ino))
+    table.superblock.inode(ino).can_cache_attributes()
     reader, _ = table.open(ino, os.O_RDONLY, CRED)
     table.read(reader, 0, 4 * PAGE)
     assert told == []
@@ -426,7 +424,7 @@ def test_answers_that_carry_attributes_need_no_telling(table):
     told = changed(table)
     ino, handle = make(table)
     table.release(handle)
-    table.attribute_timeout(table.superblock.inode(ino))
+    table.superblock.inode(ino).can_cache_attributes()
     table.setattr(ino, Changes(mode=0o600, size=100), CRED)
     table.link(ino, ROOT, b"g", CRED)
     assert told == []

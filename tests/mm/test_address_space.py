@@ -412,7 +412,7 @@ def test_instruments_are_told_of_runs(space, recorder):
 
 def test_populate_backs_what_is_allocated_and_touches_no_state(space, store):
     space.get_pages(10, 20, Intent.FALLOC)
-    work = space.populate(0, 15)
+    work = store.populate(space.runs(0, 15))
     before = list(space.runs())
     assert os.fstat(store.arena.fileno()).st_blocks == 0
     work()

@@ -19,14 +19,15 @@ pytestmark = [
 ]
 DAEMON = """
 import runpy
+from shmfs.fs.deferred import Deferred
 from shmfs.fuse import notify, operations
 
-def store_again(self, handle, start, end):  # the last page, too, which its writer has locked
+def store_again(self, inode, start, end, answer):  # the last page, too, which its writer has locked
     pages = [(4096, b"o" * 4095)]
-    self.superblock.defer(lambda: self.cache_again(self._file(handle).ino, pages), lambda: None)
+    return Deferred(lambda: self.cache_again(inode.ino, pages), answer)
 
 notify._PATIENCE = 3600
-operations.Operations.not_stored = store_again
+operations.Operations._cache_again = store_again
 runpy.run_module("shmfs.daemon.serve", run_name="__main__")
 """
 PROGRAM = """
