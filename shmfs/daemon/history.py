@@ -6,6 +6,8 @@ every page that is charged and given back.
 
 Statistics are made from it, so it is installed to be kept: where one of its hooks fails, the event is missing
 in the figures of that hook (`FIGURES`), which are reported as stale from then on. Later events still count.
+
+All of it runs in the thread that serves the mount.
 """
 
 import heapq

@@ -3,6 +3,9 @@
 It reads its configuration as one JSON line from standard input, and answers with one JSON line on standard
 output: ready, or why not. Where `lifeline` is set, the end of standard input is the end of the mount.
 It imports no more than it needs, for its memory is the file system's.
+
+One thread runs trio's loop, serves every request and answers the control socket: a command of the socket that
+takes long holds up requests. Only deferred work and the writer of the log have threads of their own.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Looks at a file system, its processes and their faults.
 
 It reads maps and pagemap, which wait for the processes' mmap_lock, and never touches a mount of shmfs.
+`look` and `matrix` are called by one thread at a time: `shmfs-top`, or the main thread of `top --once`.
 """
 
 import time

@@ -1,4 +1,7 @@
-"""A trace from its beginning to its end: what the command line makes of recorder, deaths and stream."""
+"""A trace from its beginning to its end: what the command line makes of recorder, deaths and stream.
+
+Called by the thread that supervises or records; `counts` may be called while the recorder runs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar

@@ -2,6 +2,9 @@
 
 It reads maps and pagemap, which wait for the processes' mmap_lock: it runs in the process that supervises
 the command, never in the daemon. What happens between two samples is not seen; the report says so.
+
+With `start` its samples are taken in the thread `shmfs-sampler`; else the supervisor calls `attempt` between
+two looks at the command. `observations` may be called from any thread.
 """
 
 import logging
@@ -58,6 +61,7 @@ class Sampler:
         self._first = self._last = 0.0
         self._stale: Stale | None = None
         self._lock = threading.Lock()
+        """Guards what was seen: a sample changes it, and `observations` copies it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shmfs-sampler", daemon=True)
 
