@@ -27,11 +27,14 @@ def _layout(size: int, fields: Mapping[str, tuple[Any, int]]) -> np.dtype[np.voi
     return np.dtype({"names": list(fields), "formats": kinds, "offsets": offsets, "itemsize": size})
 
 
-_SOFTWARE_SAMPLE = _layout(
-    56,
-    {"id": ("<u8", 8), "ip": ("<u8", 16), "pid": ("<u4", 24), "tid": ("<u4", 28), "time": ("<u8", 32)}
-    | {"address": ("<u8", 40), "mark": ("<u8", 48)},
-)
+_SOFTWARE_SAMPLES = {
+    size: _layout(
+        size,
+        {"id": ("<u8", 8), "ip": ("<u8", 16), "pid": ("<u4", 24), "tid": ("<u4", 28), "time": ("<u8", 32)}
+        | {"address": ("<u8", 40), "mark": ("<u8", size - 8)},
+    )
+    for size in (56, 72)  # alone, and beside tracepoints
+}
 _TRACEPOINT = {"id": ("<u8", 8), "pid": ("<u4", 16), "tid": ("<u4", 20), "time": ("<u8", 24)}
 _RAW = 36
 """Where the raw data of a tracepoint starts: 8 bytes that all have, then the fields of its own."""
@@ -168,8 +171,8 @@ def _samples(
         elif event is not None:
             kind = _TRACEPOINT_SAMPLES.get(event, _FAULT_SAMPLE)
             found.samples.append(_columns(rows.view(_fitting(kind, size)), event, cpu, software=False))
-        elif size == _SOFTWARE_SAMPLE.itemsize:
-            _software(rows.view(_SOFTWARE_SAMPLE), cpu, found)
+        elif size in _SOFTWARE_SAMPLES:
+            _software(rows.view(_SOFTWARE_SAMPLES[size]), cpu, found)
 
 
 def _software(raw: NDArray[np.void], cpu: int, found: Decoded) -> None:

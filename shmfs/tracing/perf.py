@@ -28,6 +28,7 @@ _SOFTWARE, _TRACEPOINT = 1, 2
 _PAGE_FAULTS, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ, _DUMMY, _BPF_OUTPUT = 2, 5, 6, 9, 10
 
 IP, TID, TIME, ADDR, PERIOD, RAW, _REGS_USER = (1 << bit for bit in (0, 1, 2, 3, 8, 10, 12))
+_CPU_AND_STREAM = 1 << 7 | 1 << 9  # samples as long as those of a fault's tracepoint: decoded together
 _USER_IP = 1 << 8  # PERF_REG_X86_IP: tracepoints of faults are x86's
 WEIGHT, DATA_SRC, IDENTIFIER = (1 << bit for bit in (14, 15, 16))
 
@@ -319,7 +320,9 @@ class Perf:
     def _open_one(self, one: "Plan", processor: int, tid: int | None = None) -> int:
         kind, config, event, condition = one
         only = _EXCLUDE_USER if condition == _OF_KERNEL else 0
-        mark = _MARK.get(event, 0) if kind == _SOFTWARE else _REGS_USER * (event is Event.DELIVER)
+        mark = _REGS_USER if event is Event.DELIVER else 0
+        if kind == _SOFTWARE:
+            mark = _MARK.get(event, 0) | _CPU_AND_STREAM * any(kind == _TRACEPOINT for kind, *_ in self._plan)
         return self._open(kind, config, processor, mark=mark, only=only, tid=tid)
 
     def _output(self, fd: int, one: "Plan", ring: int) -> None:
