@@ -16,7 +16,7 @@ PROGRAM = (
 
 
 def test_faults_and_their_ends_are_decoded_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records of two sizes, one after the other, would be decoded one by one: so slowly that some are lost."""
+    """Records of two sizes in turn would be decoded one by one, so slowly that the rings fill."""
     try:
         perf = Perf(os.getpid(), ends=True)
     except ShmfsError as refused:
