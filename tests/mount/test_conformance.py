@@ -14,6 +14,10 @@ CASES = conformance.load()
 @pytest.mark.parametrize("name", CASES)
 def test_same_as_tmpfs(name: str, runner: Runner) -> None:
     outcome = runner.run(name)
+    if outcome.state == "differs":
+        # Reclaim may take a page of either side at any moment, and does where DAMON runs: only what differs
+        # again is a difference.
+        outcome = runner.run(name)
     assert outcome.state in ("agrees", "known"), told(outcome)
     assert not outcome.note, outcome.note
     assert runner.target.store in known.STORES
