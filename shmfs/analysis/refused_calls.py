@@ -44,8 +44,9 @@ class RefusedCalls:
 
     def serve(self, refusal: Refusal) -> None:
         """Take in what the daemon has refused: it counts the others of its kind."""
-        for file in (refusal.inode, refusal.path):  # of one path, one inode is reported
-            self._served.add((refusal.pid, file, refusal.call, refusal.errno))
+        self._served.add(_key(refusal, refusal.inode))
+        if refusal.path:  # of one path, one inode is reported
+            self._served.add(_key(refusal, refusal.path))
 
     def take(self, refusal: Refusal, survey: Survey | None = None) -> None:
         """Take in a call that failed; unless the daemon reports it too, the kernel refused it by itself.
@@ -53,9 +54,9 @@ class RefusedCalls:
         Without a `survey` of that moment, space is surveyed at once. The name of the process may be filled in
         until the next `settle`.
         """
-        call = refusal.pid, refusal.inode, refusal.call, refusal.errno
         if self._is_served(refusal):
             return
+        call = _key(refusal, refusal.inode)
         known = self._known.get(call)
         if known is not None:
             known.count += 1
@@ -86,7 +87,7 @@ class RefusedCalls:
             if when > overdue:
                 self._unreported.append((when, refusal))
             elif self._is_served(refusal):
-                self._known.pop((refusal.pid, refusal.inode, refusal.call, refusal.errno), None)
+                self._known.pop(_key(refusal, refusal.inode), None)
             else:
                 self._write_one(refusal)
                 self._report(refusal)
@@ -95,8 +96,7 @@ class RefusedCalls:
                 self._write_one(refusal)
 
     def _is_served(self, refusal: Refusal) -> bool:
-        files = {refusal.inode, refusal.path} - {""}
-        return any((refusal.pid, file, refusal.call, refusal.errno) in self._served for file in files)
+        return any(_key(refusal, file) in self._served for file in (refusal.inode, refusal.path))
 
     def _write_one(self, refusal: Refusal) -> None:
         self._written[id(refusal)] = refusal.count
@@ -104,3 +104,7 @@ class RefusedCalls:
             event="refusal", source="perf", time=refusal.time, path=refusal.path,
             refusal=msgspec.to_builtins(refusal),
         )  # fmt: skip
+
+
+def _key(refusal: Refusal, file: int | str) -> _Call:
+    return refusal.pid, file, refusal.call, refusal.errno

@@ -57,7 +57,7 @@ def peer(connection: socket.socket) -> tuple[int, ...]:
 
 
 def answer(line: bytes, handlers: dict[str, Handler]) -> bytes:
-    """Carry out one request; whatever is wrong with it is told in the answer, and never ends the mount."""
+    """Carry out one request; the answer reports whatever is wrong with it, and the mount goes on."""
     try:
         request = msgspec.json.decode(line, type=dict[str, Any])
     except (msgspec.DecodeError, ValueError, RecursionError) as malformed:

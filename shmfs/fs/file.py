@@ -67,9 +67,8 @@ def write(sb: Superblock, inode: RegularFile, offset: int, data: bytes | memoryv
     inode.touch(sb.clock())  # also where there is no room (file_update_time comes first)
     reserved: Outcome[None] = None
     if offset > inode.size and sb.options.reserve != "lazy":
-        reserved = _reserve(
-            sb, inode, offset + 1
-        )  # with the first page of the write, which can then not fail
+        # With the first page of the write, which can then not fail.
+        reserved = _reserve(sb, inode, offset + 1)
     try:
         stored = inode.pages.write(offset, data)
     except OSError as failure:

@@ -1,6 +1,7 @@
 """What the runner of conformance makes of the answers, and that it gives up on cases that hang or die."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -143,3 +144,14 @@ def test_two_directories(tmp_path: Path) -> None:
     assert {outcome.state for outcome in outcomes} <= {"agrees", "not run"}
     assert "agrees" in {outcome.state for outcome in outcomes}
     assert not [*one.iterdir(), *other.iterdir()]
+
+
+def test_cases_that_the_code_names_exist() -> None:
+    package = Path(known.__file__).parents[1]
+    found = [
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r"\b[Cc]ase\s+(?:#\s*)?([a-z_]+\.[a-z_0-9]+)", path.read_text())
+    ]
+    assert len(found) >= 3
+    assert set(found) <= set(load())

@@ -136,7 +136,7 @@ class Data(Attributes):
         writer has the file's lock meanwhile, and may have that of the last page if it filled that in part,
         until it is answered: that page is dropped when it can be.
 
-        Case regressions.a_write_that_finds_no_room_leaves_what_is_mapped.
+        Case no_space.mapped_data_after_a_failed_write.
         """
         last = end >> PAGE_SHIFT
         kept = file.held(inode, (start + PAGE_SIZE - 1) >> PAGE_SHIFT, last)
@@ -173,8 +173,8 @@ class Data(Attributes):
         try:
             return self.write(target, target_offset, data, cred if cred.uid else None, writeback=False)
         except OSError:
-            # The times have changed all the same, and the kernel asks for them after a success only; case
-            # regressions.times_of_a_copy_without_room.
+            # The times have changed all the same, and the kernel asks for them after a success only
+            # (case copy.times_of_a_failed_copy).
             self._attributes_changed(self._file(target))
             raise
 
